@@ -1,0 +1,63 @@
+//! Counters of what happened and, above all, of what was not recorded, by cause.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $name:ident = $index:literal, $text:literal;)*) => {
+        /// Index into the per-CPU array `COUNTERS`; each slot counts events since loading.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Counter { $($(#[doc = $doc])* $name = $index,)* }
+
+        impl Counter {
+            /// Every counter, in index order.
+            pub const ALL: &'static [Counter] = &[$(Counter::$name),*];
+
+            /// The cause's name as users read it in `doctor`, `coverage` and `/metrics`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$name => $text,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Sockets that came into view: opened, accepted, first used, or found by reconciling.
+    Seen = 0, "seen";
+    /// Sockets that ended and were folded into `AGG` or deliberately forgotten.
+    Folded = 1, "folded";
+    /// A socket could not be stored: `SOCKS` is full.
+    SocketMapFull = 2, "socket_map_full";
+    /// A folded socket lost its cohort: `AGG` is full; it is counted under the empty key.
+    AggregateMapFull = 3, "aggregate_map_full";
+    /// A request head could not be stored: `HEADS` is full.
+    HeadMapFull = 4, "head_map_full";
+    /// A stack copy found no room in the ring buffer.
+    RingFull = 5, "ring_full";
+    /// A stack was not copied because the process had used up its budget.
+    StackOverBudget = 6, "stack_over_budget";
+    /// A stack could not be read: no user registers, or the stack pages are absent.
+    StackUnreadable = 7, "stack_unreadable";
+    /// A process could not be added to the target: `TARGETS` is full.
+    TargetMapFull = 8, "target_map_full";
+    /// A listening socket could not be stored: `LISTENERS` is full.
+    ListenerMapFull = 9, "listener_map_full";
+    /// A UNIX path could not be stored: `PATHS` is full.
+    PathMapFull = 10, "path_map_full";
+    /// A connect error could not be counted by process: `ERRORS` is full.
+    ErrorMapFull = 11, "error_map_full";
+    /// An entry was replaced because the kernel reused its socket for another connection before
+    /// its end was seen.
+    Replaced = 12, "replaced";
+    /// Stack copies handed to user space.
+    StackCopied = 13, "stack_copied";
+    /// Connections that ended and were replaced or removed by reconciling (also in `folded`).
+    Healed = 14, "healed";
+}
+
+const _: () = {
+    let mut i = 0;
+    while i < Counter::ALL.len() {
+        assert!(Counter::ALL[i] as usize == i);
+        i += 1;
+    }
+};

@@ -1,0 +1,71 @@
+//! The binary interface between tracer's eBPF programs and its user space.
+//!
+//! Everything that crosses the border is defined here, once: map names, map values, ring buffer
+//! records, the read-only globals that user space fills in before loading, and the counters of
+//! everything that was not recorded. All records are `#[repr(C)]`, carry explicit padding and are
+//! checked at compile time for size and alignment. Integers are in host byte order unless the
+//! field says otherwise.
+//!
+//! Times are `CLOCK_MONOTONIC` nanoseconds as `bpf_ktime_get_ns` gives them, or *ticks*: units of
+//! 2^20 ns (about 1.05 ms) since the socket was opened, plus one, so that zero means "never".
+#![no_std]
+
+#[cfg(feature = "user")]
+extern crate std;
+
+mod config;
+mod counters;
+mod socket;
+mod stack;
+
+pub use config::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets};
+pub use counters::Counter;
+pub use socket::{
+    AggKey, AggValue, ErrorKey, HEAD_BYTES, Head, HeadKey, LIFETIME_BUCKETS, ListenKey,
+    ListenValue, PATH_BYTES, PathValue, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, ROLE_UNKNOWN,
+    SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_PREEXISTING,
+    SOCK_RESET, SOCK_SHUTDOWN, Sock, TICK_SHIFT, UnixPathKey,
+};
+pub use stack::{
+    COPY_BYTES_MAX, COPY_BYTES_MIN, FRAMES_MAX, STACK_NONE, STACK_TICKET, StackCopy, TRIE_END,
+    TRIE_ROOT, TrieKey, TrieValue, WHEN_ACCEPT, WHEN_CONNECT, WHEN_FIRST_IO, WHEN_REQUEST,
+};
+
+/// Why a ring buffer or map record was refused.
+#[cfg(feature = "user")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrongLength {
+    /// The record's type name.
+    pub record: &'static str,
+    /// Bytes expected.
+    pub expected: usize,
+    /// Bytes given.
+    pub given: usize,
+}
+
+#[cfg(feature = "user")]
+impl std::fmt::Display for WrongLength {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "a {} record has {} bytes, {} were given",
+            self.record, self.expected, self.given
+        )
+    }
+}
+
+#[cfg(feature = "user")]
+impl std::error::Error for WrongLength {}
+
+/// Decodes a record of exactly `T`'s size.
+///
+/// # Errors
+/// [`WrongLength`] when `bytes` is shorter or longer than `T`: another layout wrote it.
+#[cfg(feature = "user")]
+pub fn decode<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Result<T, WrongLength> {
+    bytemuck::try_pod_read_unaligned(bytes).map_err(|_| WrongLength {
+        record: core::any::type_name::<T>(),
+        expected: size_of::<T>(),
+        given: bytes.len(),
+    })
+}

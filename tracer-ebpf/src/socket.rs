@@ -1,0 +1,236 @@
+//! Records about sockets.
+
+/// Shift that turns nanoseconds into ticks: one tick is 2^20 ns.
+pub const TICK_SHIFT: u32 = 20;
+
+/// Nobody could tell yet which side opened the connection.
+pub const ROLE_UNKNOWN: u8 = 0;
+/// The process connected.
+pub const ROLE_CLIENT: u8 = 1;
+/// The process accepted.
+pub const ROLE_SERVER: u8 = 2;
+/// One end of a `socketpair`.
+pub const ROLE_PAIR: u8 = 3;
+
+/// The connection was established at some time.
+pub const SOCK_CONNECTED: u8 = 1;
+/// The last descriptor was closed; the kernel may still hold the socket (FIN_WAIT, LAST_ACK).
+pub const SOCK_CLOSED: u8 = 1 << 1;
+/// The peer closed its end: a FIN was received, or the peer of a UNIX socket is gone.
+pub const SOCK_PEER_CLOSED: u8 = 1 << 2;
+/// The peer reset the connection, or it timed out, while a descriptor was still open.
+pub const SOCK_RESET: u8 = 1 << 3;
+/// The process called `shutdown` for writing.
+pub const SOCK_SHUTDOWN: u8 = 1 << 4;
+/// The socket is older than the tracer; `opened_ns` comes from its inode.
+pub const SOCK_PREEXISTING: u8 = 1 << 5;
+/// Accepted by the network stack; which process took it is not known yet.
+pub const SOCK_ACCEPT_UNOWNED: u8 = 1 << 6;
+
+/// One live socket; value of the map `SOCKS`, whose key is the kernel's `struct sock *` (u64).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Sock {
+    /// When it was connected, accepted, first used, or (pre-existing) created. Nanoseconds,
+    /// monotonic clock.
+    pub opened_ns: u64,
+    /// When the last descriptor was closed, in ticks.
+    pub closed_ticks: u32,
+    /// When the peer closed, in ticks.
+    pub peer_closed_ticks: u32,
+    /// When the process last sent, in ticks.
+    pub sent_ticks: u32,
+    /// When the process last received, in ticks.
+    pub received_ticks: u32,
+    /// When the latest turn (request) began, in ticks.
+    pub turn_ticks: u32,
+    /// Number of the last reconcile scan that found a descriptor for it; 0: none yet.
+    pub scan: u32,
+    /// Stack at opening: an id given by user space, a ticket ([`crate::STACK_TICKET`]), or none.
+    pub open_stack: u32,
+    /// Stack of the latest turn's first send (client) or receive (server); same encoding.
+    pub request_stack: u32,
+    /// Inode number of the socket file; 0 while it has none (not accepted yet).
+    pub inode: u32,
+    /// Process that opened or accepted it; 0 while unknown.
+    pub tgid: u32,
+    /// Thread that opened or accepted it.
+    pub tid: u32,
+    /// Process holding a descriptor at the last scan: the opener if it still does, else another.
+    pub holder: u32,
+    /// That descriptor's number, -1 while unknown.
+    pub fd: i32,
+    /// Turns so far: sends after receives on a client, receives after sends on a server.
+    pub turns: u32,
+    /// Bytes (TCP) or messages (UNIX) in the receive queue at the last scan.
+    pub unread: u32,
+    /// Network namespace, by inode number.
+    pub netns: u32,
+    /// Remote address: IPv4 in the first word, IPv6 in all four (network byte order); for UNIX
+    /// the [`UnixPathKey`] hash in the first two words.
+    pub remote_addr: [u32; 4],
+    /// Remote port, host byte order.
+    pub remote_port: u16,
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
+    pub family: u8,
+    /// One of the `ROLE_*` constants.
+    pub role: u8,
+    /// TCP state (`include/net/tcp_states.h`); UNIX: 1 while connected.
+    pub state: u8,
+    /// `SOCK_*` bits.
+    pub flags: u8,
+    /// The error that ended it (`ECONNREFUSED`, `ECONNRESET` …); 0: none.
+    pub error: u16,
+    /// Direction of the last transfer: 1 sent, 2 received, 0 none.
+    pub last_direction: u8,
+    /// Which moment `open_stack` shows: one of the `WHEN_*` constants.
+    pub open_stack_of: u8,
+    /// Processes holding a descriptor at the last scan.
+    pub holders: u16,
+    /// Explicit padding.
+    pub pad: u16,
+}
+
+impl Sock {
+    /// Monotonic nanoseconds of a tick count of this socket, `None` for "never".
+    #[must_use]
+    pub const fn at_ns(&self, ticks: u32) -> Option<u64> {
+        if ticks == 0 {
+            None
+        } else {
+            Some(self.opened_ns + ((ticks as u64 - 1) << TICK_SHIFT))
+        }
+    }
+}
+
+/// Key of `AGG`: connections that ended alike.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct AggKey {
+    /// As [`Sock::remote_addr`]; zero for servers, whose peers are many.
+    pub addr: [u32; 4],
+    /// Opening process.
+    pub tgid: u32,
+    /// As [`Sock::open_stack`]; a ticket is folded as none.
+    pub open_stack: u32,
+    /// As [`Sock::request_stack`]; a ticket is folded as none.
+    pub request_stack: u32,
+    /// Remote port for clients, local port for servers.
+    pub port: u16,
+    /// As [`Sock::family`].
+    pub family: u8,
+    /// As [`Sock::role`].
+    pub role: u8,
+}
+
+/// Number of lifetime buckets.
+pub const LIFETIME_BUCKETS: usize = 32;
+
+/// Value of `AGG`: what the connections of one key had in common.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct AggValue {
+    /// Connections folded.
+    pub closed: u64,
+    /// Sum of their lifetimes, nanoseconds.
+    pub lifetime_ns: u64,
+    /// Turns of all of them.
+    pub turns: u64,
+    /// Lifetimes: bucket `i` counts those of `[2^i, 2^(i+1))` microseconds (of 1024 ns).
+    pub lifetimes: [u32; LIFETIME_BUCKETS],
+}
+
+/// Key of `LISTENERS`: a listening TCP port of a target process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct ListenKey {
+    /// Network namespace, by inode number.
+    pub netns: u32,
+    /// Port, host byte order.
+    pub port: u32,
+}
+
+/// Value of `LISTENERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct ListenValue {
+    /// Listening address, as [`Sock::remote_addr`].
+    pub addr: [u32; 4],
+    /// Process that called `listen` or was found holding the socket.
+    pub tgid: u32,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u32,
+}
+
+/// Key of `ERRORS`, whose value is a count (u64): failed connects.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct ErrorKey {
+    /// Connecting process.
+    pub tgid: u32,
+    /// `errno`.
+    pub error: u32,
+}
+
+/// Bytes kept of a request head.
+pub const HEAD_BYTES: usize = 240;
+
+/// Key of `HEADS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct HeadKey {
+    /// The kernel's `struct sock *`.
+    pub sk: u64,
+    /// 0: first request, 1: latest request.
+    pub latest: u64,
+}
+
+/// Value of `HEADS`: the first bytes of one HTTP/1 request. Never shown as they are: user space
+/// keeps only method, target and host, redacted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Head {
+    /// [`Sock::opened_ns`] of the socket it belongs to: tells a reused `sk` apart.
+    pub opened_ns: u64,
+    /// Turn number of the request, from 1.
+    pub turn: u32,
+    /// Bytes valid in `bytes`.
+    pub len: u32,
+    /// The bytes.
+    pub bytes: [u8; HEAD_BYTES],
+}
+
+/// Bytes of a UNIX socket path (`sun_path` has 108).
+pub const PATH_BYTES: usize = 108;
+
+/// Key of `PATHS`: a hash of the path; also what [`Sock::remote_addr`] holds for UNIX sockets.
+pub type UnixPathKey = u64;
+
+/// Value of `PATHS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct PathValue {
+    /// Bytes valid in `bytes`; an abstract name begins with a zero byte.
+    pub len: u32,
+    /// The path.
+    pub bytes: [u8; PATH_BYTES],
+}
+
+const _: () = assert!(size_of::<Sock>() == 104 && align_of::<Sock>() == 8);
+const _: () = assert!(core::mem::offset_of!(Sock, remote_addr) == 72);
+const _: () = assert!(size_of::<AggKey>() == 32 && align_of::<AggKey>() == 4);
+const _: () = assert!(size_of::<AggValue>() == 152 && align_of::<AggValue>() == 8);
+const _: () = assert!(size_of::<Head>() == 256 && align_of::<Head>() == 8);
+const _: () = assert!(size_of::<HeadKey>() == 16);
+const _: () = assert!(size_of::<PathValue>() == 112 && align_of::<PathValue>() == 4);

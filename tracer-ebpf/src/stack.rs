@@ -1,0 +1,97 @@
+//! Records about user stacks.
+//!
+//! The kernel recognizes a call path it has seen before by walking a *trie* that user space
+//! builds from unwound copies: starting at the root with the user instruction pointer and stack
+//! pointer, each step looks up (process, node, return address) and learns how many bytes further
+//! up the stack the next return address is. A path that reaches an end has a stack id; a path
+//! that falls off is copied (registers and stack bytes) for user space to unwind, and gets a
+//! *ticket* until its id is known.
+
+/// No stack.
+pub const STACK_NONE: u32 = 0;
+/// Bit that marks a ticket: the copy with this number is on its way to user space.
+pub const STACK_TICKET: u32 = 1 << 31;
+
+/// Taken while connecting.
+pub const WHEN_CONNECT: u8 = 1;
+/// Taken while accepting.
+pub const WHEN_ACCEPT: u8 = 2;
+/// Taken at the first send or receive seen on the socket.
+pub const WHEN_FIRST_IO: u8 = 3;
+/// Taken when a new turn (request) began.
+pub const WHEN_REQUEST: u8 = 4;
+
+/// Most frames the kernel follows in the trie.
+pub const FRAMES_MAX: usize = 96;
+/// Smallest stack copy, bytes.
+pub const COPY_BYTES_MIN: usize = 16 << 10;
+/// Largest stack copy, bytes.
+pub const COPY_BYTES_MAX: usize = 64 << 10;
+
+/// Node that every walk starts from.
+pub const TRIE_ROOT: u32 = 0;
+/// [`TrieValue::delta`] of a path's last frame: `node` is then the stack id.
+pub const TRIE_END: u32 = u32::MAX;
+
+/// Key of `TRIE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct TrieKey {
+    /// Instruction pointer (first frame) or return address.
+    pub address: u64,
+    /// Process whose address space `address` is in.
+    pub tgid: u32,
+    /// Node reached so far.
+    pub node: u32,
+}
+
+/// Value of `TRIE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct TrieValue {
+    /// Next node, or the stack id when `delta` is [`TRIE_END`].
+    pub node: u32,
+    /// Bytes from the current slot (at the root: from the stack pointer) up to the slot that
+    /// holds the next return address; or [`TRIE_END`].
+    pub delta: u32,
+}
+
+/// Head of a stack copy in the ring buffer `STACKS`; `len` bytes of stack follow it, starting at
+/// the address in `sp`. The record itself is longer: copies come in fixed sizes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct StackCopy {
+    /// The kernel's `struct sock *` it was taken for.
+    pub sk: u64,
+    /// [`crate::Sock::opened_ns`] of that socket.
+    pub opened_ns: u64,
+    /// When it was taken, monotonic nanoseconds.
+    pub taken_ns: u64,
+    /// Process.
+    pub tgid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// The ticket in [`crate::Sock::open_stack`] or [`crate::Sock::request_stack`].
+    pub ticket: u32,
+    /// Bytes of stack that follow and are valid.
+    pub len: u32,
+    /// One of the `WHEN_*` constants.
+    pub when: u32,
+    /// Explicit padding.
+    pub pad: u32,
+    /// User instruction pointer.
+    pub ip: u64,
+    /// User stack pointer.
+    pub sp: u64,
+    /// RBP (x86-64).
+    pub bp: u64,
+    /// RBX, R12, R13, R14, R15 (x86-64): the registers a callee must preserve.
+    pub saved: [u64; 5],
+}
+
+const _: () = assert!(size_of::<TrieKey>() == 16);
+const _: () = assert!(size_of::<TrieValue>() == 8);
+const _: () = assert!(size_of::<StackCopy>() == 112 && align_of::<StackCopy>() == 8);

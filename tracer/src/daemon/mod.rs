@@ -1,0 +1,1 @@
+//! The long-running collector: API, metrics, configuration.

@@ -1,0 +1,1 @@
+//! Go programs: build information, pclntab, net/http connection states.

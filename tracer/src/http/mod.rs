@@ -1,0 +1,1 @@
+//! What request heads say: method, target, host; URLs redacted and made into templates. Pure.

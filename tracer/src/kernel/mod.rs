@@ -1,0 +1,1 @@
+//! The kernel side: BTF offsets, the attach plan, maps and iterators.

@@ -1,0 +1,289 @@
+//! Plain values that the rooms of tracer hand to each other: no I/O, no clock, no kernel types.
+//!
+//! Times are nanoseconds of the monotonic clock (`CLOCK_MONOTONIC`), as the kernel side records
+//! them; only the report turns them into dates.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// Which side of the connection the process is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It connected (or is one end of a `socketpair`, or nobody can tell).
+    Client,
+    /// It accepted.
+    Server,
+}
+
+/// Address family and transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// A UNIX stream socket.
+    Unix,
+}
+
+/// The moment a stack was taken at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StackOf {
+    /// The send (or the runtime's own call) that began the latest request.
+    Request,
+    /// `connect`.
+    Connect,
+    /// `accept`.
+    Accept,
+    /// The first send or receive seen on the socket.
+    FirstIo,
+}
+
+/// How much of a stack is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StackQuality {
+    /// Unwound to the thread's first frame.
+    Complete,
+    /// Unwinding stopped before the first frame.
+    Truncated,
+    /// There is no stack.
+    None,
+}
+
+/// One frame, symbolized as far as possible.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Frame {
+    /// Demangled function name, or `module+0xoffset` when there is no symbol.
+    pub function: String,
+    /// Source file as the build recorded it.
+    pub file: Option<String>,
+    /// Line, from 1.
+    pub line: Option<u32>,
+    /// Path of the module (executable or library) as the process sees it.
+    pub module: Option<String>,
+    /// Inlined into the next outer frame.
+    pub inlined: bool,
+}
+
+/// A symbolized stack, innermost frame first, with the frame that is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Site {
+    /// All frames, innermost first.
+    pub frames: Vec<Frame>,
+    /// Index into `frames` of the application's own innermost frame.
+    pub call_site: Option<usize>,
+    /// How much of the stack is known.
+    pub quality: StackQuality,
+    /// Line of the call site relative to the first line of its function, when both are known:
+    /// stays the same when code above the function changes.
+    pub line_in_function: Option<u32>,
+}
+
+impl Site {
+    /// The frame to blame.
+    #[must_use]
+    pub fn blamed(&self) -> Option<&Frame> {
+        self.call_site.and_then(|i| self.frames.get(i))
+    }
+}
+
+/// The other end, or for servers the own listening end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Remote {
+    /// Family.
+    pub family: Family,
+    /// `address:port`, `[address]:port`, or the UNIX path (`@name` when abstract). For role server
+    /// the local listening address.
+    pub address: String,
+    /// Host named by the request (`Host` header, SNI), without port unless it is not the default.
+    pub host: Option<String>,
+    /// Redacted URL template: variable path segments are `{}`, query values `…`.
+    pub url: Option<String>,
+}
+
+/// The process a connection belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id in the host's namespace.
+    pub pid: u32,
+    /// Process id in its own innermost namespace, where it differs.
+    pub ns_pid: Option<u32>,
+    /// Start time, clock ticks since boot (`/proc/PID/stat` field 22): tells a reused pid apart.
+    pub start_ticks: u64,
+    /// Name (`/proc/PID/comm`).
+    pub comm: String,
+    /// Path of the executable as the process sees it.
+    pub exe: Option<String>,
+    /// Language runtime and version where it is known, such as `go1.27.3`.
+    pub runtime: Option<String>,
+    /// Container id found in the cgroup path.
+    pub container_id: Option<String>,
+}
+
+/// Number of a cohort within one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CohortId(pub u32);
+
+/// What the members of a cohort have in common: one process, one call site, one remote, one role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cohort {
+    /// The process.
+    pub process: Arc<Process>,
+    /// The stack to blame: that of the latest request, else the opener's; `None` when no stack
+    /// could be taken.
+    pub site: Option<Arc<Site>>,
+    /// Which moment `site` shows.
+    pub site_of: StackOf,
+    /// The stack that opened the connection where `site` is a request's.
+    pub opener: Option<Arc<Site>>,
+    /// The other end.
+    pub remote: Arc<Remote>,
+    /// Client or server.
+    pub role: Role,
+}
+
+/// Who has a descriptor for a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// The process that opened or accepted it.
+    Opener,
+    /// Not the opener, but this process.
+    Other(u32),
+    /// No descriptor was found at the last complete scan.
+    Nobody,
+    /// No scan has looked for it yet.
+    Unknown,
+}
+
+/// One live connection as a sweep saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// The kernel's socket address; with `opened_ns` it identifies the connection.
+    pub sk: u64,
+    /// When it was opened.
+    pub opened_ns: u64,
+    /// When the process last sent.
+    pub sent_ns: Option<u64>,
+    /// When the process last received.
+    pub received_ns: Option<u64>,
+    /// When the latest request began.
+    pub turn_ns: Option<u64>,
+    /// When the peer closed (or reset) it.
+    pub peer_closed_ns: Option<u64>,
+    /// When the last descriptor was closed; such connections are not open any more.
+    pub closed_ns: Option<u64>,
+    /// Requests carried so far.
+    pub turns: u32,
+    /// Unread bytes (TCP) or messages (UNIX) at the last scan.
+    pub unread: u32,
+    /// Descriptor number in its holder.
+    pub fd: Option<i32>,
+    /// Who has it.
+    pub holder: Holder,
+    /// `true` once established.
+    pub connected: bool,
+    /// Reset by the peer or timed out while still held.
+    pub reset: bool,
+    /// The process shut down its sending side.
+    pub shutdown: bool,
+    /// Older than the tracer.
+    pub preexisting: bool,
+    /// `errno` of a failed connect, or 0.
+    pub error: u16,
+    /// The last transfer was a send (waiting for an answer), rather than a receive.
+    pub last_was_send: bool,
+    /// What the language runtime says of it, where it can be asked.
+    pub pool: PoolState,
+}
+
+/// State of a client connection as its runtime's connection pool sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum PoolState {
+    /// The runtime can't be asked.
+    #[default]
+    Unknown,
+    /// A request was sent, no response yet.
+    InFlight,
+    /// The response began, its body is neither finished nor closed.
+    Response,
+    /// Back in the pool after a finished request.
+    Idle,
+    /// The pool is done with it.
+    Released,
+}
+
+/// Connections of one cohort that ended since the last sweep.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// How many.
+    pub count: u64,
+    /// Sum of their lifetimes, nanoseconds.
+    pub lifetime_ns: u64,
+    /// Requests they carried.
+    pub turns: u64,
+}
+
+/// The kinds of leak, in the order in which the first that fits names a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The opener closed it or is gone; another process still holds the descriptor.
+    InheritedFd,
+    /// The response came; its body was neither finished nor closed.
+    ResponseBodyNotClosed,
+    /// A new client, transport or pool for each call.
+    ClientPerRequest,
+    /// Streams keep being opened and none of the earlier ones is ended.
+    StreamNeverCancelled,
+    /// Unread response bytes, and nobody reads any more.
+    ResponseNotRead,
+    /// The peer closed, we never did.
+    CloseWait,
+    /// Accepted, served or abandoned, never closed.
+    AcceptedNeverClosed,
+    /// A reused pool that only grows.
+    PoolUnbounded,
+    /// None of the above: opened, never closed, and growing.
+    NeverClosed,
+}
+
+impl Kind {
+    /// The name used in JSON, metrics and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::InheritedFd => "inherited_fd",
+            Kind::ResponseBodyNotClosed => "response_body_not_closed",
+            Kind::ClientPerRequest => "client_per_request",
+            Kind::StreamNeverCancelled => "stream_never_cancelled",
+            Kind::ResponseNotRead => "response_not_read",
+            Kind::CloseWait => "close_wait",
+            Kind::AcceptedNeverClosed => "accepted_never_closed",
+            Kind::PoolUnbounded => "pool_unbounded",
+            Kind::NeverClosed => "never_closed",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How sure a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// Suggestive; not enough to call it a leak.
+    Low,
+    /// Enough for the verdict `leak`.
+    Medium,
+    /// Proof per connection, or a long and steady growth.
+    High,
+}

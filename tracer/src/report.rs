@@ -1,0 +1,371 @@
+//! The answer as users script against it: the JSON of `check`, `top` and `describe`.
+//!
+//! Field names and their meaning are a stable contract (`docs/schema/`); fields may be added, none
+//! renamed or dropped without a new [`SCHEMA`].
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Confidence, Family, Frame, Kind, Role, StackOf, StackQuality};
+
+/// Version of the JSON layout.
+pub const SCHEMA: u32 = 1;
+
+/// The overall verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// At least one finding of medium or high confidence.
+    Leak,
+    /// Nothing was found, and nothing prevented finding it.
+    Clean,
+    /// It could not be settled; `settle_seconds` and the coverage say why.
+    Inconclusive,
+}
+
+/// What `tracer check -o json` and `tracer top -o json` print.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// When watching began.
+    pub started_at: Timestamp,
+    /// How long was watched, seconds.
+    pub duration_seconds: f64,
+    /// What could and what could not be seen.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub coverage: Option<Coverage>,
+    /// In place of `coverage` when several daemons were asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub nodes: Option<Vec<Node>>,
+    /// Why the verdict is `inconclusive`, as sentences; empty otherwise.
+    #[serde(default)]
+    pub inconclusive_because: Vec<String>,
+    /// Watching this much longer, in seconds, would settle it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub settle_seconds: Option<f64>,
+    /// The findings, worst first.
+    pub findings: Vec<Finding>,
+    /// Findings hidden by the configuration's `ignore` list.
+    #[serde(default)]
+    pub ignored: u64,
+    /// Limits of the watched processes.
+    pub resources: Vec<Resources>,
+}
+
+/// One of several daemons asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// How it was reached.
+    pub endpoint: String,
+    /// What it could see.
+    pub coverage: Option<Coverage>,
+    /// Why it did not answer.
+    pub error: Option<String>,
+}
+
+/// What could be seen, and what could not.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Coverage {
+    /// The weakest hook backend in use: `tracepoint`, `kprobe` or `fentry`.
+    pub backend: String,
+    /// Backend in use per event; `none` where nothing could be attached.
+    pub hooks: BTreeMap<String, String>,
+    /// Attached programs.
+    pub attached: Vec<String>,
+    /// What is not seen, and why, as sentences.
+    pub degraded: Vec<String>,
+    /// Events lost and not healed.
+    pub lost_events: u64,
+    /// Losses by cause since the start, healed or not.
+    #[serde(default)]
+    pub losses: BTreeMap<String, u64>,
+    /// Sockets that came into view.
+    #[serde(default)]
+    pub sockets_seen: u64,
+    /// Sockets folded away at their end.
+    #[serde(default)]
+    pub sockets_folded: u64,
+    /// Live sockets tracked now.
+    pub sockets_tracked: u64,
+    /// Live sockets whose owner or stack is unknown.
+    pub sockets_unattributed: u64,
+}
+
+/// One leak: the same program, call site, role and remote, on however many instances.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Stable across restarts and nodes.
+    pub id: String,
+    /// The kind that names it.
+    pub kind: Kind,
+    /// Other kinds that fit too.
+    pub also: Vec<Kind>,
+    /// How sure.
+    pub confidence: Confidence,
+    /// Client or server.
+    pub role: Role,
+    /// The worst instance.
+    pub process: ProcessInfo,
+    /// The application's own innermost frame.
+    pub call_site: Option<CallSite>,
+    /// All frames, innermost first.
+    pub stack: Vec<Frame>,
+    /// The stack that opened the connections, where `stack` is that of a request.
+    #[serde(default)]
+    pub opener_stack: Vec<Frame>,
+    /// All instances.
+    pub instances: Vec<Instance>,
+    /// Listening address, for role server.
+    pub local: Option<String>,
+    /// How much of the stack is known.
+    pub stack_quality: StackQuality,
+    /// Which moment the stack shows.
+    pub stack_of: Option<StackOf>,
+    /// The other end.
+    pub remote: RemoteInfo,
+    /// Counts.
+    pub connections: Connections,
+    /// Requests carried by the cohort's connections.
+    pub requests: u64,
+    /// Outlived connections per request.
+    pub leaked_per_request: f64,
+    /// Growth of outlived connections per minute.
+    pub growth_per_minute: f64,
+    /// Period of bursts in which the leaked connections were opened, seconds.
+    pub burst_period_seconds: Option<f64>,
+    /// When the oldest open connection was opened.
+    pub oldest_opened_at: Option<Timestamp>,
+    /// Sentences with the numbers.
+    pub evidence: Vec<String>,
+    /// What to change.
+    pub advice: String,
+}
+
+/// The process of a finding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// In the host's pid namespace.
+    pub pid: u32,
+    /// In its own pid namespace, where it differs.
+    #[serde(default)]
+    pub ns_pid: Option<u32>,
+    /// Name.
+    pub comm: String,
+    /// Executable.
+    pub exe: Option<String>,
+    /// Language runtime, such as `go1.27.3`.
+    pub runtime: Option<String>,
+    /// Container id.
+    pub container_id: Option<String>,
+    /// Kubernetes pod.
+    pub pod: Option<String>,
+    /// Kubernetes namespace.
+    pub namespace: Option<String>,
+}
+
+/// The line to blame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallSite {
+    /// Function.
+    pub function: String,
+    /// Source file.
+    pub file: Option<String>,
+    /// Line.
+    pub line: Option<u32>,
+    /// Module.
+    pub module: Option<String>,
+}
+
+/// One process with the leak.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Node name, when known.
+    pub node: Option<String>,
+    /// Process.
+    pub pid: u32,
+    /// Open connections of the finding.
+    pub connections: u64,
+    /// When the finding first appeared in it.
+    pub first_seen_at: Timestamp,
+}
+
+/// The other end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RemoteInfo {
+    /// Family.
+    pub family: Family,
+    /// Address and port, or `unix` with `path`.
+    pub address: String,
+    /// Host the requests name.
+    pub host: Option<String>,
+    /// UNIX path.
+    pub path: Option<String>,
+    /// URL template.
+    pub url: Option<String>,
+    /// Redacted requests, such as `GET http://127.0.0.1:8080/v2/app/tags/list`.
+    pub examples: Vec<String>,
+}
+
+/// Counts of one finding.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Connections {
+    /// Open now.
+    pub open: u64,
+    /// Open and past the end of their request.
+    pub outlived: u64,
+    /// Opened since watching began (and those found open then).
+    pub opened: u64,
+    /// Closed since watching began.
+    pub closed: u64,
+    /// Most open at one time.
+    pub peak_open: u64,
+}
+
+/// Limits of one process.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Resources {
+    /// Process.
+    pub pid: u32,
+    /// Open descriptors.
+    pub fds_open: u64,
+    /// Soft limit.
+    pub fds_limit: u64,
+    /// At the present growth, seconds until the limit is reached.
+    pub exhausted_in_seconds: Option<u64>,
+    /// Ephemeral ports by destination.
+    pub ephemeral_ports: Vec<EphemeralPorts>,
+    /// Failed connects by errno name.
+    pub connect_errors: BTreeMap<String, u64>,
+}
+
+/// Ephemeral ports in use towards one destination.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct EphemeralPorts {
+    /// Address and port.
+    pub destination: String,
+    /// Ports in use.
+    pub used: u64,
+    /// Ports in the range.
+    pub available: u64,
+    /// Seconds until none is left at the present growth.
+    pub exhausted_in_seconds: Option<u64>,
+}
+
+/// One open socket, as `tracer connections -o json` lists it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// Process that opened or accepted it.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Process that holds the descriptor now, where it is another.
+    pub holder_pid: Option<u32>,
+    /// Descriptor number in its holder.
+    pub fd: Option<i32>,
+    /// Client or server.
+    pub role: Role,
+    /// Family.
+    pub family: Family,
+    /// TCP state name, or `connected` for UNIX.
+    pub state: String,
+    /// Local port (TCP).
+    pub local_port: Option<u16>,
+    /// Remote address and port, or UNIX path.
+    pub remote: String,
+    /// Latest request, redacted.
+    pub url: Option<String>,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// Age, seconds.
+    pub age_seconds: f64,
+    /// Seconds since the last transfer.
+    pub idle_seconds: f64,
+    /// Requests so far.
+    pub requests: u32,
+    /// Unread bytes (TCP) or messages (UNIX).
+    pub unread: u32,
+    /// Whom to blame.
+    pub call_site: Option<CallSite>,
+    /// Inode of the socket.
+    pub inode: u32,
+}
+
+/// What `tracer connections -o json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionList {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The connections, oldest first.
+    pub connections: Vec<ConnectionRow>,
+    /// Connections left out by the limit.
+    pub omitted: u64,
+}
+
+/// What `tracer doctor -o json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Doctor {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Kernel release (`uname -r`).
+    pub kernel: String,
+    /// Machine architecture.
+    pub architecture: String,
+    /// Where the kernel's type information comes from, or why there is none.
+    pub btf: String,
+    /// Lockdown state, when securityfs tells.
+    pub lockdown: Option<String>,
+    /// Capabilities this process has and needs.
+    pub capabilities: Vec<Capability>,
+    /// One entry per event, in the order of a connection's life.
+    pub events: Vec<EventStatus>,
+    /// What is not seen, and why, as sentences.
+    pub degraded: Vec<String>,
+    /// The identity "seen = live + folded + lost" and its terms, when probes are attached.
+    pub accounting: BTreeMap<String, u64>,
+    /// `true` when `tracer check` would work here.
+    pub usable: bool,
+}
+
+/// One Linux capability.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capability {
+    /// Such as `CAP_BPF`.
+    pub name: String,
+    /// Effective now.
+    pub held: bool,
+    /// What does not work without it.
+    pub needed_for: String,
+}
+
+/// How one event is observed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventStatus {
+    /// Event, such as `tcp_open`.
+    pub event: String,
+    /// Backend chosen: `tracepoint`, `fentry`, `kprobe`, `cgroup`, `iterator`, or `none`.
+    pub backend: String,
+    /// Kernel functions or tracepoints it sits on.
+    pub hooks: Vec<String>,
+    /// What is lost with this choice against the best one.
+    pub lost: Option<String>,
+    /// Hooks that were tried or considered and refused.
+    pub refused: Vec<Refusal>,
+}
+
+/// A hook that could not be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Backend.
+    pub backend: String,
+    /// Function or tracepoint.
+    pub hook: String,
+    /// The kernel's answer.
+    pub error: String,
+    /// What it would have added.
+    pub would_add: String,
+}

@@ -1,0 +1,1 @@
+//! User stacks: from a copied stack to frames with function, file and line, and the frame to blame.
