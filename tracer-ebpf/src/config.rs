@@ -28,8 +28,10 @@ pub struct Config {
     pub own_tgid: u32,
     /// Nonzero: the kernel has `bpf_task_pt_regs` and `bpf_get_current_task_btf` (5.15).
     pub have_task_regs: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// Nonzero: process hooks are attached, so `TARGETS` follows forks by itself.
+    pub follow_forks: u32,
+    /// Realtime clock minus monotonic clock, nanoseconds, when the session began.
+    pub realtime_offset_ns: u64,
 }
 
 macro_rules! offsets {
@@ -145,5 +147,5 @@ impl Offsets {
     pub const MISSING: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Config>() == 40 && align_of::<Config>() == 8);
+const _: () = assert!(size_of::<Config>() == 48 && align_of::<Config>() == 8);
 const _: () = assert!(size_of::<Offsets>().is_multiple_of(4) && align_of::<Offsets>() == 4);

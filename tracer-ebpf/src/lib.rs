@@ -27,8 +27,9 @@ pub use socket::{
     SOCK_RESET, SOCK_SHUTDOWN, Sock, TICK_SHIFT, UnixPathKey,
 };
 pub use stack::{
-    COPY_BYTES_MAX, COPY_BYTES_MIN, FRAMES_MAX, STACK_NONE, STACK_TICKET, StackCopy, TRIE_END,
-    TRIE_ROOT, TrieKey, TrieValue, WHEN_ACCEPT, WHEN_CONNECT, WHEN_FIRST_IO, WHEN_REQUEST,
+    Budget, COPY_BYTES_MAX, COPY_BYTES_MIN, CopySizeKey, FRAMES_MAX, STACK_NONE, STACK_TICKET,
+    StackCopy, TRIE_END, TRIE_ROOT, TrieKey, TrieValue, WHEN_ACCEPT, WHEN_CONNECT, WHEN_EXEC,
+    WHEN_FIRST_IO, WHEN_REQUEST,
 };
 
 /// Why a ring buffer or map record was refused.

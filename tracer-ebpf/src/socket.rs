@@ -88,10 +88,10 @@ pub struct Sock {
     pub last_direction: u8,
     /// Which moment `open_stack` shows: one of the `WHEN_*` constants.
     pub open_stack_of: u8,
-    /// Processes holding a descriptor at the last scan.
-    pub holders: u16,
-    /// Explicit padding.
-    pub pad: u16,
+    /// Descriptors referring to it that the last scan found, in any process.
+    pub descriptors: u16,
+    /// Bit 0: `HEADS` has its first request, bit 1: its latest.
+    pub heads: u16,
 }
 
 impl Sock {

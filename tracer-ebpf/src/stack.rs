@@ -21,6 +21,9 @@ pub const WHEN_FIRST_IO: u8 = 3;
 /// Taken when a new turn (request) began.
 pub const WHEN_REQUEST: u8 = 4;
 
+/// Not a stack: the process replaced its program (`execve`); user space forgets its addresses.
+pub const WHEN_EXEC: u8 = 5;
+
 /// Most frames the kernel follows in the trie.
 pub const FRAMES_MAX: usize = 96;
 /// Smallest stack copy, bytes.
@@ -95,3 +98,27 @@ pub struct StackCopy {
 const _: () = assert!(size_of::<TrieKey>() == 16);
 const _: () = assert!(size_of::<TrieValue>() == 8);
 const _: () = assert!(size_of::<StackCopy>() == 112 && align_of::<StackCopy>() == 8);
+
+/// Key of `COPY_SIZES`, whose value is the number of bytes to copy (u32): call sites whose stack
+/// turned out longer than [`COPY_BYTES_MIN`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct CopySizeKey {
+    /// User instruction pointer at the copy.
+    pub ip: u64,
+    /// Process.
+    pub tgid: u32,
+    /// Explicit padding.
+    pub pad: u32,
+}
+
+/// Value of `BUDGETS`, by process: copies taken in the present second.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// The second, on the monotonic clock.
+    pub second: u64,
+    /// Copies taken in it.
+    pub used: u64,
+}

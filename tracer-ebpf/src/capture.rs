@@ -1,0 +1,199 @@
+//! User stacks: recognized by their call path, copied when they are new.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{
+    bpf_get_smp_processor_id, bpf_ktime_get_ns,
+    generated::bpf_probe_read_user as raw_probe_read_user,
+};
+use tracer_ebpf::{
+    Budget, COPY_BYTES_MAX, COPY_BYTES_MIN, CopySizeKey, Counter, FRAMES_MAX, STACK_NONE,
+    STACK_TICKET, StackCopy, TRIE_END, TRIE_ROOT, TrieKey,
+};
+
+use crate::{
+    config,
+    kernel::{UserRegs, current_tgid, current_tid, read_user, user_regs},
+    maps::{BUDGETS, COPY_SIZES, STACKS, TICKETS, TRIE, count},
+};
+
+const PAGE: u64 = 4096;
+const NS_PER_S: u64 = 1_000_000_000;
+
+/// A copy with its bytes, as it lies in the ring buffer.
+#[repr(C)]
+struct Record<const BYTES: usize> {
+    head: StackCopy,
+    bytes: [u8; BYTES],
+}
+
+/// For which socket, and at which moment.
+#[derive(Clone, Copy)]
+pub struct Occasion {
+    pub sk: u64,
+    pub opened_ns: u64,
+    pub when: u8,
+}
+
+/// The id of the current user stack; a ticket when it had to be copied; [`STACK_NONE`] when it
+/// could not be taken, which is counted by cause.
+#[inline(always)]
+pub fn stack(occasion: Occasion) -> u32 {
+    if config!(want_stacks) == 0 {
+        return STACK_NONE;
+    }
+    let Some(regs) = user_regs() else {
+        count(Counter::StackUnreadable);
+        return STACK_NONE;
+    };
+    let tgid = current_tgid();
+    let known = walk(&regs, tgid);
+    if known != STACK_NONE {
+        return known;
+    }
+    if !within_budget(tgid) {
+        count(Counter::StackOverBudget);
+        return STACK_NONE;
+    }
+    let key = CopySizeKey {
+        ip: regs.ip,
+        tgid,
+        pad: 0,
+    };
+    // SAFETY: a map lookup; the value is copied at once.
+    let wanted = unsafe { COPY_SIZES.get(&key) }.map_or(COPY_BYTES_MIN as u32, |bytes| *bytes);
+    if wanted as usize > COPY_BYTES_MIN {
+        copy::<COPY_BYTES_MAX>(occasion, &regs, tgid)
+    } else {
+        copy::<COPY_BYTES_MIN>(occasion, &regs, tgid)
+    }
+}
+
+/// Follows the trie from the registers outwards.
+#[inline(always)]
+fn walk(regs: &UserRegs, tgid: u32) -> u32 {
+    let mut key = TrieKey {
+        address: regs.ip,
+        tgid,
+        node: TRIE_ROOT,
+    };
+    let mut slot = regs.sp;
+    let mut frame = 0;
+    while frame < FRAMES_MAX {
+        // SAFETY: a map lookup; the value is copied at once.
+        let Some(step) = (unsafe { TRIE.get(&key) }) else {
+            return STACK_NONE;
+        };
+        let (node, delta) = (step.node, step.delta);
+        if delta == TRIE_END {
+            return node;
+        }
+        slot += u64::from(delta);
+        key.node = node;
+        key.address = read_user(slot);
+        frame += 1;
+    }
+    STACK_NONE
+}
+
+/// Takes one copy off the process's budget for this second.
+#[inline(always)]
+fn within_budget(tgid: u32) -> bool {
+    // SAFETY: the helper has no preconditions.
+    let second = unsafe { bpf_ktime_get_ns() } / NS_PER_S;
+    match BUDGETS.get_ptr_mut(&tgid) {
+        Some(budget) => {
+            // SAFETY: a map value; a lost update only makes the budget imprecise.
+            let budget = unsafe { &mut *budget };
+            if budget.second != second {
+                *budget = Budget { second, used: 0 };
+            }
+            budget.used += 1;
+            budget.used <= u64::from(config!(copies_per_second))
+        }
+        None => {
+            let _ = BUDGETS.insert(&tgid, &Budget { second, used: 1 }, 0);
+            true
+        }
+    }
+}
+
+#[inline(always)]
+fn next_ticket() -> u32 {
+    let number = match TICKETS.get_ptr_mut(0) {
+        // SAFETY: this CPU's slot.
+        Some(slot) => unsafe {
+            *slot += 1;
+            *slot
+        },
+        None => 0,
+    };
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() } & 0xff;
+    STACK_TICKET | ((number << 8) & !STACK_TICKET) | cpu
+}
+
+#[inline(always)]
+fn copy<const BYTES: usize>(occasion: Occasion, regs: &UserRegs, tgid: u32) -> u32 {
+    let Some(mut entry) = STACKS.reserve::<Record<BYTES>>(0) else {
+        count(Counter::RingFull);
+        return STACK_NONE;
+    };
+    let ticket = next_ticket();
+    let record = entry.as_mut_ptr();
+    // SAFETY: the reserved entry is ours until submitted, and every byte that user space reads
+    // (the head and `len` bytes) is written here.
+    unsafe {
+        let bytes = (&raw mut (*record).bytes).cast::<u8>();
+        let mut done = 0usize;
+        while done < BYTES {
+            let from = regs.sp + done as u64;
+            let to = bytes.add(done).cast::<c_void>();
+            if raw_probe_read_user(to, PAGE as u32, from as *const c_void) != 0 {
+                // the stack's last page: up to its end
+                let rest = (PAGE - (from & (PAGE - 1))) as u32 & (PAGE as u32 - 1);
+                if raw_probe_read_user(to, rest, from as *const c_void) == 0 {
+                    done += rest as usize;
+                }
+                break;
+            }
+            done += PAGE as usize;
+        }
+        (*record).head = StackCopy {
+            sk: occasion.sk,
+            opened_ns: occasion.opened_ns,
+            taken_ns: bpf_ktime_get_ns(),
+            tgid,
+            tid: current_tid(),
+            ticket,
+            len: done as u32,
+            when: u32::from(occasion.when),
+            pad: 0,
+            ip: regs.ip,
+            sp: regs.sp,
+            bp: regs.bp,
+            saved: [regs.bx, regs.r12, regs.r13, regs.r14, regs.r15],
+        };
+    }
+    entry.submit(0);
+    count(Counter::StackCopied);
+    ticket
+}
+
+/// Tells user space that the current process runs another program now.
+#[inline(always)]
+pub fn notify_exec() {
+    let Some(mut entry) = STACKS.reserve::<StackCopy>(0) else {
+        count(Counter::RingFull);
+        return;
+    };
+    entry.write(StackCopy {
+        tgid: current_tgid(),
+        tid: current_tid(),
+        when: u32::from(tracer_ebpf::WHEN_EXEC),
+        // SAFETY: the helper has no preconditions.
+        taken_ns: unsafe { bpf_ktime_get_ns() },
+        ..StackCopy::default()
+    });
+    entry.submit(0);
+}

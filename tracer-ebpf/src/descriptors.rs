@@ -1,0 +1,175 @@
+//! The descriptor scan: an iterator over every file of every process, which tells who holds
+//! which socket now, finds sockets older than the tracer, and reads what has no event.
+
+use tracer_ebpf::{
+    Counter, FILTER_HOST, ListenKey, ROLE_CLIENT, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED,
+    SOCK_PEER_CLOSED, SOCK_PREEXISTING, Sock,
+};
+
+use crate::{
+    config,
+    kernel::{AF_UNIX, Address, IPPROTO_TCP, family, netns, protocol, read},
+    maps::{LISTENERS, SCAN, TARGETS, count},
+    offset,
+    sockets::{
+        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, fold, insert, is_inet, read_addresses,
+        remember_listener, ticks,
+    },
+    unix,
+};
+
+/// `S_IFMT`, `S_IFSOCK`: include/uapi/linux/stat.h
+const FILE_TYPE: u16 = 0xf000;
+const SOCKET: u16 = 0xc000;
+/// `SOCKFS_MAGIC`: include/uapi/linux/magic.h
+const SOCKFS: u64 = 0x534f_434b;
+const NS_PER_S: u64 = 1_000_000_000;
+/// States in which a FIN was received; it takes one sequence number that is not data.
+const FIN_RECEIVED: u32 = 1 << CLOSE_WAIT | 1 << 9 | 1 << 11;
+
+/// A descriptor `fd` of `task` refers to `file`.
+#[inline(always)]
+pub fn visit(task: Address, fd: u32, file: Address) {
+    let file_inode: Address = read(file, offset!(file_inode));
+    if read::<u16>(file_inode, offset!(inode_mode)) & FILE_TYPE != SOCKET
+        || read::<u64>(read(file_inode, offset!(inode_sb)), offset!(sb_magic)) != SOCKFS
+    {
+        return;
+    }
+    let sk: Address = read(read(file, offset!(file_private_data)), offset!(socket_sk));
+    if sk == 0 {
+        return;
+    }
+    let tgid: u32 = read(task, offset!(task_tgid));
+    let scan = SCAN.get(0).copied().unwrap_or(0);
+    let family = family(sk);
+    let state: u8 = read(sk, offset!(skc_state));
+    if is_inet(family) && state == LISTEN {
+        if is_target(tgid) {
+            remember_listener(sk, tgid);
+        }
+        return;
+    }
+    if scan == 0 {
+        return;
+    }
+    let inode = read::<u64>(file_inode, offset!(inode_ino)) as u32;
+    let sock = match entry(sk) {
+        Some(sock) if sock.inode == 0 || sock.inode == inode => sock,
+        stale => {
+            if let Some(old) = stale {
+                count(Counter::Replaced);
+                fold(sk, old);
+                let _ = crate::maps::SOCKS.remove(&sk);
+            }
+            if !is_target(tgid) || !found(sk, family, state, file_inode, tgid) {
+                return;
+            }
+            let Some(sock) = entry(sk) else { return };
+            sock
+        }
+    };
+    if sock.flags & SOCK_ACCEPT_UNOWNED != 0 {
+        if !is_target(tgid) {
+            return;
+        }
+        sock.tgid = tgid;
+        sock.flags &= !SOCK_ACCEPT_UNOWNED;
+    }
+    sock.inode = inode;
+    if sock.scan != scan {
+        sock.scan = scan;
+        sock.descriptors = 0;
+    }
+    if sock.descriptors == 0 || tgid == sock.tgid {
+        sock.holder = tgid;
+        sock.fd = fd as i32;
+    }
+    sock.descriptors = sock.descriptors.saturating_add(1);
+    observe(sk, sock, family, state);
+}
+
+/// Whether a process (not the current one) is to be watched. For cgroup targets user space keeps
+/// `TARGETS` filled.
+#[inline(always)]
+fn is_target(tgid: u32) -> bool {
+    if config!(filter) == FILTER_HOST {
+        return tgid != config!(own_tgid);
+    }
+    // SAFETY: a map lookup; the value is not kept.
+    unsafe { TARGETS.get(&tgid) }.is_some()
+}
+
+/// A connection that no event told of: older than the tracer, or never used since it was opened.
+#[inline(always)]
+fn found(sk: Address, family: u16, state: u8, file_inode: Address, tgid: u32) -> bool {
+    if state == CLOSE {
+        return false;
+    }
+    if family == AF_UNIX {
+        if !unix::is_stream(sk) || state != ESTABLISHED {
+            return false;
+        }
+    } else if !is_inet(family) || protocol(sk) != IPPROTO_TCP {
+        return false;
+    }
+    let born = read::<u64>(file_inode, offset!(inode_ctime_sec)) * NS_PER_S
+        + u64::from(read::<u32>(file_inode, offset!(inode_ctime_nsec)));
+    let mut sock = Sock {
+        opened_ns: born.wrapping_sub(config!(realtime_offset_ns)),
+        tgid,
+        fd: -1,
+        state,
+        flags: SOCK_CONNECTED | SOCK_PREEXISTING,
+        ..Sock::default()
+    };
+    if family == AF_UNIX {
+        sock.family = AF_UNIX as u8;
+        sock.netns = netns(sk);
+        unix::identify(&mut sock, sk);
+    } else {
+        read_addresses(&mut sock, sk);
+        let key = ListenKey {
+            netns: sock.netns,
+            port: u32::from(sock.local_port),
+        };
+        // SAFETY: a map lookup; the value is not kept.
+        let accepted = unsafe { LISTENERS.get(&key) }.is_some();
+        sock.role = if accepted { ROLE_SERVER } else { ROLE_CLIENT };
+    }
+    insert(sk, &sock);
+    true
+}
+
+/// Takes in what the socket itself knows.
+#[inline(always)]
+fn observe(sk: Address, sock: &mut Sock, family: u16, state: u8) {
+    if family == AF_UNIX {
+        sock.unread = read(sk, offset!(sk_receive_qlen));
+        if read::<u8>(sk, offset!(sk_shutdown)) & 3 == 3 {
+            peer_closed(sock);
+        }
+        return;
+    }
+    sock.state = state;
+    let received: u32 = read(sk, offset!(tcp_rcv_nxt));
+    let copied: u32 = read(sk, offset!(tcp_copied_seq));
+    let fin = u32::from(1u32.wrapping_shl(u32::from(state)) & FIN_RECEIVED != 0);
+    let unread = received.wrapping_sub(copied);
+    sock.unread = if unread >= fin && unread < 1 << 31 {
+        unread - fin
+    } else {
+        0
+    };
+    if state == CLOSE_WAIT {
+        peer_closed(sock);
+    }
+}
+
+#[inline(always)]
+fn peer_closed(sock: &mut Sock) {
+    if sock.flags & SOCK_PEER_CLOSED == 0 {
+        sock.flags |= SOCK_PEER_CLOSED;
+        sock.peer_closed_ticks = ticks(sock);
+    }
+}

@@ -1,0 +1,226 @@
+//! Reads of kernel memory at offsets that user space resolved from BTF, and of the user
+//! registers of the current task.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user,
+    generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf,
+        bpf_probe_read_kernel as raw_probe_read_kernel, bpf_task_pt_regs,
+    },
+};
+use tracer_ebpf::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets, ROLE_PAIR};
+
+use crate::maps::TARGETS;
+
+/// Filled in by user space before loading.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Offsets = zeroed();
+/// Filled in by user space before loading.
+#[unsafe(no_mangle)]
+pub static CONFIG: Config = zeroed();
+
+const fn zeroed<T: Copy>() -> T {
+    // SAFETY: only used for plain integer records, for which all-zero is a value.
+    unsafe { core::mem::zeroed() }
+}
+
+/// A member's offset. The load is volatile so that the compiler keeps it and the verifier, which
+/// knows the frozen global's value, can fold it.
+#[macro_export]
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a read of an initialized static.
+        unsafe { core::ptr::read_volatile(&raw const $crate::kernel::OFFSETS.$field) as usize }
+    };
+}
+
+/// A setting, see `offset!`.
+#[macro_export]
+macro_rules! config {
+    ($field:ident) => {
+        // SAFETY: a read of an initialized static.
+        unsafe { core::ptr::read_volatile(&raw const $crate::kernel::CONFIG.$field) }
+    };
+}
+
+/// Address of a kernel object.
+pub type Address = u64;
+
+/// Reads `T` at `base + offset`; zero when the address can't be read.
+#[inline(always)]
+pub fn read<T: Copy + Default>(base: Address, offset: usize) -> T {
+    // SAFETY: the helper checks the address and fails on a bad one.
+    unsafe { bpf_probe_read_kernel((base + offset as u64) as *const T) }.unwrap_or_default()
+}
+
+/// Reads `T` at a user address; zero when it can't be read.
+#[inline(always)]
+pub fn read_user<T: Copy + Default>(address: u64) -> T {
+    // SAFETY: the helper checks the address and fails on a bad one.
+    unsafe { bpf_probe_read_user(address as *const T) }.unwrap_or_default()
+}
+
+/// The current process.
+#[inline(always)]
+pub fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The current thread.
+#[inline(always)]
+pub fn current_tid() -> u32 {
+    bpf_get_current_pid_tgid() as u32
+}
+
+/// Whether the current process is to be watched.
+#[inline(always)]
+pub fn current_is_target() -> bool {
+    let tgid = current_tgid();
+    match config!(filter) {
+        // SAFETY: a map lookup; the value is not kept.
+        FILTER_PROCESS => unsafe { TARGETS.get(&tgid) }.is_some(),
+        FILTER_CGROUP => {
+            let level = config!(cgroup_level) as i32;
+            // SAFETY: the helper has no preconditions.
+            let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+            id == config!(cgroup_id)
+        }
+        FILTER_HOST => tgid != 0 && tgid != config!(own_tgid),
+        _ => false,
+    }
+}
+
+/// The user registers of the current task, as `struct pt_regs` has them on x86-64
+/// (`arch/x86/include/asm/ptrace.h`).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct UserRegs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub bp: u64,
+    pub bx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub ax: u64,
+    pub cx: u64,
+    pub dx: u64,
+    pub si: u64,
+    pub di: u64,
+    pub orig_ax: u64,
+    pub ip: u64,
+    pub cs: u64,
+    pub flags: u64,
+    pub sp: u64,
+}
+
+/// Size of a kernel stack on x86-64 without KASAN (`THREAD_SIZE`), for kernels that lack
+/// `bpf_task_pt_regs`.
+const THREAD_SIZE: u64 = 16 << 10;
+/// Code segment of 64-bit user code (`__USER_CS`).
+const USER_CS: u64 = 0x33;
+
+/// Address of the current task's saved user registers.
+#[inline(always)]
+fn user_regs_address() -> Address {
+    if config!(have_task_regs) != 0 {
+        // SAFETY: both helpers are valid in every context that these programs run in.
+        unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as Address }
+    } else {
+        // SAFETY: the helper has no preconditions.
+        let task = unsafe { bpf_get_current_task() };
+        read::<u64>(task, offset!(task_stack)) + THREAD_SIZE - offset!(regs_size) as u64
+    }
+}
+
+/// The user registers, or `None` outside 64-bit user tasks.
+#[inline(always)]
+pub fn user_regs() -> Option<UserRegs> {
+    let mut regs = UserRegs::default();
+    // SAFETY: the destination is a local of exactly that size; the helper checks the source.
+    let failed = unsafe {
+        raw_probe_read_kernel(
+            (&raw mut regs).cast::<c_void>(),
+            size_of::<UserRegs>() as u32,
+            user_regs_address() as *const c_void,
+        )
+    };
+    if failed != 0 || regs.cs != USER_CS {
+        None
+    } else {
+        Some(regs)
+    }
+}
+
+/// Number of the system call the current task is in.
+#[inline(always)]
+pub fn current_syscall() -> u64 {
+    read::<u64>(
+        user_regs_address(),
+        core::mem::offset_of!(UserRegs, orig_ax),
+    )
+}
+
+/// `AF_UNIX`
+pub const AF_UNIX: u16 = 1;
+/// `AF_INET`
+pub const AF_INET: u16 = 2;
+/// `AF_INET6`
+pub const AF_INET6: u16 = 10;
+/// `SOCK_STREAM`
+pub const SOCK_STREAM: u16 = 1;
+/// `IPPROTO_TCP`
+pub const IPPROTO_TCP: u16 = 6;
+
+/// Family of a socket.
+#[inline(always)]
+pub fn family(sk: Address) -> u16 {
+    read(sk, offset!(skc_family))
+}
+
+/// Network namespace of a socket, by inode number.
+#[inline(always)]
+pub fn netns(sk: Address) -> u32 {
+    read(read(sk, offset!(skc_net)), offset!(net_inum))
+}
+
+/// Protocol of an inet socket.
+#[inline(always)]
+pub fn protocol(sk: Address) -> u16 {
+    if offset!(sk_protocol_size) == 1 {
+        u16::from(read::<u8>(sk, offset!(sk_protocol)))
+    } else {
+        read(sk, offset!(sk_protocol))
+    }
+}
+
+/// Inode number of the socket's file, 0 while it has none.
+#[inline(always)]
+pub fn inode(sk: Address) -> u32 {
+    let socket: Address = read(sk, offset!(sk_socket));
+    if socket == 0 {
+        return 0;
+    }
+    let file: Address = read(socket, offset!(socket_file));
+    if file == 0 {
+        return 0;
+    }
+    read::<u64>(read(file, offset!(file_inode)), offset!(inode_ino)) as u32
+}
+
+/// Direction in which requests travel, seen from a role: 1 sent, 2 received.
+#[inline(always)]
+pub fn request_direction(role: u8) -> u8 {
+    if role == tracer_ebpf::ROLE_SERVER {
+        2
+    } else {
+        1
+    }
+}
+
+const _: () = assert!(ROLE_PAIR == 3);

@@ -1,0 +1,91 @@
+//! The maps, shared by all programs. Capacities are defaults that user space may override.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use tracer_ebpf::{
+    AggKey, AggValue, Budget, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
+    ListenValue, PathValue, Sock, TrieKey, TrieValue,
+};
+
+/// Live sockets by `struct sock *`.
+#[map]
+pub static SOCKS: HashMap<u64, Sock> = HashMap::with_max_entries(131_072, 0);
+/// Connections that ended, by what they had in common.
+#[map]
+pub static AGG: HashMap<AggKey, AggValue> = HashMap::with_max_entries(16_384, 0);
+/// First and latest request heads of live sockets.
+#[map]
+pub static HEADS: HashMap<HeadKey, Head> = HashMap::with_max_entries(32_768, 0);
+/// Listening ports of target processes.
+#[map]
+pub static LISTENERS: HashMap<ListenKey, ListenValue> = HashMap::with_max_entries(4_096, 0);
+/// Paths of UNIX sockets, by hash.
+#[map]
+pub static PATHS: HashMap<u64, PathValue> = HashMap::with_max_entries(4_096, 0);
+/// Failed connects by process and errno.
+#[map]
+pub static ERRORS: HashMap<ErrorKey, u64> = HashMap::with_max_entries(4_096, 0);
+/// Processes to watch (`FILTER_PROCESS`; for the descriptor scan also `FILTER_CGROUP`).
+#[map]
+pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
+/// Known call paths.
+#[map]
+pub static TRIE: HashMap<TrieKey, TrieValue> = HashMap::with_max_entries(131_072, 0);
+/// Stack copies on their way to user space.
+#[map]
+pub static STACKS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+/// Call sites that need larger copies.
+#[map]
+pub static COPY_SIZES: LruHashMap<CopySizeKey, u32> = LruHashMap::with_max_entries(4_096, 0);
+/// Stack copies each process may still cost.
+#[map]
+pub static BUDGETS: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(4_096, 0);
+/// Events by `Counter`.
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
+/// Number of the running descriptor scan; 0: only look for listening sockets.
+#[map]
+pub static SCAN: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Ticket numbers, per CPU.
+#[map]
+pub static TICKETS: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+/// Room for values too large for the BPF stack.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// An empty aggregate, to insert.
+#[map]
+pub static EMPTY_AGG: PerCpuArray<AggValue> = PerCpuArray::with_max_entries(1, 0);
+
+/// Values under construction.
+#[repr(C)]
+pub struct Scratch {
+    /// A request head.
+    pub head: Head,
+    /// A UNIX path, padded for hashing by words.
+    pub path: PathValue,
+}
+
+/// Adds one to a counter.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the pointer is to this CPU's slot, which only this program invocation writes.
+        unsafe { *slot += 1 };
+    }
+}
+
+/// Adds to a counter that other CPUs write too. The result is not asked for: fetching adds exist
+/// only since 5.12.
+///
+/// # Safety
+/// `counter` points to a live, aligned integer.
+#[inline(always)]
+pub unsafe fn atomic_add<T: Copy>(counter: *mut T, value: T) {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xadd::<T, T, { AtomicOrdering::Relaxed }>(counter, value) };
+}

@@ -1,0 +1,362 @@
+//! The life of a socket: opened, accepted, its states, its end.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use tracer_ebpf::{
+    AggKey, Counter, ErrorKey, FILTER_HOST, HeadKey, ListenKey, ListenValue, ROLE_CLIENT,
+    ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_RESET,
+    SOCK_SHUTDOWN, STACK_NONE, STACK_TICKET, Sock, TICK_SHIFT, WHEN_CONNECT,
+};
+
+use crate::{
+    capture::{self, Occasion},
+    config,
+    kernel::{
+        AF_INET, AF_INET6, Address, IPPROTO_TCP, current_is_target, current_syscall, current_tgid,
+        current_tid, family, netns, protocol, read,
+    },
+    maps::{AGG, EMPTY_AGG, ERRORS, HEADS, LISTENERS, SOCKS, atomic_add, count},
+    offset,
+};
+
+// TCP states, include/net/tcp_states.h
+/// Connected.
+pub const ESTABLISHED: u8 = 1;
+const SYN_SENT: u8 = 2;
+const SYN_RECV: u8 = 3;
+const FIN_WAIT1: u8 = 4;
+/// Not connected.
+pub const CLOSE: u8 = 7;
+/// The peer closed, we did not.
+pub const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+/// Accepts connections.
+pub const LISTEN: u8 = 10;
+
+const SYS_CONNECT: u64 = 42;
+const SYS_SHUTDOWN: u64 = 48;
+const SHUTDOWN_BOTH: u8 = 3;
+const EADDRNOTAVAIL: u16 = 99;
+
+/// Now, in ticks since the socket was opened.
+#[inline(always)]
+pub fn ticks(sock: &Sock) -> u32 {
+    // SAFETY: the helper has no preconditions.
+    let age = unsafe { bpf_ktime_get_ns() }.wrapping_sub(sock.opened_ns);
+    (age >> TICK_SHIFT) as u32 + 1
+}
+
+/// The entry of a socket. Entries are updated in place, without locks: transfers of one socket are
+/// serialized by the socket lock, and a lost update costs a tick, not a connection.
+#[inline(always)]
+pub fn entry(sk: Address) -> Option<&'static mut Sock> {
+    // SAFETY: map values stay valid while the program runs.
+    SOCKS.get_ptr_mut(&sk).map(|sock| unsafe { &mut *sock })
+}
+
+/// Fills in addresses, ports and namespace of an inet socket.
+#[inline(always)]
+pub fn read_addresses(sock: &mut Sock, sk: Address) {
+    sock.family = family(sk) as u8;
+    sock.netns = netns(sk);
+    sock.local_port = read(sk, offset!(skc_num));
+    sock.remote_port = u16::from_be(read(sk, offset!(skc_dport)));
+    if u16::from(sock.family) == AF_INET6 {
+        sock.remote_addr = read(sk, offset!(skc_v6_daddr));
+    } else {
+        sock.remote_addr = [read(sk, offset!(skc_daddr)), 0, 0, 0];
+    }
+}
+
+/// Stores a socket that came into view.
+#[inline(always)]
+pub fn insert(sk: Address, sock: &Sock) {
+    count(Counter::Seen);
+    if let Some(old) = entry(sk) {
+        count(Counter::Replaced);
+        fold(sk, old);
+    }
+    if SOCKS.insert(&sk, sock, 0).is_err() {
+        count(Counter::SocketMapFull);
+    }
+}
+
+/// A TCP socket changes its state.
+#[inline(always)]
+pub fn state_changed(sk: Address, old: u8, new: u8) {
+    match new {
+        SYN_SENT => connecting(sk),
+        ESTABLISHED if old == SYN_RECV => accepted(sk),
+        LISTEN => listening(sk),
+        CLOSE if old == LISTEN => {
+            let _ = LISTENERS.remove(&listen_key(sk));
+        }
+        _ => {
+            if let Some(sock) = entry(sk) {
+                progressed(sk, sock, old, new);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn connecting(sk: Address) {
+    if !current_is_target() || protocol(sk) != IPPROTO_TCP {
+        return;
+    }
+    let mut sock = Sock {
+        // SAFETY: the helper has no preconditions.
+        opened_ns: unsafe { bpf_ktime_get_ns() },
+        tgid: current_tgid(),
+        tid: current_tid(),
+        fd: -1,
+        role: ROLE_CLIENT,
+        state: SYN_SENT,
+        open_stack_of: WHEN_CONNECT,
+        ..Sock::default()
+    };
+    read_addresses(&mut sock, sk);
+    sock.open_stack = capture::stack(Occasion {
+        sk,
+        opened_ns: sock.opened_ns,
+        when: WHEN_CONNECT,
+    });
+    insert(sk, &sock);
+}
+
+/// Runs in softirq context, under any `current`: whether it is ours is known by the listening
+/// port, and which process takes it only at its first transfer or the next descriptor scan.
+#[inline(always)]
+fn accepted(sk: Address) {
+    // SAFETY: a map lookup; the value is copied at once.
+    let listener = unsafe { LISTENERS.get(&listen_key(sk)) }.map_or(0, |l| l.tgid);
+    if (listener == 0 && config!(filter) != FILTER_HOST) || protocol(sk) != IPPROTO_TCP {
+        return;
+    }
+    let mut sock = Sock {
+        // SAFETY: the helper has no preconditions.
+        opened_ns: unsafe { bpf_ktime_get_ns() },
+        tgid: listener,
+        fd: -1,
+        role: ROLE_SERVER,
+        state: ESTABLISHED,
+        flags: SOCK_CONNECTED | SOCK_ACCEPT_UNOWNED,
+        ..Sock::default()
+    };
+    read_addresses(&mut sock, sk);
+    insert(sk, &sock);
+}
+
+#[inline(always)]
+fn listen_key(sk: Address) -> ListenKey {
+    ListenKey {
+        netns: netns(sk),
+        port: u32::from(read::<u16>(sk, offset!(skc_num))),
+    }
+}
+
+#[inline(always)]
+fn listening(sk: Address) {
+    if current_is_target() {
+        remember_listener(sk, current_tgid());
+    }
+}
+
+/// Stores a listening socket of a target process.
+#[inline(always)]
+pub fn remember_listener(sk: Address, tgid: u32) {
+    let family = family(sk);
+    if !(family == AF_INET || family == AF_INET6) || protocol(sk) != IPPROTO_TCP {
+        return;
+    }
+    let addr = if family == AF_INET6 {
+        read(sk, offset!(skc_v6_rcv_saddr))
+    } else {
+        [read(sk, offset!(skc_rcv_saddr)), 0, 0, 0]
+    };
+    let value = ListenValue {
+        addr,
+        tgid,
+        family: u32::from(family),
+    };
+    if LISTENERS.insert(&listen_key(sk), &value, 0).is_err() {
+        count(Counter::ListenerMapFull);
+    }
+}
+
+/// Any other change of a socket that we know.
+#[inline(always)]
+fn progressed(sk: Address, sock: &mut Sock, old: u8, new: u8) {
+    sock.state = new;
+    match new {
+        ESTABLISHED => {
+            sock.flags |= SOCK_CONNECTED;
+            sock.local_port = read(sk, offset!(skc_num));
+        }
+        FIN_WAIT1 | LAST_ACK => finished_by_us(sk, sock),
+        CLOSE_WAIT => {
+            sock.flags |= SOCK_PEER_CLOSED;
+            sock.peer_closed_ticks = ticks(sock);
+        }
+        CLOSE => closed(sk, sock, old),
+        _ => {}
+    }
+}
+
+/// `close`, the end of the process, or only `shutdown`? tcp_close marks both directions as shut
+/// down before it changes the state (net/ipv4/tcp.c), and so does `shutdown(SHUT_RDWR)`.
+#[inline(always)]
+fn finished_by_us(sk: Address, sock: &mut Sock) {
+    let both = read::<u8>(sk, offset!(sk_shutdown)) & SHUTDOWN_BOTH == SHUTDOWN_BOTH;
+    if both && current_syscall() != SYS_SHUTDOWN {
+        sock.flags |= SOCK_CLOSED;
+        sock.closed_ticks = ticks(sock);
+    } else {
+        sock.flags |= SOCK_SHUTDOWN;
+    }
+}
+
+#[inline(always)]
+fn closed(sk: Address, sock: &mut Sock, old: u8) {
+    if sock.flags & SOCK_CLOSED != 0 {
+        return;
+    }
+    let mut error = read::<u32>(sk, offset!(sk_err)) as u16;
+    if old == SYN_SENT {
+        if error == 0 && current_syscall() == SYS_CONNECT {
+            // the only failure after SYN_SENT that leaves no sk_err: no free local port
+            error = EADDRNOTAVAIL;
+        }
+        sock.error = error;
+        if error != 0 {
+            count_error(sock.tgid, error);
+        }
+    } else if error != 0 {
+        sock.error = error;
+        sock.flags |= SOCK_RESET;
+        if sock.flags & SOCK_PEER_CLOSED == 0 {
+            sock.flags |= SOCK_PEER_CLOSED;
+            sock.peer_closed_ticks = ticks(sock);
+        }
+    } else {
+        finished_by_us(sk, sock);
+    }
+}
+
+#[inline(always)]
+fn count_error(tgid: u32, error: u16) {
+    let key = ErrorKey {
+        tgid,
+        error: u32::from(error),
+    };
+    if let Some(number) = ERRORS.get_ptr_mut(&key) {
+        // SAFETY: a live map value.
+        unsafe { atomic_add(number, 1) };
+    } else if ERRORS.insert(&key, &1, 0).is_err() {
+        count(Counter::ErrorMapFull);
+    }
+}
+
+/// The kernel frees a TCP socket.
+#[inline(always)]
+pub fn destroyed(sk: Address) {
+    if let Some(sock) = entry(sk) {
+        fold(sk, sock);
+        let _ = SOCKS.remove(&sk);
+    }
+}
+
+/// Adds a socket that ended to its aggregate and drops its request heads.
+#[inline(always)]
+pub fn fold(sk: Address, sock: &Sock) {
+    count(Counter::Folded);
+    if sock.heads & 1 != 0 {
+        let _ = HEADS.remove(&HeadKey { sk, latest: 0 });
+    }
+    if sock.heads & 2 != 0 {
+        let _ = HEADS.remove(&HeadKey { sk, latest: 1 });
+    }
+    let server = sock.role == ROLE_SERVER;
+    let mut key = AggKey {
+        addr: if server { [0; 4] } else { sock.remote_addr },
+        tgid: sock.tgid,
+        open_stack: settled(sock.open_stack),
+        request_stack: settled(sock.request_stack),
+        port: if server {
+            sock.local_port
+        } else {
+            sock.remote_port
+        },
+        family: sock.family,
+        role: sock.role,
+    };
+    if !exists(&key) {
+        count(Counter::AggregateMapFull);
+        key = AggKey::default();
+        exists(&key);
+    }
+    let Some(value) = AGG.get_ptr_mut(&key) else {
+        return;
+    };
+    // SAFETY: the helper has no preconditions.
+    let lifetime = match sock.at_ns(sock.closed_ticks) {
+        Some(closed_ns) => closed_ns - sock.opened_ns,
+        None => unsafe { bpf_ktime_get_ns() }.wrapping_sub(sock.opened_ns),
+    };
+    let bucket = log2(lifetime >> 10) as usize & 31;
+    // SAFETY: a live map value; its counters are naturally aligned and only added to.
+    unsafe {
+        atomic_add(&raw mut (*value).closed, 1);
+        atomic_add(&raw mut (*value).lifetime_ns, lifetime);
+        atomic_add(&raw mut (*value).turns, u64::from(sock.turns));
+        atomic_add((&raw mut (*value).lifetimes).cast::<u32>().add(bucket), 1);
+    }
+}
+
+#[inline(always)]
+fn exists(key: &AggKey) -> bool {
+    if AGG.get_ptr(key).is_some() {
+        return true;
+    }
+    let Some(empty) = EMPTY_AGG.get_ptr(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's slot, never written.
+    let _ = AGG.insert(key, unsafe { &*empty }, 1);
+    AGG.get_ptr(key).is_some()
+}
+
+/// A stack id, or none for a ticket, whose id only user space knows.
+#[inline(always)]
+fn settled(stack: u32) -> u32 {
+    if stack & STACK_TICKET != 0 {
+        STACK_NONE
+    } else {
+        stack
+    }
+}
+
+/// Floor of the binary logarithm, at most 31; 0 for 0.
+#[inline(always)]
+fn log2(value: u64) -> u32 {
+    let mut v = if value > u64::from(u32::MAX) {
+        u32::MAX
+    } else {
+        value as u32
+    };
+    let mut log = 0;
+    let mut step = 16;
+    while step > 0 {
+        if v >> step != 0 {
+            v >>= step;
+            log += step;
+        }
+        step >>= 1;
+    }
+    log
+}
+
+/// Whether a socket is one whose life is followed here.
+#[inline(always)]
+pub fn is_inet(family: u16) -> bool {
+    family == AF_INET || family == AF_INET6
+}
