@@ -55,6 +55,26 @@ pub struct Report {
     pub ignored: u64,
     /// Limits of the watched processes.
     pub resources: Vec<Resources>,
+    /// How it differs from an earlier report, where one was given.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub baseline: Option<Comparison>,
+}
+
+/// A report against an earlier one; every list holds ids of findings.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Comparison {
+    /// File of the earlier report.
+    pub file: String,
+    /// Found now, not then.
+    pub new: Vec<String>,
+    /// Found then, not now.
+    pub gone: Vec<String>,
+    /// Grows markedly faster than then.
+    pub faster: Vec<String>,
+    /// Grows markedly slower than then.
+    pub slower: Vec<String>,
+    /// Found both times, at about the same growth.
+    pub unchanged: Vec<String>,
 }
 
 /// One of several daemons asked.

@@ -55,6 +55,21 @@ pub struct Status {
     pub processes: u64,
 }
 
+/// How the tracer itself is doing, for `/metrics`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Health {
+    /// Kernel maps: name, entries in use, capacity.
+    pub maps: Vec<(String, u64, u64)>,
+    /// Attached programs: name, time spent in them (nanoseconds) and runs, both 0 unless the
+    /// kernel keeps statistics (`kernel.bpf_stats_enabled`).
+    pub programs: Vec<(String, u64, u64)>,
+    /// Lifetimes of connections that ended: upper bound of the bucket in seconds and how many
+    /// ended within it and above the bound before; bounds ascending.
+    pub lifetimes: Vec<(f64, u64)>,
+    /// Sum of those lifetimes, seconds.
+    pub lifetime_sum_seconds: f64,
+}
+
 /// A running session. All methods are synchronous and are called from one thread.
 #[derive(Debug)]
 pub struct Session {}
@@ -109,6 +124,12 @@ impl Session {
     #[must_use]
     pub fn coverage(&self) -> Coverage {
         Coverage::default()
+    }
+
+    /// Maps, programs and lifetimes.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        Health::default()
     }
 
     /// What this kernel allows and what is attached.
