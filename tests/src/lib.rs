@@ -1,1 +1,12 @@
-//! Helpers of the behaviour tests.
+//! Helpers of the behaviour tests: a runner that counts what it skips, real programs to watch, and
+//! the `tracer` binary as a user has it.
+//!
+//! The tests know tracer by its commands, its JSON and its exit statuses only.
+
+pub mod fixtures;
+pub mod host;
+pub mod pace;
+pub mod program;
+pub mod runner;
+pub mod tracer;
+pub mod wait;

@@ -1,0 +1,181 @@
+//! This machine: what it has, and what the kernel says of a process.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs, io,
+    os::fd::{FromRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::runner::Skip;
+
+/// A time limit, or a time to watch, on this machine: `TRACER_TEST_SLOW=3` makes all of them three
+/// times as long (an emulated guest).
+#[must_use]
+pub fn seconds(seconds: u64) -> Duration {
+    let factor = env::var("TRACER_TEST_SLOW")
+        .ok()
+        .and_then(|f| f.parse().ok())
+        .unwrap_or(1);
+    Duration::from_secs(seconds * factor)
+}
+
+/// Skips unless this process is root.
+///
+/// # Errors
+/// [`Skip`].
+pub fn require_root() -> Result<()> {
+    // SAFETY: geteuid takes nothing and always succeeds.
+    if unsafe { libc::geteuid() } != 0 {
+        bail!(Skip("not root: probes can't be loaded".to_owned()));
+    }
+    Ok(())
+}
+
+/// Finds a program in `PATH`.
+///
+/// # Errors
+/// [`Skip`] when it is not installed.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    match env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+    {
+        Some(file) => Ok(file),
+        None => bail!(Skip(format!("no {name} here"))),
+    }
+}
+
+/// Directory in which cargo put the binaries of this build.
+///
+/// # Errors
+/// When the running binary is not where cargo puts test binaries.
+pub fn build_directory() -> Result<PathBuf> {
+    let executable = env::current_exe()?;
+    let directory = executable
+        .ancestors()
+        .nth(2)
+        .context("no build directory")?;
+    Ok(directory.to_owned())
+}
+
+/// TCP states by which `/proc/net/tcp` numbers them, from 1.
+const STATES: [&str; 12] = [
+    "ESTABLISHED",
+    "SYN_SENT",
+    "SYN_RECV",
+    "FIN_WAIT1",
+    "FIN_WAIT2",
+    "TIME_WAIT",
+    "CLOSE",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "LISTEN",
+    "CLOSING",
+    "NEW_SYN_RECV",
+];
+
+/// Inodes of the sockets to which a process has descriptors.
+///
+/// # Errors
+/// When the process is gone.
+pub fn socket_inodes(pid: u32) -> Result<BTreeSet<u64>> {
+    let mut inodes = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // A descriptor may be closed between the two looks.
+        let Ok(link) = fs::read_link(entry?.path()) else {
+            continue;
+        };
+        let link = link.to_string_lossy();
+        if let Some(number) = link
+            .strip_prefix("socket:[")
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
+            inodes.insert(number.parse()?);
+        }
+    }
+    Ok(inodes)
+}
+
+/// The kernel's own count of the TCP sockets a process holds, by state.
+///
+/// # Errors
+/// When the process is gone.
+pub fn tcp_states(pid: u32) -> Result<BTreeMap<&'static str, usize>> {
+    let mine = socket_inodes(pid)?;
+    let mut states = BTreeMap::new();
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (Some(state), Some(inode)) = (fields.get(3), fields.get(9)) else {
+                continue;
+            };
+            if !mine.contains(&inode.parse()?) {
+                continue;
+            }
+            let state = usize::from_str_radix(state, 16)?;
+            *states
+                .entry(STATES.get(state.wrapping_sub(1)).copied().unwrap_or("?"))
+                .or_insert(0) += 1;
+        }
+    }
+    Ok(states)
+}
+
+/// Ids of the BPF programs that a process holds, directly or by a link.
+///
+/// # Errors
+/// When the process is gone.
+pub fn bpf_programs_of(pid: u32) -> Result<BTreeSet<u32>> {
+    let mut ids = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let Ok(text) = fs::read_to_string(entry?.path()) else {
+            continue;
+        };
+        for line in text.lines() {
+            if let Some(id) = line.strip_prefix("prog_id:") {
+                ids.insert(id.trim().parse()?);
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// Whether a BPF program is still loaded. Ids are not given again before they wrap around.
+///
+/// # Errors
+/// When the kernel does not say (no privilege).
+pub fn bpf_program_exists(id: u32) -> Result<bool> {
+    const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+    // The union bpf_attr of linux/bpf.h: prog_id, next_id, open_flags.
+    let attribute: [u32; 3] = [id, 0, 0];
+    // SAFETY: the kernel reads the given number of bytes of the attribute, which lives long enough.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_GET_FD_BY_ID,
+            attribute.as_ptr(),
+            size_of_val(&attribute),
+        )
+    };
+    if result >= 0 {
+        // SAFETY: the kernel has just given this descriptor to us alone.
+        drop(unsafe { OwnedFd::from_raw_fd(i32::try_from(result)?) });
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        error => Err(error).context("BPF_PROG_GET_FD_BY_ID"),
+    }
+}
+
+/// Full path of a file of the repository, at the time of the build.
+#[must_use]
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}

@@ -1,0 +1,214 @@
+//! The `tracer` binary as a user has it, and its answers.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    host,
+    program::{Ended, Program},
+};
+
+/// The binary under test: `TRACER_BIN`, else the one of this build, brought up to date by cargo.
+///
+/// # Errors
+/// When it can't be built.
+pub fn binary() -> Result<PathBuf> {
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BINARY
+        .get_or_init(|| find().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
+/// Finds or builds the binary.
+fn find() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("TRACER_BIN") {
+        return Ok(path.into());
+    }
+    let directory = host::build_directory()?;
+    // Set by cargo for the tests that it runs; a test of a stale binary would prove nothing.
+    if let Some(cargo) = env::var_os("CARGO") {
+        let mut command = Command::new(cargo);
+        command
+            .args(["build", "--quiet", "--package", "tracer"])
+            .stdout(Stdio::null());
+        if directory.ends_with("release") {
+            command.arg("--release");
+        }
+        let status = command.status().context("running cargo")?;
+        ensure!(status.success(), "building tracer failed");
+    }
+    let path = directory.join("tracer");
+    ensure!(
+        path.exists(),
+        "{} is missing: build tracer, or set TRACER_BIN",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// A command line of tracer, without what the surroundings could add to it.
+///
+/// # Errors
+/// As [`binary`].
+pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Command> {
+    let mut command = Command::new(binary()?);
+    command
+        .args(arguments)
+        .env_remove("TRACER_ENDPOINT")
+        .env_remove("NO_COLOR");
+    Ok(command)
+}
+
+/// Starts tracer.
+///
+/// # Errors
+/// When it can't be started.
+pub fn start<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Program> {
+    Program::start(&mut command(arguments)?)
+}
+
+/// Runs tracer to its end, which comes within `limit`.
+///
+/// # Errors
+/// When it can't be started or does not end.
+pub fn run<S: AsRef<OsStr>>(arguments: &[S], limit: Duration) -> Result<Ended> {
+    start(arguments)?.end(limit)
+}
+
+/// Starts `tracer check` on a process for `seconds`, with JSON on standard output.
+///
+/// # Errors
+/// When it can't be started.
+pub fn check(pid: u32, seconds: u64) -> Result<Check> {
+    host::require_root()?;
+    let time = host::seconds(seconds);
+    let duration = format!("{}s", time.as_secs());
+    let pid = pid.to_string();
+    let program = start(&[
+        "check",
+        "--pid",
+        &pid,
+        "--duration",
+        &duration,
+        "-o",
+        "json",
+    ])?;
+    Ok(Check { program, time })
+}
+
+/// A `tracer check` on its way.
+#[derive(Debug)]
+pub struct Check {
+    /// The process.
+    pub program: Program,
+    time: Duration,
+}
+
+impl Check {
+    /// Waits for the report.
+    ///
+    /// # Errors
+    /// When it fails or prints no report.
+    pub fn report(self) -> Result<Report> {
+        let ended = self.program.end(self.time + host::seconds(30))?;
+        ensure!(
+            ended.code() == 0,
+            "status {}: {}",
+            ended.code(),
+            ended.stderr
+        );
+        Report::parse(&ended.stdout).with_context(|| format!("stderr: {}", ended.stderr))
+    }
+}
+
+/// The JSON that `check` and `top` print.
+#[derive(Debug, Clone)]
+pub struct Report(pub Value);
+
+impl Report {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is not a JSON object of schema 1.
+    pub fn parse(text: &str) -> Result<Report> {
+        let value: Value =
+            serde_json::from_str(text).with_context(|| format!("not JSON: {text:?}"))?;
+        ensure!(value["schema"] == 1, "schema is {}", value["schema"]);
+        Ok(Report(value))
+    }
+
+    /// Reads it from a file.
+    ///
+    /// # Errors
+    /// As [`Report::parse`].
+    pub fn read(path: &std::path::Path) -> Result<Report> {
+        Report::parse(&fs::read_to_string(path).with_context(|| path.display().to_string())?)
+    }
+
+    /// `leak`, `clean` or `inconclusive`.
+    #[must_use]
+    pub fn verdict(&self) -> &str {
+        self.0["verdict"].as_str().unwrap_or_default()
+    }
+
+    /// The findings.
+    #[must_use]
+    pub fn findings(&self) -> &[Value] {
+        self.0["findings"].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    /// Holds the verdict.
+    ///
+    /// # Errors
+    /// When it is another; the message has the whole report.
+    pub fn expect_verdict(&self, verdict: &str) -> Result<()> {
+        ensure!(
+            self.verdict() == verdict,
+            "verdict is not {verdict}: {self}"
+        );
+        Ok(())
+    }
+
+    /// The only finding.
+    ///
+    /// # Errors
+    /// When there is none, or there are more.
+    pub fn only(&self) -> Result<&Value> {
+        match self.findings() {
+            [finding] => Ok(finding),
+            findings => bail!("{} findings: {self}", findings.len()),
+        }
+    }
+
+    /// The finding whose call site is in a function that contains `name`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn at(&self, name: &str) -> Result<&Value> {
+        self.findings()
+            .iter()
+            .find(|finding| {
+                finding["call_site"]["function"]
+                    .as_str()
+                    .is_some_and(|f| f.contains(name))
+            })
+            .with_context(|| format!("no finding at {name}: {self}"))
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}

@@ -1,0 +1,31 @@
+//! Behaviour tests: one file per promise that a user can rely on.
+//!
+//! `cargo test -p tracer-tests [FILTER…]`, as root. `--build-fixtures DIR [--static]` builds the fixture
+//! programs into a directory instead, for a guest that has neither cargo nor a compiler.
+
+mod fixtures;
+mod scenes;
+mod verdicts;
+
+use std::{env, path::Path, process::ExitCode};
+
+use tracer_tests::{fixtures::build_into, runner};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let [flag, directory, rest @ ..] = arguments.as_slice()
+        && flag == "--build-fixtures"
+    {
+        return match build_into(
+            Path::new(directory),
+            rest.iter().any(|arg| arg == "--static"),
+        ) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("fixtures: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    runner::main(&[fixtures::TESTS, verdicts::TESTS])
+}
