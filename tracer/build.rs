@@ -1,9 +1,15 @@
 //! Builds the eBPF programs and leaves the object in `OUT_DIR/tracer-probes`.
+//!
+//! They are a cargo build of their own, for another target, inside this one. `aya-build` would do
+//! the same, but passes every line cargo prints on as a warning; here only real warnings are.
 
-use std::{env, path::Path, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, bail};
-use aya_build::{Package, Toolchain, build_ebpf};
 
 /// Toolchains that may have the sources of `core`, in order of preference. An empty name is the
 /// one that builds the workspace; `ebpf` is what `cargo xtask setup` links where rustup can't
@@ -16,22 +22,67 @@ fn main() -> Result<()> {
         Ok(name) => name,
         Err(_) => find_toolchain()?,
     };
-    let root = env::var("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set")?;
-    let ebpf = Path::new(&root).join("../tracer-ebpf");
-    // `-Z build-std` on a stable compiler; only the nested build sees it.
-    // SAFETY: this build script has one thread.
-    unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
-    build_ebpf(
-        [Package {
-            name: "tracer-ebpf",
-            root_dir: ebpf
-                .to_str()
-                .context("the path of tracer-ebpf is not UTF-8")?,
-            no_default_features: true,
-            features: &[],
-        }],
-        Toolchain::Custom(&toolchain),
-    )
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let ebpf = root.join("../tracer-ebpf");
+    println!("cargo:rerun-if-changed={}", ebpf.display());
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let target = match variable("CARGO_CFG_TARGET_ENDIAN")?.as_str() {
+        "big" => "bpfeb-unknown-none",
+        _ => "bpfel-unknown-none",
+    };
+    // what aya-ebpf asks for, to know the registers of the traced machine
+    let arch = format!(
+        "--cfg=bpf_target_arch=\"{}\"",
+        variable("CARGO_CFG_TARGET_ARCH")?
+    );
+    let flags = [arch.as_str(), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");
+    // a folder of its own: cargo holds a lock on the one in use
+    let folder = out.join("ebpf");
+
+    let output = program(&toolchain, "cargo")
+        .args(["build", "--quiet", "--release", "--package", "tracer-ebpf"])
+        .args(["--bin", "tracer-probes", "--no-default-features"])
+        .args(["-Z", "build-std=core", "--target", target, "--target-dir"])
+        .arg(&folder)
+        .current_dir(&ebpf)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        // `-Z` on a stable compiler; only this nested build sees it
+        .env("RUSTC_BOOTSTRAP", "1")
+        // the outer build's compiler, which need not be the one chosen here
+        .env_remove("RUSTC")
+        .env_remove("RUSTC_WRAPPER")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .output()
+        .with_context(|| format!("cannot start cargo of toolchain `{toolchain}`"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!(
+            "the eBPF programs did not build with toolchain `{toolchain}` ({}); \
+             if bpf-linker is missing or too old, run `cargo xtask setup`\n{said}",
+            output.status
+        );
+    }
+    for line in said.lines().filter(|line| !line.trim().is_empty()) {
+        println!("cargo:warning={line}");
+    }
+    let built = folder.join(target).join("release/tracer-probes");
+    fs::copy(&built, out.join("tracer-probes"))
+        .with_context(|| format!("cannot copy {}", built.display()))?;
+    Ok(())
+}
+
+fn variable(name: &str) -> Result<String> {
+    env::var(name).with_context(|| format!("{name} is not set; this is run by cargo"))
+}
+
+/// `name` of a rustup toolchain, or the one on the path.
+fn program(toolchain: &str, name: &str) -> Command {
+    if toolchain.is_empty() {
+        return Command::new(name);
+    }
+    let mut command = Command::new("rustup");
+    command.args(["run", toolchain, name]);
+    command
 }
 
 fn find_toolchain() -> Result<String> {
@@ -42,7 +93,7 @@ fn find_toolchain() -> Result<String> {
         } else {
             candidate
         };
-        if !name.is_empty() && has_core_sources(name) {
+        if has_core_sources(name) {
             return Ok(name.to_owned());
         }
     }
@@ -53,8 +104,9 @@ fn find_toolchain() -> Result<String> {
 }
 
 fn has_core_sources(toolchain: &str) -> bool {
-    Command::new("rustup")
-        .args(["run", toolchain, "rustc", "--print", "sysroot"])
+    program(toolchain, "rustc")
+        .args(["--print", "sysroot"])
+        .env_remove("RUSTC_WRAPPER")
         .output()
         .is_ok_and(|out| {
             let sysroot = String::from_utf8_lossy(&out.stdout);

@@ -1,2 +1,68 @@
-//! The project's chores.
-fn main() {}
+//! The project's chores: `cargo xtask help` lists them.
+
+mod args;
+mod build;
+mod check;
+mod setup;
+mod sh;
+mod suites;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::args::{Args, UsageError};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  setup [--tests] [--vm]    install what is missing to build (to test; to boot guests); harmless to repeat
+  build [--release] [--static]
+                            build the `tracer` command
+  run [--release] -- ARGS   build as this user, then run `tracer ARGS` as root (through sudo if need be)
+  test [--unit] [--full] [FILTER]
+                            unit tests and behaviour tests on this machine's kernel (--full: and in every guest)
+  check                     formatting, lints, documentation, file length, licences, duplicate versions
+  bench                     measure what tracing costs
+
+Anywhere: --toolchain-from active|nightly|rustup|debian
+                            where the eBPF build takes the sources of `core` from (default: the first that has them)
+";
+
+fn main() -> ExitCode {
+    match dispatch() {
+        Ok(code) => code,
+        Err(error) if error.is::<UsageError>() => {
+            eprintln!("xtask: {error}\n\n{HELP}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch() -> Result<ExitCode> {
+    let mut args = Args::from_env();
+    let Some(command) = args.command() else {
+        print!("{HELP}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    match command.as_str() {
+        "setup" => setup::main(args),
+        "build" => build::main(args),
+        "run" => build::run(args),
+        "test" => suites::main(args),
+        "check" => check::main(args),
+        "bench" => {
+            args.finish()?;
+            anyhow::bail!("there are no benchmarks yet, so there is nothing to measure");
+        }
+        "help" | "-h" | "--help" => {
+            print!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        other => Err(UsageError(format!("there is no command `{other}`")).into()),
+    }
+}

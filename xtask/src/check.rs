@@ -1,0 +1,243 @@
+//! `cargo xtask check`: every rule of the house that a tool can check.
+
+use std::{fs, path::Path, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    args::Args,
+    setup::{self, Ready},
+    sh,
+};
+
+/// Lines from which on a source file has to be split.
+const LONGEST_FILE: usize = 600;
+
+/// Licences that a dependency may offer us.
+const LICENCES: &[&str] = &[
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+/// What came of one check that did not fail.
+enum Verdict {
+    Fine,
+    /// Fine, with something worth knowing.
+    Note(String),
+    NotChecked(String),
+}
+
+/// `cargo xtask check`.
+pub fn main(mut args: Args) -> Result<ExitCode> {
+    let options = setup::Options::take(&mut args)?;
+    args.finish()?;
+    let ready = setup::to_build(options)?;
+    let results = [
+        ("formatting", formatting()),
+        ("lints", lints(&ready)),
+        ("documentation", documentation(&ready)),
+        ("file length", file_length()),
+        ("licences", licences()),
+        ("duplicate versions", duplicates()),
+        (
+            "advisories",
+            Ok(Verdict::NotChecked(
+                "the advisory database is not at hand; `cargo deny check advisories` fetches it"
+                    .to_owned(),
+            )),
+        ),
+    ];
+    let mut failed = false;
+    println!();
+    for (name, result) in results {
+        match result {
+            Ok(Verdict::Fine) => println!("{name:20} ok"),
+            Ok(Verdict::Note(note)) => println!("{name:20} ok ({note})"),
+            Ok(Verdict::NotChecked(why)) => println!("{name:20} not checked: {why}"),
+            Err(error) => {
+                failed = true;
+                println!("{name:20} FAILED: {error:#}");
+            }
+        }
+    }
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn formatting() -> Result<Verdict> {
+    sh::run(sh::cargo().args(["fmt", "--all", "--check"]))?;
+    Ok(Verdict::Fine)
+}
+
+fn lints(ready: &Ready) -> Result<Verdict> {
+    let mut clippy = sh::cargo();
+    clippy.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
+    with_toolchain(&mut clippy, ready);
+    sh::run(clippy.args(["--", "-D", "warnings"]))?;
+    Ok(Verdict::Fine)
+}
+
+fn documentation(ready: &Ready) -> Result<Verdict> {
+    let mut doc = sh::cargo();
+    doc.args([
+        "doc",
+        "--quiet",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    with_toolchain(&mut doc, ready);
+    sh::run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(Verdict::Fine)
+}
+
+fn with_toolchain(command: &mut std::process::Command, ready: &Ready) {
+    if let Some(toolchain) = &ready.ebpf_toolchain {
+        command.env("TRACER_EBPF_TOOLCHAIN", toolchain);
+    }
+}
+
+fn file_length() -> Result<Verdict> {
+    let list =
+        sh::capture(sh::command("git").args(["ls-files", "-co", "--exclude-standard", "*.rs"]))?;
+    let mut long = Vec::new();
+    for name in list.lines() {
+        let path = sh::root().join(name);
+        if path.exists() {
+            let lines = count_lines(&path)?;
+            if lines > LONGEST_FILE {
+                long.push(format!("{name} has {lines} lines"));
+            }
+        }
+    }
+    if !long.is_empty() {
+        bail!(
+            "{}; over {LONGEST_FILE} lines a file is to be split",
+            long.join(", ")
+        );
+    }
+    Ok(Verdict::Fine)
+}
+
+fn count_lines(path: &Path) -> Result<usize> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().count())
+}
+
+fn licences() -> Result<Verdict> {
+    let tree = sh::capture(sh::cargo().args([
+        "tree",
+        "--workspace",
+        "--prefix",
+        "none",
+        "--edges",
+        "normal,build,dev",
+        "--format",
+        "{p}\t{l}",
+    ]))?;
+    let mut refused: Vec<&str> = tree
+        .lines()
+        .map(|line| line.trim_end_matches(" (*)"))
+        .filter(|line| {
+            !line
+                .split_once('\t')
+                .is_some_and(|(_, licence)| acceptable(licence))
+        })
+        .collect();
+    refused.sort_unstable();
+    refused.dedup();
+    if !refused.is_empty() {
+        bail!("{}", refused.join(", ").replace('\t', " is under "));
+    }
+    Ok(Verdict::Fine)
+}
+
+/// Whether an SPDX expression leaves a choice that we accept. Only the shapes that crates use are
+/// understood (`OR` of `AND`s, one level of brackets); anything else is refused.
+fn acceptable(expression: &str) -> bool {
+    let parts: Vec<&str> = expression.split(" AND ").collect();
+    if parts.len() > 1 && expression.contains('(') {
+        return parts
+            .iter()
+            .all(|part| acceptable(part.trim().trim_start_matches('(').trim_end_matches(')')));
+    }
+    expression
+        .split(" OR ")
+        .flat_map(|part| part.split('/'))
+        .any(|choice| {
+            choice
+                .split(" AND ")
+                .all(|name| LICENCES.contains(&name.trim()))
+        })
+}
+
+fn duplicates() -> Result<Verdict> {
+    let tree = sh::capture(sh::cargo().args([
+        "tree",
+        "--workspace",
+        "--duplicates",
+        "--depth",
+        "0",
+        "--prefix",
+        "none",
+        "--edges",
+        "normal",
+    ]))?;
+    let mut versions: Vec<&str> = tree
+        .lines()
+        .map(|line| line.trim_end_matches(" (*)"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    Ok(if versions.is_empty() {
+        Verdict::Fine
+    } else {
+        Verdict::Note(format!("more than one version of: {}", versions.join(", ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::acceptable;
+
+    #[test]
+    fn one_acceptable_choice_is_enough() {
+        for fine in [
+            "MIT",
+            "MIT OR Apache-2.0",
+            "MIT/Apache-2.0",
+            "GPL-3.0 OR MIT",
+            "Apache-2.0 WITH LLVM-exception OR Apache-2.0 OR MIT",
+            "(MIT OR Apache-2.0) AND Unicode-3.0",
+            "BSD-3-Clause AND MIT",
+        ] {
+            assert!(acceptable(fine), "{fine}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_licence_is_refused() {
+        for refused in [
+            "",
+            "GPL-3.0",
+            "MIT AND GPL-3.0",
+            "(MIT OR Apache-2.0) AND GPL-3.0",
+        ] {
+            assert!(!acceptable(refused), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Installs what is missing, says so, and does nothing where nothing is missing.
+
+pub mod packages;
+mod toolchain;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+pub use self::toolchain::{LLVM, Source};
+use crate::{
+    args::Args,
+    sh::{self, step},
+};
+
+/// The version of bpf-linker that the eBPF programs are linked with.
+const LINKER: &str = "0.13.0";
+
+/// What a build needs to know about the machine.
+#[derive(Debug, Clone, Default)]
+pub struct Ready {
+    /// Value for `TRACER_EBPF_TOOLCHAIN`, where a toolchain was forced; otherwise the build
+    /// script finds one by itself.
+    pub ebpf_toolchain: Option<String>,
+    /// Folders with programs that were unpacked for the tests, to be searched first.
+    pub path: Vec<PathBuf>,
+}
+
+/// The options of `setup` that other commands take too.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    source: Option<Source>,
+    yes: bool,
+}
+
+impl Options {
+    /// Takes the options out of `args`.
+    pub fn take(args: &mut Args) -> Result<Self> {
+        Ok(Self {
+            source: args
+                .value("--toolchain-from")?
+                .map(|name| Source::parse(&name))
+                .transpose()?,
+            yes: args.flag("--yes"),
+        })
+    }
+}
+
+/// `cargo xtask setup`.
+pub fn main(mut args: Args) -> Result<ExitCode> {
+    let options = Options::take(&mut args)?;
+    let (tests, vm) = (args.flag("--tests"), args.flag("--vm"));
+    args.finish()?;
+    let ready = to_build(options)?;
+    if tests {
+        to_test(&ready, options)?;
+    }
+    if vm {
+        to_boot_guests(options)?;
+    }
+    eprintln!("xtask: everything needed is there");
+    if let Some(name) = &ready.ebpf_toolchain {
+        eprintln!("xtask: for a plain `cargo build`: export TRACER_EBPF_TOOLCHAIN={name}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes sure that the workspace can be built.
+pub fn to_build(options: Options) -> Result<Ready> {
+    packages::install(&["gcc", "libc6-dev"], "a C linker", options.yes)?;
+    let ebpf_toolchain = toolchain::ensure(options.source, options.yes)?;
+    ensure_linker(options.yes)?;
+    Ok(Ready {
+        ebpf_toolchain,
+        path: Vec::new(),
+    })
+}
+
+/// Makes sure that the behaviour tests find the programs they use.
+pub fn to_test(ready: &Ready, options: Options) -> Result<Ready> {
+    packages::install(
+        &["python3", "curl", "iproute2"],
+        "programs that the tests trace",
+        options.yes,
+    )?;
+    // unpacked, not installed: the package would start a server on this machine
+    let prometheus = packages::unpack("prometheus")?;
+    let mut ready = ready.clone();
+    ready.path.push(prometheus.join("usr/bin"));
+    Ok(ready)
+}
+
+/// Makes sure that kernels can be booted in QEMU.
+pub fn to_boot_guests(options: Options) -> Result<()> {
+    packages::install(
+        &["qemu-system-x86", "busybox-static", "cpio"],
+        "QEMU and what goes into a guest",
+        options.yes,
+    )
+}
+
+fn ensure_linker(yes: bool) -> Result<()> {
+    let wanted = format!("bpf-linker {LINKER}");
+    let mut ask = sh::command(sh::cargo_bin().join("bpf-linker"));
+    if sh::capture(ask.arg("--version")).is_ok_and(|version| version.trim() == wanted) {
+        return Ok(());
+    }
+    let headers = format!("llvm-{LLVM}-dev");
+    packages::install(&[&headers], "LLVM for bpf-linker", yes).with_context(|| {
+        format!("bpf-linker is built against LLVM {LLVM}; a distribution without {headers} can take it from apt.llvm.org")
+    })?;
+    let prefix = PathBuf::from(format!("/usr/lib/llvm-{LLVM}"));
+    if !prefix.join("bin/llvm-config").exists() {
+        bail!(
+            "{} has no llvm-config although {headers} is installed",
+            prefix.display()
+        );
+    }
+    step(
+        &format!("building {wanted} with cargo install (1 to 2 minutes)"),
+        || {
+            sh::quiet(
+                sh::cargo()
+                    .args(["install", "bpf-linker", "--force", "--locked"])
+                    .args(["--version", LINKER])
+                    .args(["--no-default-features", "--features"])
+                    .arg(format!("llvm-{LLVM}"))
+                    .env("LLVM_PREFIX", &prefix)
+                    .env("PATH", sh::path_with(&[prefix.join("bin")])),
+            )
+            .context("bpf-linker could not be built; `cargo xtask setup` tries again")
+        },
+    )
+}

@@ -1,0 +1,214 @@
+//! `cargo xtask test`: builds and runs every test, and counts what ran, failed and was skipped.
+
+mod outcome;
+mod table;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+pub use self::{outcome::Outcome, table::Suite};
+use crate::{
+    args::Args,
+    build::{self, Executable, Profile},
+    setup::{self, Ready},
+    sh,
+};
+
+/// The folder of the behaviour tests' package.
+const BEHAVIOUR: &str = "tests";
+/// Longer than this a suite hangs; the whole run has half an hour.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// `cargo xtask test`.
+pub fn main(mut args: Args) -> Result<ExitCode> {
+    let options = setup::Options::take(&mut args)?;
+    let unit_only = args.flag("--unit");
+    let filter = args.positional();
+    args.finish()?;
+    let mut ready = setup::to_build(options)?;
+    if !unit_only {
+        ready = setup::to_test(&ready, options)?;
+    }
+    let tracer = build::tracer(&ready, Profile::default())?;
+    let programs = build::cargo(
+        &ready,
+        Profile::default(),
+        &["test", "--workspace", "--no-run"],
+    )?;
+
+    let (behaviour, unit): (Vec<_>, Vec<_>) = programs
+        .iter()
+        .filter(|program| program.is_test)
+        .partition(|program| program.package == BEHAVIOUR && program.kind == "test");
+    let mut suites = Vec::new();
+    for program in unit {
+        suites.push(run_one(
+            program,
+            false,
+            sh::command(&program.path),
+            &filter,
+        )?);
+    }
+    if filter.is_empty() {
+        suites.push(run_doc_tests(&ready)?);
+    }
+    if !unit_only {
+        for program in behaviour {
+            let mut command = sh::as_root("env");
+            command
+                .arg(assignment("TRACER_BIN", &tracer))
+                .arg(assignment("PATH", Path::new(&sh::path_with(&ready.path))))
+                .arg(&program.path)
+                .current_dir(sh::root().join(BEHAVIOUR));
+            suites.push(run_one(program, true, command, &filter)?);
+        }
+    }
+    Ok(table::report(&suites))
+}
+
+fn assignment(name: &str, value: &Path) -> std::ffi::OsString {
+    let mut word = std::ffi::OsString::from(format!("{name}="));
+    word.push(value);
+    word
+}
+
+fn run_one(
+    program: &Executable,
+    each: bool,
+    mut command: Command,
+    filter: &[String],
+) -> Result<Suite> {
+    let name = format!("{}: {}", program.package, program.target);
+    command.args(filter);
+    run(&name, each, command, LIMIT)
+}
+
+fn run_doc_tests(ready: &Ready) -> Result<Suite> {
+    let mut cargo = sh::cargo();
+    cargo.args([
+        "test",
+        "--quiet",
+        "--workspace",
+        "--doc",
+        "--",
+        "--format=pretty",
+    ]);
+    if let Some(toolchain) = &ready.ebpf_toolchain {
+        cargo.env("TRACER_EBPF_TOOLCHAIN", toolchain);
+    }
+    run("examples in the documentation", false, cargo, LIMIT)
+}
+
+/// Runs one test program and reads its results; it is ended when it takes longer than `limit`.
+///
+/// Unless `each` test is worth a line, only what is out of the ordinary is shown.
+fn run(name: &str, each: bool, mut command: Command, limit: Duration) -> Result<Suite> {
+    eprintln!("xtask: {name}");
+    let started = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // so that what it started can be ended with it
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot start the tests of {name}"))?;
+    let stdout = child.stdout.take().context("the tests have no stdout")?;
+    let (line_sent, lines) = mpsc::channel();
+    // reads on while this thread watches the time
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+            if line_sent
+                .send(String::from_utf8_lossy(&line).into_owned())
+                .is_err()
+            {
+                return;
+            }
+        }
+    });
+    let mut outcome = Outcome::default();
+    let mut hung = false;
+    loop {
+        match lines.recv_timeout(limit.saturating_sub(started.elapsed())) {
+            Ok(line) => {
+                // ours comes last, and is the only one
+                if outcome::closing_line(&line).is_none() && (each || !is_dull(&line)) {
+                    println!("{line}");
+                }
+                outcome.read(&line);
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                hung = true;
+                let group = format!("-{}", child.id());
+                sh::quiet(sh::as_root("kill").args(["-9", "--", &group]))?;
+                break;
+            }
+        }
+    }
+    let status = child.wait()?;
+    if hung {
+        outcome.fail(format!("no end after {} s", limit.as_secs()));
+    } else if !outcome.finished() {
+        outcome.fail(format!("it ended without a result: {status}"));
+    } else if !status.success() && outcome.failed() == 0 {
+        outcome.fail(format!("it reported no failure, but ended with {status}"));
+    }
+    Ok(Suite {
+        name: name.to_owned(),
+        outcome,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Whether a line of a test program says no more than that all is well.
+fn is_dull(line: &str) -> bool {
+    let line = line.trim();
+    line.is_empty()
+        || line.starts_with("running ")
+        || (line.starts_with("test ") && line.ends_with(" ... ok"))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use std::{process::Command, time::Duration};
+
+    use super::run;
+
+    fn shell(script: &str, limit: Duration) -> super::Suite {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", script]);
+        run("made up", false, sh, limit).unwrap()
+    }
+
+    #[test]
+    fn a_test_program_that_dies_has_failed() {
+        let suite = shell("echo 'test a ... ok'; exit 101", Duration::from_secs(300));
+        assert_eq!(suite.outcome.failed(), 1);
+    }
+
+    #[test]
+    fn a_test_program_that_hangs_is_ended_and_has_failed() {
+        let suite = shell("sleep 600", Duration::from_millis(50));
+        assert_eq!(suite.outcome.failed(), 1);
+        assert!(suite.seconds < 300.0);
+    }
+
+    #[test]
+    fn an_exit_status_counts_even_when_the_summary_looks_fine() {
+        let suite = shell(
+            "echo 'test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out'; exit 1",
+            Duration::from_secs(300),
+        );
+        assert_eq!(suite.outcome.failed(), 1);
+    }
+}

@@ -1,0 +1,161 @@
+//! Reads what a test program prints: Rust's own harness, or the behaviour tests' runner.
+
+/// Counts of one or more test runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    summaries: u64,
+    /// A line for each failure and each skipped test: its name, and the reason where there is one.
+    pub remarks: Vec<String>,
+}
+
+impl Outcome {
+    /// Takes in one line of output: counts come from the closing line, names from those before it.
+    pub fn read(&mut self, line: &str) {
+        if let Some([passed, failed, skipped]) = closing_line(line) {
+            self.summaries += 1;
+            self.passed += passed;
+            self.failed += failed;
+            self.skipped += skipped;
+        } else if let Some((name, result)) = result_line(line) {
+            if result.starts_with("FAILED") {
+                self.remarks.push(format!("failed: {name}"));
+            } else if result.starts_with("ignored") || result.starts_with("skipped") {
+                self.remarks.push(format!("{result}: {name}"));
+            }
+        }
+    }
+
+    /// Adds a failure that the test program could not report itself.
+    pub fn fail(&mut self, reason: String) {
+        self.failed += 1;
+        self.remarks.push(format!("failed: {reason}"));
+    }
+
+    /// Adds the counts of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.summaries += other.summaries;
+        self.remarks.extend(other.remarks.iter().cloned());
+    }
+
+    /// Whether the test program came to its end.
+    pub fn finished(&self) -> bool {
+        self.summaries > 0
+    }
+
+    /// Tests that passed.
+    pub fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// Tests that failed.
+    pub fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    /// Tests that did not run.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+}
+
+/// Passed, failed and skipped, if `line` is the last one of a test program.
+pub fn closing_line(line: &str) -> Option<[u64; 3]> {
+    // `N passed, N failed, N skipped`
+    let own = [" passed", " failed", " skipped"];
+    let parts: Vec<&str> = line.trim().split(", ").collect();
+    if let [passed, failed, skipped] = parts[..] {
+        let counts = [passed, failed, skipped]
+            .iter()
+            .zip(own)
+            .map(|(part, label)| part.strip_suffix(label)?.parse().ok())
+            .collect::<Option<Vec<u64>>>();
+        if let Some(counts) = counts {
+            return counts.try_into().ok();
+        }
+    }
+    // `test result: ok. N passed; N failed; N ignored; …`
+    let summary = line.strip_prefix("test result: ")?;
+    let count = |label| {
+        summary
+            .split([';', '.'])
+            .find_map(|part| part.trim().strip_suffix(label)?.trim().parse().ok())
+    };
+    Some([count("passed")?, count("failed")?, count("ignored")?])
+}
+
+/// Name and result in `test NAME ... RESULT`.
+fn result_line(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix("test ")?.split_once(" ... ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outcome;
+
+    fn read(output: &str) -> Outcome {
+        let mut outcome = Outcome::default();
+        output.lines().for_each(|line| outcome.read(line));
+        outcome
+    }
+
+    #[test]
+    fn rusts_harness_is_understood() {
+        let outcome = read(
+            "\
+running 3 tests
+test a ... ok
+test b ... FAILED
+test c ... ignored, needs a second machine
+test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s
+",
+        );
+        assert_eq!(
+            (outcome.passed(), outcome.failed(), outcome.skipped()),
+            (1, 1, 1)
+        );
+        assert_eq!(
+            outcome.remarks,
+            ["failed: b", "ignored, needs a second machine: c"]
+        );
+        assert!(outcome.finished());
+    }
+
+    #[test]
+    fn the_behaviour_tests_runner_is_understood() {
+        let outcome = read(
+            "\
+running 3 tests
+test check::a (0.1 s) ... ok
+test check::b (0.2 s) ... FAILED
+    3 passed, but 4 were expected
+test check::c (0.0 s) ... skipped (not root)
+1 passed, 1 failed, 1 skipped
+",
+        );
+        assert_eq!(
+            (outcome.passed(), outcome.failed(), outcome.skipped()),
+            (1, 1, 1)
+        );
+        assert_eq!(
+            outcome.remarks,
+            [
+                "failed: check::b (0.2 s)",
+                "skipped (not root): check::c (0.0 s)"
+            ]
+        );
+        assert!(outcome.finished());
+    }
+
+    #[test]
+    fn output_without_a_closing_line_is_unfinished() {
+        assert!(!read("test a ... ok\nthread panicked").finished());
+        assert!(!read("1 passed, 2 failed").finished());
+        assert!(!read("test result: killed").finished());
+    }
+}
