@@ -87,7 +87,7 @@ fn run_one(
     mut command: Command,
     filter: &[String],
 ) -> Result<Suite> {
-    let name = format!("{}: {}", program.package, program.target);
+    let name = format!("{}: {} ({})", program.package, program.target, program.kind);
     command.args(filter);
     run(&name, each, command, LIMIT)
 }
