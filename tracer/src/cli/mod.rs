@@ -1,1 +1,187 @@
-//! The command line.
+//! The `tracer` command: arguments in, answers on stdout, messages on stderr, exit status.
+
+pub mod args;
+mod baseline;
+mod check;
+mod command;
+pub mod output;
+#[cfg(test)]
+mod samples;
+mod signals;
+mod target;
+pub mod text;
+pub mod units;
+mod users;
+mod watch;
+
+use std::{fmt, process::ExitCode};
+
+use clap::{CommandFactory as _, Parser as _};
+
+use self::args::{Cli, Command};
+use crate::collector::StartError;
+
+/// Exit status of a failure without a status of its own.
+pub const STATUS_FAILURE: u8 = 1;
+/// Exit status of wrong usage: arguments, targets and files that are not there.
+pub const STATUS_USAGE: u8 = 2;
+/// Exit status of an unsupported kernel or architecture, or a missing privilege.
+pub const STATUS_UNSUPPORTED: u8 = 3;
+/// Exit status of `check --exit-code` when there are leaks.
+pub const STATUS_LEAK: u8 = 4;
+/// Exit status of `check --exit-code` when it could not be settled.
+pub const STATUS_INCONCLUSIVE: u8 = 5;
+
+/// An error with the exit status it leads to.
+#[derive(Debug)]
+pub struct Failure {
+    /// Exit status of the command.
+    pub status: u8,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    /// Wrong usage: says what was wrong and what to do.
+    #[must_use]
+    pub fn usage(message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Failure {
+        Failure {
+            status: STATUS_USAGE,
+            error: anyhow::Error::msg(message),
+        }
+    }
+
+    /// Anything else that went wrong.
+    #[must_use]
+    pub fn failed(message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Failure {
+        Failure::from(anyhow::Error::msg(message))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure {
+            status: STATUS_FAILURE,
+            error,
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Failure {
+        Failure {
+            status: match error {
+                StartError::Unsupported(_) => STATUS_UNSUPPORTED,
+                StartError::Target(_) => STATUS_USAGE,
+                StartError::Failed(_) => STATUS_FAILURE,
+            },
+            error: error.into(),
+        }
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Check(args) => check::run(&args),
+        Command::Completions { shell } => completions(shell).map(|()| 0),
+        Command::Man => man().map(|()| 0),
+        _ => Err(Failure::failed("not built yet")),
+    };
+    let status = result.unwrap_or_else(|failure| {
+        output::note(&failure.to_string());
+        failure.status
+    });
+    ExitCode::from(status)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut script);
+    output::print(&String::from_utf8_lossy(&script))
+}
+
+/// One page for the command and all its subcommands, so that `tracer man | man -l -` shows it.
+fn man() -> Result<(), Failure> {
+    let mut page = Vec::new();
+    let mut cli = Cli::command();
+    cli.build();
+    render_man(&cli, &mut page).map_err(anyhow::Error::from)?;
+    output::print(&String::from_utf8_lossy(&page))
+}
+
+fn render_man(cli: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
+    let man = clap_mangen::Man::new(cli.clone());
+    man.render_title(page)?;
+    man.render_name_section(page)?;
+    man.render_synopsis_section(page)?;
+    man.render_description_section(page)?;
+    man.render_subcommands_section(page)?;
+    for command in cli.get_subcommands().filter(|c| c.get_name() != "help") {
+        page.extend_from_slice(
+            format!(".SH TRACER {}\n", command.get_name().to_uppercase()).as_bytes(),
+        );
+        let man = clap_mangen::Man::new(command.clone());
+        man.render_synopsis_section(page)?;
+        man.render_description_section(page)?;
+        man.render_options_section(page)?;
+        if let Some(text) = command.get_after_help() {
+            page.extend_from_slice(format!(".PP\n.nf\n{text}\n.fi\n").as_bytes());
+        }
+    }
+    man.render_extra_section(page)?;
+    man.render_version_section(page)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_has_every_command_and_option() {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut page = Vec::new();
+        render_man(&cli, &mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name().to_uppercase();
+            assert!(page.contains(&format!(".SH TRACER {name}")), "{name}");
+        }
+        assert!(page.contains("\\-\\-baseline"), "{page}");
+        assert!(page.contains("Exit status"), "{page}");
+    }
+
+    #[test]
+    fn every_shell_has_completions() {
+        for shell in [
+            clap_complete::Shell::Bash,
+            clap_complete::Shell::Zsh,
+            clap_complete::Shell::Fish,
+        ] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(
+                script.contains("describe") && script.contains("baseline"),
+                "{shell}"
+            );
+        }
+    }
+
+    #[test]
+    fn start_errors_have_the_status_of_the_contract() {
+        let status = |error| Failure::from(error).status;
+        assert_eq!(status(StartError::Unsupported("x".into())), 3);
+        assert_eq!(status(StartError::Target("x".into())), 2);
+        assert_eq!(status(StartError::Failed("x".into())), 1);
+    }
+}

@@ -1,0 +1,440 @@
+//! The command line: one definition gives parsing, `--help`, completions and the man page.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use super::units;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  fine
+  1  failure
+  2  wrong usage, or a target or file that is not there
+  3  unsupported kernel or architecture, or a missing privilege (it is named)
+  4  with --exit-code: leaks found (with --baseline: new or faster ones)
+  5  with --exit-code: inconclusive
+With -- COMMAND it is the command's own: 127 not found, 126 not executable, 128+n killed by signal n.";
+
+const EXAMPLES: &str = "\
+Examples:
+  tracer check --pid 4711 --duration 2m    watch one process and its children
+  tracer check -- ./server --port 8080     start a program and watch it to its end
+  tracer daemon --listen 9090              watch the whole node, with /metrics
+  tracer top -w                            the worst leaks of a running daemon, live";
+
+/// Finds connection leaks in running programs, from outside: which sockets stay open, which line
+/// opened or last used them, and to which URL.
+#[derive(Debug, Parser)]
+#[command(name = "tracer", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch a target for a while and say whether it leaks; needs no daemon
+    #[command(after_help = EXIT_STATUS)]
+    Check(Check),
+    /// Watch the whole node (or a target) and serve findings, connections and metrics
+    Daemon(Daemon),
+    /// Show the worst leaks that a daemon knows
+    Top(Top),
+    /// Show everything known about one finding
+    Describe(Describe),
+    /// List the open sockets: owner, age, idle time, state, call site, remote
+    Connections(ConnectionsArgs),
+    /// Say what this kernel and these privileges allow, and what is lost without the rest
+    Doctor(DoctorArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff)
+    Man,
+}
+
+/// Whom to watch; the whole host when nothing is given.
+#[derive(Debug, Default, Args)]
+#[group(id = "where", multiple = true)]
+pub struct TargetArgs {
+    /// Watch this process and its children (host pid; may be repeated)
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..),
+        conflicts_with_all = ["cgroup", "container"])]
+    pub pid: Vec<u32>,
+    /// Watch the processes of this cgroup directory, such as
+    /// /sys/fs/cgroup/system.slice/app.service
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::DirPath, conflicts_with = "container")]
+    pub cgroup: Option<PathBuf>,
+    /// Watch this container (its id, or the first 12 digits or more of it)
+    #[arg(long, value_name = "ID")]
+    pub container: Option<String>,
+}
+
+/// How to attach; rarely needed.
+#[derive(Debug, Default, Args)]
+pub struct AttachArgs {
+    /// Kernel type information to use in place of /sys/kernel/btf/vmlinux
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub btf: Option<PathBuf>,
+    /// Use this kind of hook only
+    #[arg(long, value_name = "KIND", hide = true, value_parser = ["tracepoint", "kprobe", "fentry"])]
+    pub backend: Option<String>,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Whom to watch.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// How long to watch: 60, 60s, 5m, 1h [default: 60s; to its end with -- COMMAND]
+    #[arg(long, short = 'd', value_name = "TIME", value_parser = units::parse_duration)]
+    pub duration: Option<Duration>,
+    /// Form of the report
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
+    pub output: ReportForm,
+    /// Let the exit status tell the verdict: 4 for leaks, 5 for inconclusive
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Compare with a result kept by --save: which findings are new, gone, slower, faster
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub baseline: Option<PathBuf>,
+    /// Keep the result (JSON) for a later --baseline
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub save: Option<PathBuf>,
+    /// Write the report here, not to stdout (or stderr with -- COMMAND)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
+    /// Run COMMAND as this user (name or number); needs root
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Username, requires = "command")]
+    pub user: Option<String>,
+    /// How to attach.
+    #[command(flatten)]
+    pub attach: AttachArgs,
+    /// Start this command and watch it to its end; its input, output and exit status stay its own
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments,
+        conflicts_with_all = ["pid", "cgroup", "container"])]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `daemon`.
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// Whom to watch.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Read this configuration (TOML); the command line wins over it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Serve on this TCP address too; a port alone means 127.0.0.1
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+    /// Serve on this UNIX socket [default: /run/tracer/tracer.sock]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+    /// How to attach.
+    #[command(flatten)]
+    pub attach: AttachArgs,
+}
+
+/// Where the daemons are.
+#[derive(Debug, Default, Args)]
+pub struct EndpointArgs {
+    /// Daemon to ask: a socket path, HOST:PORT or http://HOST:PORT (may be repeated)
+    /// [default: the local socket]
+    #[arg(
+        long,
+        value_name = "ENDPOINT",
+        env = "TRACER_ENDPOINT",
+        value_delimiter = ','
+    )]
+    pub endpoint: Vec<String>,
+}
+
+/// Which namespaces to show.
+#[derive(Debug, Default, Args)]
+pub struct NamespaceArgs {
+    /// Only findings in this Kubernetes namespace
+    #[arg(short, long, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// Findings in all namespaces, which is the default
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Where the daemons are.
+    #[command(flatten)]
+    pub endpoints: EndpointArgs,
+    /// Which namespaces.
+    #[command(flatten)]
+    pub namespaces: NamespaceArgs,
+    /// Only findings in this process (host pid)
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Which findings come first
+    #[arg(long, value_name = "BY", value_enum, default_value_t = SortBy::Leaked)]
+    pub sort_by: SortBy,
+    /// Show at most this many
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+    /// Keep watching in a live view (q ends it)
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Form of the list
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ListForm::Table)]
+    pub output: ListForm,
+}
+
+/// Arguments of `describe`.
+#[derive(Debug, Args)]
+pub struct Describe {
+    /// The finding's id, or its first digits
+    pub id: String,
+    /// Where the daemons are.
+    #[command(flatten)]
+    pub endpoints: EndpointArgs,
+    /// Form of the answer
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
+    pub output: ReportForm,
+}
+
+/// Arguments of `connections`.
+#[derive(Debug, Args)]
+pub struct ConnectionsArgs {
+    /// Where the daemons are.
+    #[command(flatten)]
+    pub endpoints: EndpointArgs,
+    /// Only sockets opened or held by this process (host pid)
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Only sockets in this state, such as established or close_wait
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<String>,
+    /// Only sockets whose remote or URL contains this
+    #[arg(long, value_name = "TEXT")]
+    pub remote: Option<String>,
+    /// Only sockets whose call site (function or file) contains this
+    #[arg(long, value_name = "TEXT")]
+    pub call_site: Option<String>,
+    /// Only sockets open for at least this long
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    pub older_than: Option<Duration>,
+    /// Only sockets without a transfer for at least this long
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    pub idle: Option<Duration>,
+    /// Which sockets come first
+    #[arg(long, value_name = "BY", value_enum, default_value_t = ConnectionSort::Age)]
+    pub sort_by: ConnectionSort,
+    /// Show at most this many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+    /// Form of the list
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ListForm::Table)]
+    pub output: ListForm,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Ask these daemons what they have attached, rather than this machine what it allows
+    #[arg(long, value_name = "ENDPOINT", value_delimiter = ',')]
+    pub endpoint: Vec<String>,
+    /// How to attach.
+    #[command(flatten)]
+    pub attach: AttachArgs,
+    /// Form of the answer
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
+    pub output: ReportForm,
+}
+
+/// Forms of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportForm {
+    /// For people.
+    Table,
+    /// For programs (docs/schema).
+    Json,
+}
+
+/// Forms of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ListForm {
+    /// The columns that fit a terminal
+    Table,
+    /// All columns
+    Wide,
+    /// One document
+    Json,
+    /// One document per line and row
+    Jsonl,
+    /// The columns of wide
+    Csv,
+}
+
+/// Orders of findings; the first is the worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SortBy {
+    /// Most outlived connections first
+    Leaked,
+    /// Fastest growth first
+    Rate,
+    /// Oldest connection first
+    Age,
+    /// Most open connections first
+    Open,
+}
+
+/// Orders of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConnectionSort {
+    /// Oldest first
+    Age,
+    /// Longest without a transfer first
+    Idle,
+    /// By process, then age
+    Pid,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["tracer"], args].concat())
+    }
+
+    fn check(args: &[&str]) -> Check {
+        match parse(&[&["check"], args].concat()).unwrap().command {
+            Command::Check(check) => check,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn check_knows_all_targets() {
+        assert_eq!(check(&["--pid", "1", "--pid", "2"]).target.pid, [1, 2]);
+        assert!(
+            check(&["--cgroup", "/sys/fs/cgroup/a"])
+                .target
+                .cgroup
+                .is_some()
+        );
+        assert!(
+            check(&["--container", "4f1d0a5c9b8e"])
+                .target
+                .container
+                .is_some()
+        );
+        let command = check(&["--user", "nobody", "--", "curl", "-o", "json", "--pid"]);
+        assert_eq!(command.command, ["curl", "-o", "json", "--pid"]);
+        assert_eq!(command.output, ReportForm::Table);
+        assert!(check(&[]).command.is_empty());
+    }
+
+    #[test]
+    fn targets_exclude_each_other() {
+        for args in [
+            &["--pid", "1", "--cgroup", "/x"][..],
+            &["--pid", "1", "--container", "4f1d0a5c9b8e"],
+            &["--cgroup", "/x", "--container", "4f1d0a5c9b8e"],
+            &["--pid", "1", "--", "true"],
+            &["--user", "nobody"],
+        ] {
+            let error = parse(&[&["check"], args].concat()).unwrap_err();
+            assert!(
+                matches!(
+                    error.kind(),
+                    ErrorKind::ArgumentConflict | ErrorKind::MissingRequiredArgument
+                ),
+                "{args:?}: {error}"
+            );
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn damaged_values_are_usage_errors() {
+        for args in [
+            &["check", "--pid", "0"][..],
+            &["check", "--pid", "-4"],
+            &["check", "--pid", "x"],
+            &["check", "--duration", "soon"],
+            &["check", "--duration", "0"],
+            &["check", "-o", "xml"],
+            &["top", "--sort-by", "name"],
+            &["describe"],
+            &["nosuch"],
+            &[],
+        ] {
+            assert_eq!(parse(args).unwrap_err().exit_code(), 2, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(
+            check(&["--duration", "5m"]).duration,
+            Some(Duration::from_secs(300))
+        );
+        assert_eq!(check(&["-d", "60"]).duration, Some(Duration::from_secs(60)));
+        assert_eq!(check(&[]).duration, None);
+    }
+
+    #[test]
+    fn every_command_has_help_and_every_option_a_sentence() {
+        for command in Cli::command().get_subcommands_mut() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            let help = command.render_help().to_string();
+            assert!(help.contains("Usage:"), "{help}");
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(
+                    arg.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    arg.get_id()
+                );
+            }
+        }
+        let mut cli = Cli::command();
+        let check = cli.find_subcommand_mut("check").unwrap();
+        let help = check.render_long_help().to_string();
+        for word in [
+            "--pid",
+            "--cgroup",
+            "--container",
+            "COMMAND",
+            "127",
+            "--baseline",
+            "--report",
+        ] {
+            assert!(help.contains(word), "{word} is missing:\n{help}");
+        }
+        assert!(!help.contains("--backend"), "{help}");
+    }
+
+    #[test]
+    fn endpoints_repeat_or_come_as_a_list() {
+        let args = parse(&["top", "--endpoint", "a:1,b:2", "--endpoint", "/run/x.sock"]).unwrap();
+        let Command::Top(top) = args.command else {
+            panic!("not top")
+        };
+        assert_eq!(top.endpoints.endpoint, ["a:1", "b:2", "/run/x.sock"]);
+        assert_eq!(top.limit, 20);
+    }
+}

@@ -1,0 +1,187 @@
+//! `tracer check`: attach, watch, print the verdict.
+
+use std::time::Duration;
+
+use super::{
+    Failure, STATUS_FAILURE, STATUS_INCONCLUSIVE, STATUS_LEAK,
+    args::{Check, ReportForm},
+    baseline,
+    command::{Gated, Running},
+    output::{self, OutputFile, Paint},
+    signals::Signals,
+    target, text, users,
+    watch::{self, Ended},
+};
+use crate::{
+    collector::{MAX_SOCKETS, Options, Session, Target},
+    report::{Report, Verdict},
+};
+
+/// How long to watch when nothing is said.
+const DURATION_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Runs the command; returns the exit status.
+///
+/// # Errors
+/// [`Failure`] with the status of the contract.
+pub fn run(args: &Check) -> Result<u8, Failure> {
+    // Everything that can be wrong with the arguments is found before anything is attached.
+    let then = args.baseline.as_deref().map(baseline::load).transpose()?;
+    let user = args.user.as_deref().map(users::find).transpose()?;
+    let report_file = open(args.report.as_deref(), "the report")?;
+    let save_file = open(args.save.as_deref(), "the result")?;
+    let signals = Signals::hold(!args.command.is_empty())
+        .map_err(|e| Failure::failed(format!("cannot hold signals back: {e}")))?;
+
+    let gated = match args.command.as_slice() {
+        [] => None,
+        command => Some(Gated::start(command, user)?),
+    };
+    let target = match &gated {
+        Some(gated) => Target::Processes(vec![gated.pid()]),
+        None => target::resolve(&args.target)?,
+    };
+    let session = Session::start(Options {
+        target: target.clone(),
+        backend: args.attach.backend.clone(),
+        max_sockets: MAX_SOCKETS,
+        btf: args.attach.btf.clone(),
+    })?;
+    let mut command = gated.map(Gated::release).transpose()?;
+
+    let duration = match &command {
+        Some(_) => args.duration,
+        None => Some(args.duration.unwrap_or(DURATION_DEFAULT)),
+    };
+    let (ended, outcome) = observe(session, &target, command.as_ref(), &signals, duration);
+    let own_status = finish(command.as_mut(), &ended, &signals)?;
+
+    let report = match outcome {
+        Ok(mut report) => {
+            report.baseline = then.as_ref().map(|then| {
+                let file = args.baseline.as_deref().unwrap_or("".as_ref());
+                baseline::compare(&report, then, &file.display().to_string())
+            });
+            report
+        }
+        Err(message) => {
+            output::note(&format!("no report: {message}"));
+            return Ok(own_status.unwrap_or(STATUS_FAILURE));
+        }
+    };
+    if let Some(file) = save_file {
+        file.write(&json(&report)?)?;
+    }
+    write(&report, args.output, report_file, own_status.is_some())?;
+    if let Ended::Broken(message) = &ended {
+        output::note(&format!("the watch ended early: {message}"));
+        return Ok(own_status.unwrap_or(STATUS_FAILURE));
+    }
+    Ok(exit_status(
+        baseline::verdict(&report),
+        args.exit_code,
+        own_status,
+    ))
+}
+
+/// Watches and judges; the session ends with it, so that a command that goes on runs untraced.
+fn observe(
+    mut session: Session,
+    target: &Target,
+    command: Option<&Running>,
+    signals: &Signals,
+    duration: Option<Duration>,
+) -> (Ended, Result<Report, String>) {
+    let ended = watch::watch(&mut session, target, command, signals, duration);
+    let report = session.report();
+    (ended, report)
+}
+
+fn open(path: Option<&std::path::Path>, purpose: &str) -> Result<Option<OutputFile>, Failure> {
+    path.map(|path| OutputFile::open(path, purpose)).transpose()
+}
+
+/// Waits for the end of a command and takes its exit status.
+fn finish(
+    command: Option<&mut Running>,
+    ended: &Ended,
+    signals: &Signals,
+) -> Result<Option<u8>, Failure> {
+    let Some(command) = command else {
+        return Ok(None);
+    };
+    // The report was taken first: what the command closes on this signal was open when asked.
+    if let Ended::Signal(signal) = ended {
+        command.forward(*signal);
+    }
+    watch::wait_for_command(command, signals);
+    command.status().map(Some)
+}
+
+fn json(report: &Report) -> Result<String, Failure> {
+    let mut text = serde_json::to_string_pretty(report).map_err(anyhow::Error::from)?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn write(
+    report: &Report,
+    form: ReportForm,
+    file: Option<OutputFile>,
+    with_command: bool,
+) -> Result<(), Failure> {
+    let paint = match (&file, with_command) {
+        (Some(_), _) => Paint::OFF,
+        (None, true) => Paint::on(&std::io::stderr()),
+        (None, false) => Paint::on(&std::io::stdout()),
+    };
+    let text = match form {
+        ReportForm::Json => json(report)?,
+        ReportForm::Table => text::report(report, paint, output::width()),
+    };
+    match file {
+        Some(file) => file.write(&text),
+        None if with_command => {
+            output::print_error(&text);
+            Ok(())
+        }
+        None => output::print(&text),
+    }
+}
+
+/// The command's own status stands, unless a leak was found and the user wants to know.
+fn exit_status(verdict: Verdict, exit_code: bool, own_status: Option<u8>) -> u8 {
+    match (verdict, own_status) {
+        (Verdict::Leak, _) if exit_code => STATUS_LEAK,
+        (_, Some(own)) => own,
+        (Verdict::Inconclusive, None) if exit_code => STATUS_INCONCLUSIVE,
+        (_, None) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_statuses_follow_the_contract() {
+        use Verdict::{Clean, Inconclusive, Leak};
+        for (verdict, exit_code, own, expected) in [
+            (Leak, false, None, 0),
+            (Leak, true, None, 4),
+            (Inconclusive, true, None, 5),
+            (Inconclusive, false, None, 0),
+            (Clean, true, None, 0),
+            (Leak, false, Some(7), 7),
+            (Leak, true, Some(7), 4),
+            (Inconclusive, true, Some(7), 7),
+            (Clean, true, Some(143), 143),
+        ] {
+            assert_eq!(
+                exit_status(verdict, exit_code, own),
+                expected,
+                "{verdict:?} {own:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The loop of `check`: drives a session until time, target or user end it.
+
+use std::{
+    io::{self, Write as _},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
+use super::{
+    command::Running,
+    output,
+    signals::{Signal, Signals},
+    units,
+};
+use crate::collector::{Session, Status, Target};
+
+/// How often the progress line changes.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Why a watch ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The time is over.
+    Time,
+    /// The user asked for it.
+    Signal(Signal),
+    /// Every watched process ended, or the cgroup was removed.
+    Target,
+    /// The command that was started ended.
+    Command,
+    /// The collector stopped working.
+    Broken(String),
+}
+
+/// Runs `session` until something ends the watch. Signals that don't end it go to `command`.
+pub fn watch(
+    session: &mut Session,
+    target: &Target,
+    command: Option<&Running>,
+    signals: &Signals,
+    duration: Option<Duration>,
+) -> Ended {
+    // A command writes to the same terminal; its output must not be disturbed.
+    let mut progress = (command.is_none() && output::stderr_is_terminal()).then(Progress::default);
+    let deadline = duration.and_then(|duration| Instant::now().checked_add(duration));
+    let mut ends = ends_of(target, command);
+    loop {
+        let wait = match session.tick() {
+            Ok(wait) => wait,
+            Err(message) => return Ended::Broken(message),
+        };
+        let status = session.status();
+        if command.is_none() && target_ended(target, status, Path::exists) {
+            return Ended::Target;
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Ended::Time;
+        }
+        if let Some(progress) = &mut progress {
+            progress.show(left, status);
+        }
+        let mut timeout = left.map_or(wait, |left| left.min(wait));
+        if progress.is_some() {
+            timeout = timeout.min(PROGRESS_EVERY);
+        }
+        let ready = wait_for(session, signals, command, &ends, timeout);
+        if ready.command {
+            return Ended::Command;
+        }
+        while let Some(signal) = signals.next() {
+            if signal.ends() {
+                return Ended::Signal(signal);
+            }
+            if let Some(command) = command {
+                command.forward(signal);
+            }
+        }
+        let mut index = 0;
+        ends.retain(|_| {
+            index += 1;
+            !ready.ended.contains(&(index - 1))
+        });
+    }
+}
+
+/// Descriptors that become readable when a watched process ends, so that the watch of a process
+/// ends with it and not at the next sweep.
+fn ends_of(target: &Target, command: Option<&Running>) -> Vec<OwnedFd> {
+    let Target::Processes(pids) = target else {
+        return Vec::new();
+    };
+    if command.is_some() {
+        return Vec::new();
+    }
+    pids.iter()
+        .filter_map(|&pid| Pid::from_raw(i32::try_from(pid).ok()?))
+        .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .collect()
+}
+
+fn target_ended(target: &Target, status: Status, exists: impl Fn(&Path) -> bool) -> bool {
+    match target {
+        Target::Host => false,
+        Target::Processes(_) => status.processes == 0,
+        Target::Cgroup(path) => !exists(path),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    command: bool,
+    /// Indexes of the processes that ended.
+    ended: Vec<usize>,
+}
+
+fn wait_for(
+    session: &Session,
+    signals: &Signals,
+    command: Option<&Running>,
+    ends: &[OwnedFd],
+    timeout: Duration,
+) -> Ready {
+    let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+    fds.extend(command.map(|command| PollFd::new(command.pidfd(), PollFlags::IN)));
+    let first_end = fds.len();
+    fds.extend(ends.iter().map(|end| PollFd::new(end, PollFlags::IN)));
+    let wake = session.wake_fd();
+    if wake >= 0 {
+        // SAFETY: the session owns the descriptor and outlives this call.
+        let wake = unsafe { BorrowedFd::borrow_raw(wake) };
+        fds.push(PollFd::from_borrowed_fd(wake, PollFlags::IN));
+    }
+    let timeout = Timespec::try_from(timeout).ok();
+    // An interrupted wait is as good as one that timed out.
+    let _ = poll(&mut fds, timeout.as_ref());
+    let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    Ready {
+        command: command.is_some() && ready(&fds[1]),
+        ended: (0..ends.len())
+            .filter(|index| ready(&fds[first_end + index]))
+            .collect(),
+    }
+}
+
+/// Waits for the end of a command after the watch, passing all signals on.
+pub fn wait_for_command(command: &Running, signals: &Signals) {
+    loop {
+        let mut fds = [
+            PollFd::new(signals, PollFlags::IN),
+            PollFd::from_borrowed_fd(command.pidfd().as_fd(), PollFlags::IN),
+        ];
+        let _ = poll(&mut fds, None);
+        if !fds[1].revents().is_empty() {
+            return;
+        }
+        while let Some(signal) = signals.next() {
+            command.forward(signal);
+        }
+    }
+}
+
+/// One line on stderr that is overwritten in place and gone at the end.
+#[derive(Debug, Default)]
+struct Progress {
+    shown: Option<Instant>,
+}
+
+impl Progress {
+    fn show(&mut self, left: Option<Duration>, status: Status) {
+        let due = self.shown.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY);
+        if due {
+            self.shown = Some(Instant::now());
+            let mut err = io::stderr().lock();
+            let _ = write!(err, "\r{}\x1b[K", progress_line(left, status));
+            let _ = err.flush();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown.is_some() {
+            let mut err = io::stderr().lock();
+            let _ = write!(err, "\r\x1b[K");
+            let _ = err.flush();
+        }
+    }
+}
+
+fn progress_line(left: Option<Duration>, status: Status) -> String {
+    let left = left.map_or("watching".to_owned(), |left| {
+        let seconds = left.as_secs_f64().ceil();
+        format!("watching, {} left", units::duration(seconds))
+    });
+    format!(
+        "{left}: {}, {}; Ctrl-C to stop and see",
+        units::count(status.sockets, "socket"),
+        units::count(status.candidates, "candidate")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_progress_line_says_what_matters() {
+        let status = Status {
+            sockets: 12,
+            candidates: 1,
+            processes: 1,
+        };
+        assert_eq!(
+            progress_line(Some(Duration::from_millis(41_200)), status),
+            "watching, 42s left: 12 sockets, 1 candidate; Ctrl-C to stop and see"
+        );
+        assert!(progress_line(None, status).starts_with("watching: 12"));
+    }
+
+    #[test]
+    fn a_target_ends_with_its_last_process_or_its_cgroup() {
+        let status = |processes| Status {
+            processes,
+            ..Status::default()
+        };
+        let processes = Target::Processes(vec![1]);
+        assert!(target_ended(&processes, status(0), |_| true));
+        assert!(!target_ended(&processes, status(1), |_| true));
+        let cgroup = Target::Cgroup("/sys/fs/cgroup/x".into());
+        assert!(target_ended(&cgroup, status(0), |_| false));
+        assert!(!target_ended(&cgroup, status(0), |_| true));
+        assert!(!target_ended(&Target::Host, status(0), |_| false));
+    }
+}
