@@ -73,16 +73,26 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
 
 /// Builds the `tracer` command and says where it is.
 pub fn tracer(ready: &Ready, profile: Profile) -> Result<PathBuf> {
-    let built = cargo(
+    find(&programs(ready, profile)?, "tracer")
+}
+
+/// Builds the `tracer` command and the fixture programs: together, so that their dependencies are
+/// compiled with the same features and only once.
+pub fn programs(ready: &Ready, profile: Profile) -> Result<Vec<Executable>> {
+    cargo(
         ready,
         profile,
-        &["build", "--package", "tracer", "--bin", "tracer"],
-    )?;
-    built
-        .into_iter()
-        .find(|program| program.target == "tracer" && program.kind == "bin")
-        .map(|program| program.path)
-        .context("cargo built no executable named `tracer`")
+        &["build", "--workspace", "--exclude", "xtask", "--bins"],
+    )
+}
+
+/// The path of the program (not the test) called `name`.
+pub fn find(programs: &[Executable], name: &str) -> Result<PathBuf> {
+    programs
+        .iter()
+        .find(|program| program.target == name && program.kind == "bin" && !program.is_test)
+        .map(|program| program.path.clone())
+        .with_context(|| format!("cargo built no program named `{name}`"))
 }
 
 /// Runs a cargo command that builds, with its progress shown; returns the programs it made.

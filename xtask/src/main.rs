@@ -6,6 +6,7 @@ mod check;
 mod setup;
 mod sh;
 mod suites;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,8 @@ cargo xtask COMMAND
   run [--release] -- ARGS   build as this user, then run `tracer ARGS` as root (through sudo if need be)
   test [--unit] [--full] [FILTER]
                             unit tests and behaviour tests on this machine's kernel (--full: and in every guest)
+  vm [KERNEL…] --run 'CMD'  boot Debian's kernels (5.10, 6.1, 6.12, 7) in QEMU and run a shell command there;
+                            `tracer` is on the path, the fixture programs are in /fixtures
   check                     formatting, lints, documentation, file length, licences, duplicate versions
   bench                     measure what tracing costs
 
@@ -55,6 +58,7 @@ fn dispatch() -> Result<ExitCode> {
         "run" => build::run(args),
         "test" => suites::main(args),
         "check" => check::main(args),
+        "vm" => vm::main(args),
         "bench" => {
             args.finish()?;
             anyhow::bail!("there are no benchmarks yet, so there is nothing to measure");

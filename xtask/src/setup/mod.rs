@@ -93,7 +93,7 @@ pub fn to_test(ready: &Ready, options: Options) -> Result<Ready> {
 /// Makes sure that kernels can be booted in QEMU.
 pub fn to_boot_guests(options: Options) -> Result<()> {
     packages::install(
-        &["qemu-system-x86", "busybox-static", "cpio"],
+        &["qemu-system-x86", "busybox-static", "binutils"],
         "QEMU and what goes into a guest",
         options.yes,
     )

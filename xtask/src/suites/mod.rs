@@ -38,12 +38,12 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     if !unit_only {
         ready = setup::to_test(&ready, options)?;
     }
-    let tracer = build::tracer(&ready, Profile::default())?;
     let programs = build::cargo(
         &ready,
         Profile::default(),
-        &["test", "--workspace", "--no-run"],
+        &["build", "--workspace", "--bins", "--tests"],
     )?;
+    let tracer = build::find(&programs, "tracer")?;
 
     let (behaviour, unit): (Vec<_>, Vec<_>) = programs
         .iter()
