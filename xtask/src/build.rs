@@ -86,6 +86,15 @@ pub fn programs(ready: &Ready, profile: Profile) -> Result<Vec<Executable>> {
     )
 }
 
+/// Builds everything: the programs, and all tests.
+pub fn with_tests(ready: &Ready) -> Result<Vec<Executable>> {
+    cargo(
+        ready,
+        Profile::default(),
+        &["build", "--workspace", "--bins", "--tests"],
+    )
+}
+
 /// The path of the program (not the test) called `name`.
 pub fn find(programs: &[Executable], name: &str) -> Result<PathBuf> {
     programs

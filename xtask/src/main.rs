@@ -23,8 +23,9 @@ cargo xtask COMMAND
   run [--release] -- ARGS   build as this user, then run `tracer ARGS` as root (through sudo if need be)
   test [--unit] [--full] [FILTER]
                             unit tests and behaviour tests on this machine's kernel (--full: and in every guest)
-  vm [KERNEL…] --run 'CMD'  boot Debian's kernels (5.10, 6.1, 6.12, 7) in QEMU and run a shell command there;
-                            `tracer` is on the path, the fixture programs are in /fixtures
+  vm [KERNEL…] [--only NAME] [--run 'CMD'] [--limit SECONDS]
+                            boot Debian's kernels (5.10, 6.1, 6.12, 7) in QEMU and run the behaviour tests there,
+                            or a shell command (`tracer` is on the path, the fixture programs are in /fixtures)
   check                     formatting, lints, documentation, file length, licences, duplicate versions
   bench                     measure what tracing costs
 

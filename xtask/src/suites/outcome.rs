@@ -34,18 +34,28 @@ impl Outcome {
         self.remarks.push(format!("failed: {reason}"));
     }
 
+    /// Adds something that could not be tested at all.
+    pub fn skip(&mut self, reason: String) {
+        self.skipped += 1;
+        self.remarks.push(format!("skipped: {reason}"));
+    }
+
+    /// Judges the end of a test program, which succeeded or ended with what `status` says: one
+    /// that broke off, or failed without naming a failure, is a failure itself.
+    pub fn close(&mut self, succeeded: bool, status: impl std::fmt::Display) {
+        if self.summaries == 0 {
+            self.fail(format!("it ended without a result: {status}"));
+        } else if !succeeded && self.failed == 0 {
+            self.fail(format!("it reported no failure, but ended with {status}"));
+        }
+    }
+
     /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
-        self.summaries += other.summaries;
         self.remarks.extend(other.remarks.iter().cloned());
-    }
-
-    /// Whether the test program came to its end.
-    pub fn finished(&self) -> bool {
-        self.summaries > 0
     }
 
     /// Tests that passed.
@@ -123,7 +133,6 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 2 filtered out; 
             outcome.remarks,
             ["failed: b", "ignored, needs a second machine: c"]
         );
-        assert!(outcome.finished());
     }
 
     #[test]
@@ -149,13 +158,27 @@ test check::c (0.0 s) ... skipped (not root)
                 "skipped (not root): check::c (0.0 s)"
             ]
         );
-        assert!(outcome.finished());
     }
 
     #[test]
-    fn output_without_a_closing_line_is_unfinished() {
-        assert!(!read("test a ... ok\nthread panicked").finished());
-        assert!(!read("1 passed, 2 failed").finished());
-        assert!(!read("test result: killed").finished());
+    fn output_without_a_closing_line_is_a_failure() {
+        for output in [
+            "test a ... ok\nthread panicked",
+            "1 passed, 2 failed",
+            "test result: killed",
+        ] {
+            let mut outcome = read(output);
+            outcome.close(true, "0");
+            assert_eq!(outcome.failed(), 1, "{output}");
+        }
+    }
+
+    #[test]
+    fn the_exit_status_counts_too() {
+        let mut outcome = read("1 passed, 0 failed, 0 skipped");
+        outcome.close(true, "0");
+        assert_eq!(outcome.failed(), 0);
+        outcome.close(false, "1");
+        assert_eq!(outcome.failed(), 1);
     }
 }

@@ -66,10 +66,15 @@ pub struct Kernel {
     pub path: PathBuf,
 }
 
+/// All lines that are tested.
+pub fn all() -> Vec<Line> {
+    LINES.to_vec()
+}
+
 /// The lines with these names, or all. `7.2` means the newest kernel of line 7.
 pub fn wanted(names: &[String]) -> Result<Vec<Line>> {
     if names.is_empty() {
-        return Ok(LINES.to_vec());
+        return Ok(all());
     }
     names
         .iter()

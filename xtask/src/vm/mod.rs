@@ -5,64 +5,126 @@ mod guest;
 mod image;
 mod kernel;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
-pub use self::{image::Image, kernel::Kernel};
+pub use self::kernel::all;
+use self::{
+    image::Image,
+    kernel::{Kernel, Line},
+};
 use crate::{
     args::{Args, UsageError},
     build::{self, Executable, Profile},
     setup, sh,
+    suites::{self, Outcome, Suite},
 };
 
 /// Emulation is about this much slower than the machine it runs on; tests multiply their limits.
 const SLOWER: u32 = 10;
 
+/// Longer than this a job hangs, unless the user says otherwise.
+pub const LIMIT: Duration = Duration::from_secs(15 * 60);
+
 /// `cargo xtask vm`.
 pub fn main(mut args: Args) -> Result<ExitCode> {
     let options = setup::Options::take(&mut args)?;
-    let Some(script) = args.value("--run")? else {
-        return Err(UsageError("`vm` needs `--run 'COMMAND'` for now".to_owned()).into());
-    };
-    let seconds = match args.value("--limit")? {
-        Some(text) => text
-            .parse()
-            .map_err(|_| UsageError(format!("`--limit {text}` is not a number of seconds")))?,
-        None => 600,
+    let script = args.value("--run")?;
+    let filter: Vec<String> = args.value("--only")?.into_iter().collect();
+    let limit = match args.value("--limit")? {
+        Some(text) => Duration::from_secs(
+            text.parse()
+                .map_err(|_| UsageError(format!("`--limit {text}` is not a number of seconds")))?,
+        ),
+        None => LIMIT,
     };
     let names = args.positional();
     args.finish()?;
-    let kernels = kernel::wanted(&names)?;
+    let lines = kernel::wanted(&names)?;
 
     let ready = setup::to_build(options)?;
     setup::to_boot_guests(options)?;
-    let image = image_of(&build::programs(&ready, Profile::default())?)?;
-
-    let mut failed = false;
-    for kernel in kernels {
-        let kernel = kernel.fetch()?;
-        eprintln!("xtask: Linux {}", kernel.version);
-        let ended = guest::run(
-            &kernel,
-            &image,
-            &script,
-            Duration::from_secs(seconds),
-            &mut |line| println!("{line}"),
-        )?;
-        if ended.status != 0 {
-            eprintln!("xtask: exit status {}", ended.status);
-            failed = true;
+    match script {
+        Some(script) => {
+            let programs = build::programs(&ready, Profile::default())?;
+            run(&lines, &image_of(&programs)?, &script, limit)
+        }
+        None => {
+            let programs = build::with_tests(&ready)?;
+            Ok(suites::report(&test(&programs, &lines, &filter, limit)?))
         }
     }
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
 }
 
-/// A guest with `tracer` and the fixture programs.
+/// Runs one shell command in each kernel.
+fn run(lines: &[Line], image: &Image, script: &str, limit: Duration) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for line in lines {
+        let kernel = line.fetch()?;
+        eprintln!("xtask: Linux {}", kernel.version);
+        let ended = guest::run(&kernel, image, script, limit, &mut |line| {
+            println!("{line}");
+        })?;
+        if ended.status != 0 {
+            eprintln!("xtask: exit status {}", ended.status);
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}
+
+/// Runs the behaviour tests in each kernel; one that can't be had is a skip with its reason.
+pub fn test(
+    programs: &[Executable],
+    lines: &[Line],
+    filter: &[String],
+    limit: Duration,
+) -> Result<Vec<Suite>> {
+    let image = image_with_tests(programs)?;
+    let job = format!("cd /tmp; /usr/bin/behaviour {}", filter.join(" "));
+    let mut suites = Vec::new();
+    for line in lines {
+        let started = Instant::now();
+        let mut outcome = Outcome::default();
+        let mut name = format!("in a guest: Linux {}", line.name);
+        match line.fetch() {
+            Err(error) => outcome.skip(format!("{error:#}")),
+            Ok(kernel) => {
+                name = format!("in a guest: Linux {}", kernel.version);
+                eprintln!("xtask: {name}");
+                let ended = guest::run(&kernel, &image, &job, limit, &mut |line| {
+                    suites::show(line);
+                    outcome.read(line);
+                });
+                match ended {
+                    Ok(ended) => {
+                        outcome.close(ended.status == 0, format!("exit status {}", ended.status));
+                        if ended.boots > 1 {
+                            outcome
+                                .remarks
+                                .push(format!("it took {} boots", ended.boots));
+                        }
+                    }
+                    Err(error) => outcome.fail(format!("{error:#}")),
+                }
+            }
+        }
+        suites.push(Suite {
+            name,
+            outcome,
+            seconds: started.elapsed().as_secs_f64(),
+        });
+    }
+    Ok(suites)
+}
+
+/// A guest with `tracer` and the fixture programs that cargo builds.
 fn image_of(programs: &[Executable]) -> Result<Image> {
     let mut image = Image::new()?;
     image.add_stripped(&build::find(programs, "tracer")?, "/usr/bin/tracer")?;
@@ -74,6 +136,28 @@ fn image_of(programs: &[Executable]) -> Result<Image> {
     Ok(image)
 }
 
-fn work_dir() -> std::path::PathBuf {
+/// A guest with `tracer`, the behaviour tests and all their fixture programs.
+fn image_with_tests(programs: &[Executable]) -> Result<Image> {
+    let tests = &programs
+        .iter()
+        .find(|program| program.target == "behaviour" && program.is_test)
+        .context("cargo built no behaviour tests")?
+        .path;
+    let folder = work_dir().join("fixtures");
+    // of an earlier build
+    let _ = fs::remove_dir_all(&folder);
+    sh::quiet(sh::command(tests).arg("--build-fixtures").arg(&folder))?;
+    let mut image = image_of(programs)?;
+    image.add_stripped(tests, "/usr/bin/behaviour")?;
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
+            image.add_program(&path, &format!("/fixtures/{name}"))?;
+        }
+    }
+    Ok(image)
+}
+
+fn work_dir() -> PathBuf {
     sh::cache_dir().join("vm")
 }
