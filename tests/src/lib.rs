@@ -5,6 +5,7 @@
 
 pub mod fixtures;
 pub mod host;
+pub mod http;
 pub mod pace;
 pub mod program;
 pub mod runner;

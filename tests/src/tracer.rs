@@ -1,6 +1,7 @@
 //! The `tracer` binary as a user has it, and its answers.
 
 use std::{
+    collections::BTreeSet,
     env,
     ffi::OsStr,
     fs,
@@ -16,6 +17,7 @@ use serde_json::Value;
 use crate::{
     host,
     program::{Ended, Program},
+    wait,
 };
 
 /// The binary under test: `TRACER_BIN`, else the one of this build, brought up to date by cargo.
@@ -105,6 +107,43 @@ pub fn check(pid: u32, seconds: u64) -> Result<Check> {
         "json",
     ])?;
     Ok(Check { program, time })
+}
+
+/// Waits until a running tracer has its probes attached, and returns the ids of their programs.
+///
+/// # Errors
+/// When it ends before, or takes too long.
+pub fn attached(program: &mut Program) -> Result<BTreeSet<u32>> {
+    let ids = wait::for_value("attached probes", host::seconds(60), || {
+        ensure!(program.runs()?, "tracer ended: {}", program.stderr());
+        let ids = host::bpf_programs_of(program.pid())?;
+        // The set grows while probes are being loaded; it is complete when it stops growing.
+        std::thread::sleep(Duration::from_millis(300));
+        let again = host::bpf_programs_of(program.pid())?;
+        Ok((!ids.is_empty() && ids == again).then_some(ids))
+    })?;
+    for id in &ids {
+        ensure!(
+            host::bpf_program_exists(*id)?,
+            "program {id} is held but not loaded"
+        );
+    }
+    Ok(ids)
+}
+
+/// Waits until none of these BPF programs is loaded any more.
+///
+/// # Errors
+/// When one stays.
+pub fn detached(ids: &BTreeSet<u32>) -> Result<()> {
+    wait::until("all BPF programs to be gone", host::seconds(20), || {
+        for id in ids {
+            if host::bpf_program_exists(*id)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
 }
 
 /// A `tracer check` on its way.

@@ -3,7 +3,13 @@
 //! `cargo test -p tracer-tests [FILTER…]`, as root. `--build-fixtures DIR [--static]` builds the fixture
 //! programs into a directory instead, for a guest that has neither cargo nor a compiler.
 
+mod bad_input;
+mod command;
+mod daemon;
+mod doctor;
 mod fixtures;
+mod output;
+mod readme;
 mod scenes;
 mod verdicts;
 
@@ -27,5 +33,14 @@ fn main() -> ExitCode {
             }
         };
     }
-    runner::main(&[fixtures::TESTS, verdicts::TESTS])
+    runner::main(&[
+        readme::TESTS,
+        fixtures::TESTS,
+        verdicts::TESTS,
+        command::TESTS,
+        bad_input::TESTS,
+        daemon::TESTS,
+        doctor::TESTS,
+        output::TESTS,
+    ])
 }

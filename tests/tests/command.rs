@@ -1,0 +1,247 @@
+//! `tracer check -- COMMAND` behaves like strace: the command's input, output and exit status stay its own.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use anyhow::{Result, ensure};
+use tracer_tests::{
+    fixtures,
+    host::{self, seconds},
+    program::Ended,
+    tests,
+    tracer::{self, Report},
+};
+
+use crate::scenes;
+
+tests![
+    streams_are_undisturbed,
+    report_goes_to_standard_error,
+    exit_status_is_the_commands,
+    another_user_runs_the_command,
+    exit_code_tells_of_a_leak,
+    exit_code_of_a_clean_command_is_its_own,
+    interrupt_reaches_the_command,
+    broken_pipe_is_no_error,
+];
+
+/// Runs `tracer check OPTIONS -- sh -c SCRIPT` with `input`.
+fn shell(options: &[&str], script: &str, input: &str) -> Result<Ended> {
+    host::require_root()?;
+    let arguments = [&["check"], options, &["--", "sh", "-c", script]].concat();
+    let mut program = tracer::start(&arguments)?;
+    program.write(input)?;
+    program.close_stdin();
+    program.end(seconds(60))
+}
+
+fn streams_are_undisturbed() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let report = directory.path().join("report");
+    let options = ["--report", &report.to_string_lossy()];
+    let ended = shell(&options, "cat; echo problem >&2; exit 7", "some\ninput")?;
+    ensure!(ended.stdout == "some\ninput", "stdout: {:?}", ended.stdout);
+    ensure!(ended.stderr == "problem\n", "stderr: {:?}", ended.stderr);
+    ensure!(ended.code() == 7, "status {}", ended.code());
+    ensure!(
+        !fs::read_to_string(&report)?.is_empty(),
+        "the report is empty"
+    );
+    Ok(())
+}
+
+fn report_goes_to_standard_error() -> Result<()> {
+    let ended = shell(&[], "echo output; echo problem >&2", "")?;
+    ensure!(ended.stdout == "output\n", "stdout: {:?}", ended.stdout);
+    ensure!(
+        ended.stderr.starts_with("problem\n"),
+        "stderr: {:?}",
+        ended.stderr
+    );
+    ensure!(
+        ended.stderr.len() > "problem\n".len(),
+        "no report: {:?}",
+        ended.stderr
+    );
+    ensure!(ended.code() == 0, "status {}", ended.code());
+    Ok(())
+}
+
+fn exit_status_is_the_commands() -> Result<()> {
+    host::require_root()?;
+    let directory = tempfile::tempdir()?;
+    let plain = directory.path().join("plain");
+    fs::write(&plain, "no program\n")?;
+    fs::set_permissions(&plain, fs::Permissions::from_mode(0o644))?;
+    let plain = plain.to_string_lossy();
+    for (command, expected) in [
+        (&["true"][..], 0),
+        (&["false"], 1),
+        (&["sh", "-c", "exit 42"], 42),
+        (&["sh", "-c", "kill -TERM $$"], 128 + 15),
+        (&["sh", "-c", "kill -KILL $$"], 128 + 9),
+        (&["/no/such/program"], 127),
+        (&["no-such-program-in-the-path"], 127),
+        (&[&*plain], 126),
+    ] {
+        let ended = tracer::run(&[&["check", "--"], command].concat(), seconds(60))?;
+        ensure!(
+            ended.code() == expected,
+            "{command:?}: status {}, not {expected}: {}",
+            ended.code(),
+            ended.stderr
+        );
+        if expected == 126 || expected == 127 {
+            ensure!(
+                ended.stderr.contains(command[0]),
+                "{command:?} is not named: {}",
+                ended.stderr
+            );
+        }
+    }
+    Ok(())
+}
+
+fn another_user_runs_the_command() -> Result<()> {
+    let ended = shell(&["--user", "65534"], "id -u; id -G", "")?;
+    ensure!(
+        ended.stdout == "65534\n65534\n",
+        "ids: {:?} {}",
+        ended.stdout,
+        ended.stderr
+    );
+    let ended = shell(&["--user", "no-such-user"], "id -u", "")?;
+    ensure!(
+        ended.code() == 2,
+        "status {}: {}",
+        ended.code(),
+        ended.stderr
+    );
+    ensure!(
+        ended.stderr.contains("no-such-user"),
+        "not named: {}",
+        ended.stderr
+    );
+    Ok(())
+}
+
+fn exit_code_tells_of_a_leak() -> Result<()> {
+    host::require_root()?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("report.json");
+    let (_server, address) = scenes::server("http", "127.0.0.1:0")?;
+    let client = fixtures::path("client")?;
+    let mut program = tracer::start(&[
+        "check",
+        "--exit-code",
+        "-o",
+        "json",
+        "--report",
+        &file.to_string_lossy(),
+        "--",
+        &client.to_string_lossy(),
+        "fetch",
+        &address,
+        "8",
+        "100",
+        "leak",
+    ])?;
+    program.line("DONE", seconds(60))?;
+    program.close_stdin();
+    let ended = program.end(seconds(60))?;
+    let report = Report::read(&file)?;
+    report.expect_verdict("leak")?;
+    report.at("fetch_price")?;
+    ensure!(
+        ended.code() == 4,
+        "status {}: {}",
+        ended.code(),
+        ended.stderr
+    );
+    ensure!(
+        ended.stdout == "READY\nDONE\n",
+        "stdout: {:?}",
+        ended.stdout
+    );
+    Ok(())
+}
+
+fn exit_code_of_a_clean_command_is_its_own() -> Result<()> {
+    host::require_root()?;
+    let (_server, address) = scenes::server("http", "127.0.0.1:0")?;
+    let client = fixtures::path("client")?;
+    let mut program = tracer::start(&[
+        "check",
+        "--exit-code",
+        "--",
+        "sh",
+        "-c",
+        "\"$0\" \"$@\"; exit 6",
+        &client.to_string_lossy(),
+        "fetch",
+        &address,
+        "10",
+        "100",
+        "close",
+    ])?;
+    program.line("DONE", seconds(60))?;
+    program.close_stdin();
+    let ended = program.end(seconds(60))?;
+    ensure!(
+        ended.code() == 6,
+        "status {}: {}",
+        ended.code(),
+        ended.stderr
+    );
+    Ok(())
+}
+
+fn interrupt_reaches_the_command() -> Result<()> {
+    host::require_root()?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("report.json");
+    let (_server, address) = scenes::server("http", "127.0.0.1:0")?;
+    let client = fixtures::path("client")?;
+    let mut program = tracer::start(&[
+        "check",
+        "-o",
+        "json",
+        "--report",
+        &file.to_string_lossy(),
+        "--",
+        &client.to_string_lossy(),
+        "fetch",
+        &address,
+        "10",
+        "1000",
+        "leak",
+    ])?;
+    program.line("READY", seconds(60))?;
+    program.signal(libc::SIGINT)?;
+    let ended = program.end(seconds(60))?;
+    ensure!(
+        ended.code() == 130,
+        "status {}: {}",
+        ended.code(),
+        ended.stderr
+    );
+    Report::read(&file)?;
+    Ok(())
+}
+
+fn broken_pipe_is_no_error() -> Result<()> {
+    let script = "\"$0\" \"$@\" | true; echo \"${PIPESTATUS[0]}\"";
+    let tracer = tracer::binary()?;
+    for arguments in [&["--help"][..], &["man"], &["completions", "bash"]] {
+        let mut command = std::process::Command::new(host::tool("bash")?);
+        command.args(["-c", script]).arg(&tracer).args(arguments);
+        let ended = tracer_tests::program::Program::start(&mut command)?.end(seconds(30))?;
+        ensure!(
+            ended.stdout.trim() == "0",
+            "{arguments:?}: {} {}",
+            ended.stdout,
+            ended.stderr
+        );
+        ensure!(ended.stderr.is_empty(), "{arguments:?}: {}", ended.stderr);
+    }
+    Ok(())
+}

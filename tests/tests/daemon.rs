@@ -1,0 +1,306 @@
+//! The daemon collects, answers the other commands, is scraped by Prometheus, and leaves without a trace.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tracer_tests::{
+    fixtures::line_of,
+    host::{self, seconds},
+    http,
+    program::Program,
+    tests,
+    tracer::{self, Report},
+    wait,
+};
+
+use crate::scenes::{self, Scene};
+
+tests![
+    findings_and_connections_are_served,
+    metrics_pass_promtool_and_prometheus_scrapes_them,
+    local_socket_is_for_root_only,
+    sigterm_detaches_everything,
+    several_daemons_are_merged_and_a_dead_one_is_named,
+];
+
+/// A daemon that watches a leaky client.
+struct Watched {
+    daemon: Program,
+    scene: Scene,
+    socket: String,
+    tcp: String,
+    _directory: TempDir,
+}
+
+/// Starts a daemon on a client of eight leaked connections a second, and waits until it is ready.
+fn watched() -> Result<Watched> {
+    host::require_root()?;
+    let scene = scenes::client("client", "fetch", 8, 900, "leak")?;
+    let directory = tempfile::tempdir()?;
+    let socket = directory
+        .path()
+        .join("tracer.sock")
+        .to_string_lossy()
+        .into_owned();
+    let tcp = format!("127.0.0.1:{}", host::free_port()?);
+    let pid = scene.pid().to_string();
+    let mut daemon = tracer::start(&[
+        "daemon", "--pid", &pid, "--socket", &socket, "--listen", &tcp,
+    ])?;
+    wait::until("a ready daemon", seconds(60), || {
+        ensure!(daemon.runs()?, "the daemon ended: {}", daemon.stderr());
+        Ok(http::get(&socket, "/readyz").is_ok_and(|answer| answer.status == 200))
+    })?;
+    Ok(Watched {
+        daemon,
+        scene,
+        socket,
+        tcp,
+        _directory: directory,
+    })
+}
+
+impl Watched {
+    /// Runs a command that asks this daemon.
+    fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let ended = tracer::run(
+            &[arguments, &["--endpoint", &self.socket]].concat(),
+            seconds(30),
+        )?;
+        ensure!(
+            ended.code() == 0,
+            "{arguments:?}: status {}: {}",
+            ended.code(),
+            ended.stderr
+        );
+        Ok(ended.stdout)
+    }
+
+    /// Waits until `top` has the leak.
+    fn leak(&self) -> Result<Report> {
+        wait::for_value("top to show the leak", seconds(60), || {
+            let report = Report::parse(&self.ask(&["top", "-o", "json"])?)?;
+            Ok((report.verdict() == "leak").then_some(report))
+        })
+    }
+}
+
+fn findings_and_connections_are_served() -> Result<()> {
+    let watched = watched()?;
+    let report = watched.leak()?;
+    let finding = report.only()?;
+    let line = line_of(include_str!("../fixtures/c/client.c"), "fetch_price")?;
+    ensure!(finding["call_site"]["line"] == line, "{report}");
+    let id = finding["id"].as_str().context("no id")?;
+
+    // Every form of every list shows it.
+    for form in ["table", "wide"] {
+        let text = watched.ask(&["top", "-o", form])?;
+        ensure!(
+            text.contains("fetch_price") && text.contains("/v1/prices/{}"),
+            "{form}: {text}"
+        );
+    }
+    for text in watched.ask(&["top", "-o", "jsonl"])?.lines() {
+        let row: Value = serde_json::from_str(text)?;
+        ensure!(row["id"] == id, "jsonl: {text}");
+    }
+    let csv = watched.ask(&["top", "-o", "csv"])?;
+    ensure!(csv.lines().count() == 2 && csv.contains(id), "csv: {csv}");
+    for order in ["leaked", "rate", "age", "open"] {
+        watched.ask(&["top", "--sort-by", order, "--limit", "1"])?;
+    }
+    let pid = watched.scene.pid();
+    ensure!(
+        Report::parse(&watched.ask(&["top", "--pid", &pid.to_string(), "-o", "json"])?)?
+            .findings()
+            .len()
+            == 1,
+        "top --pid hides it"
+    );
+    ensure!(
+        Report::parse(&watched.ask(&["top", "--pid", "1", "-o", "json"])?)?
+            .findings()
+            .is_empty(),
+        "top --pid 1 shows it"
+    );
+
+    let text = watched.ask(&["describe", id])?;
+    for word in [
+        "fetch_price",
+        "client.c",
+        "/v1/prices/{}",
+        "client_per_request",
+    ] {
+        ensure!(text.contains(word), "describe has no {word}: {text}");
+    }
+    let described: Value = serde_json::from_str(&watched.ask(&["describe", id, "-o", "json"])?)?;
+    ensure!(described["schema"] == 1, "describe: {described:#}");
+    let unknown = tracer::run(
+        &["describe", "ffffffffffff", "--endpoint", &watched.socket],
+        seconds(30),
+    )?;
+    ensure!(
+        unknown.code() != 0 && unknown.stderr.contains("ffffffffffff"),
+        "{}",
+        unknown.stderr
+    );
+
+    let list: Value = serde_json::from_str(&watched.ask(&["connections", "-o", "json"])?)?;
+    ensure!(list["schema"] == 1, "connections: {list:#}");
+    let rows = list["connections"].as_array().context("no connections")?;
+    ensure!(rows.len() >= 10, "connections: {} rows", rows.len());
+    for row in rows {
+        ensure!(row["pid"] == pid && row["role"] == "client", "{row:#}");
+        ensure!(row["remote"] == watched.scene.address, "{row:#}");
+    }
+    let some = watched.ask(&["connections", "--limit", "3", "-o", "jsonl"])?;
+    ensure!(some.lines().count() == 3, "--limit 3: {some}");
+
+    let everything = report.to_string() + &csv + &text + &list.to_string();
+    ensure!(!everything.contains("secret"), "a secret is given away");
+    Ok(())
+}
+
+fn metrics_pass_promtool_and_prometheus_scrapes_them() -> Result<()> {
+    let promtool = host::tool("promtool")?;
+    let prometheus = host::tool("prometheus")?;
+    let watched = watched()?;
+    watched.leak()?;
+    for path in ["/healthz", "/readyz"] {
+        let answer = http::get(&watched.tcp, path)?;
+        ensure!(answer.status == 200, "{path}: {}", answer.status);
+    }
+    let metrics = http::get(&watched.tcp, "/metrics")?;
+    ensure!(
+        metrics.status == 200 && metrics.head.contains("text/plain"),
+        "{}",
+        metrics.head
+    );
+    ensure!(!metrics.body.contains("secret"), "a secret is given away");
+    let names = || {
+        metrics
+            .body
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+    };
+    ensure!(
+        names().all(|line| line.starts_with("tracer_")),
+        "a metric without the prefix"
+    );
+    ensure!(
+        names().any(|line| line.contains("leaked") && line.contains("client_per_request")),
+        "the leak is not in the metrics: {}",
+        metrics.body
+    );
+
+    let mut check = Program::start(Command::new(promtool).args(["check", "metrics"]))?;
+    check.write(&metrics.body)?;
+    check.close_stdin();
+    let ended = check.end(seconds(30))?;
+    ensure!(
+        ended.code() == 0 && ended.stderr.is_empty(),
+        "promtool: {}",
+        ended.stderr
+    );
+
+    let directory = tempfile::tempdir()?;
+    let config = directory.path().join("prometheus.yml");
+    fs::write(
+        &config,
+        format!(
+            "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: tracer\n  static_configs:\n  - targets: ['{}']\n",
+            watched.tcp
+        ),
+    )?;
+    let web = format!("127.0.0.1:{}", host::free_port()?);
+    let mut server = Program::start(Command::new(prometheus).args([
+        &format!("--config.file={}", config.display()),
+        &format!(
+            "--storage.tsdb.path={}",
+            directory.path().join("data").display()
+        ),
+        &format!("--web.listen-address={web}"),
+        "--log.level=warn",
+    ]))?;
+    wait::until("Prometheus to have scraped the daemon", seconds(60), || {
+        ensure!(server.runs()?, "Prometheus ended: {}", server.stderr());
+        let query =
+            "/api/v1/query?query=count(%7Bjob%3D%22tracer%22%2C__name__%3D~%22tracer_.%2A%22%7D)";
+        let Ok(answer) = http::get(&web, query) else {
+            return Ok(false);
+        };
+        let Ok(value) = serde_json::from_str::<Value>(&answer.body) else {
+            return Ok(false);
+        };
+        let count = value["data"]["result"][0]["value"][1]
+            .as_str()
+            .unwrap_or("0");
+        Ok(count.parse::<u32>()? >= 10)
+    })
+}
+
+fn local_socket_is_for_root_only() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let watched = watched()?;
+    let mode = fs::metadata(&watched.socket)?.permissions().mode() & 0o777;
+    ensure!(mode & 0o077 == 0, "mode {mode:o}");
+    Ok(())
+}
+
+fn sigterm_detaches_everything() -> Result<()> {
+    let mut watched = watched()?;
+    let programs = tracer::attached(&mut watched.daemon)?;
+    watched.daemon.signal(libc::SIGTERM)?;
+    let Watched {
+        daemon,
+        mut scene,
+        socket,
+        ..
+    } = watched;
+    let ended = daemon.end(seconds(30))?;
+    ensure!(
+        ended.code() == 0,
+        "status {}: {}",
+        ended.code(),
+        ended.stderr
+    );
+    tracer::detached(&programs)?;
+    ensure!(!fs::exists(&socket)?, "the socket file is left behind");
+    ensure!(scene.program.runs()?, "the watched program ended");
+    Ok(())
+}
+
+fn several_daemons_are_merged_and_a_dead_one_is_named() -> Result<()> {
+    let (one, two) = (watched()?, watched()?);
+    one.leak()?;
+    two.leak()?;
+    let dead = "/no/such/tracer.sock";
+    let endpoints = [
+        "--endpoint",
+        &one.socket,
+        "--endpoint",
+        &two.socket,
+        "--endpoint",
+        dead,
+    ];
+    let ended = tracer::run(
+        &[&["top", "-o", "json"], &endpoints[..]].concat(),
+        seconds(30),
+    )?;
+    let report = Report::parse(&ended.stdout).with_context(|| ended.stderr.clone())?;
+    let nodes = report.0["nodes"].as_array().context("no nodes")?;
+    ensure!(nodes.len() == 3, "nodes: {report}");
+    let failed = nodes.iter().filter(|node| !node["error"].is_null()).count();
+    ensure!(
+        failed == 1 && ended.stderr.contains(dead),
+        "the dead one is not named: {report}"
+    );
+    // The same program with the same leak, on ports of its own but with one host name: one finding.
+    let finding = report.only()?;
+    let instances = finding["instances"].as_array().context("no instances")?;
+    ensure!(instances.len() == 2, "instances: {report}");
+    Ok(())
+}
