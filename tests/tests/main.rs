@@ -10,6 +10,7 @@ mod doctor;
 mod fixtures;
 mod output;
 mod readme;
+mod scenarios;
 mod scenes;
 mod verdicts;
 
@@ -42,5 +43,6 @@ fn main() -> ExitCode {
         daemon::TESTS,
         doctor::TESTS,
         output::TESTS,
+        scenarios::TESTS,
     ])
 }

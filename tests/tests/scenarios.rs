@@ -1,0 +1,401 @@
+//! What can happen to a socket, one by one: each ends up in `tracer connections` as it truly is, with its
+//! opener, its holder, its descriptor and its state, or not at all.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tracer_tests::{
+    fixtures,
+    host::{self, seconds, socket_inodes},
+    http,
+    program::Program,
+    tests, tracer, wait,
+};
+
+use crate::scenes;
+
+tests![
+    scenarios_are_what_they_say,
+    closed_in_every_way,
+    held_by_its_opener,
+    held_by_somebody_else,
+    states_of_tcp,
+    families_and_roles,
+    refused_connects_are_counted,
+];
+
+/// A scenario and what is expected of it.
+struct Case {
+    /// Its name in the fixture.
+    name: &'static str,
+    /// Mode of the server and where it listens.
+    server: (&'static str, &'static str),
+    /// Rows of the list that belong to it.
+    rows: usize,
+    /// State of those rows.
+    state: &'static str,
+}
+
+/// A case with one established connection to the HTTP server.
+const fn held(name: &'static str) -> Case {
+    Case {
+        name,
+        server: ("http", "127.0.0.1:0"),
+        rows: 1,
+        state: "ESTABLISHED",
+    }
+}
+
+/// A case that leaves nothing open.
+const fn gone(name: &'static str) -> Case {
+    Case {
+        rows: 0,
+        ..held(name)
+    }
+}
+
+const CLOSED: &[Case] = &[
+    gone("closed"),
+    gone("dup_both_closed"),
+    gone("exec_closes"),
+    gone("reset_by_us"),
+    gone("killed_holder"),
+];
+
+const OWN: &[Case] = &[
+    held("plain"),
+    held("earlier"),
+    held("dup_one_closed"),
+    held("moved_by_dup2"),
+    held("fork_child_exits"),
+    held("exec_keeps"),
+    held("nonblocking"),
+    held("thread_that_ends"),
+];
+
+const PASSED: &[Case] = &[
+    held("fork_child_holds"),
+    held("vfork_child_holds"),
+    held("passed_to_child"),
+    held("passed_on_its_way"),
+];
+
+const STATES: &[Case] = &[
+    Case {
+        server: ("keep", "127.0.0.1:0"),
+        state: "FIN_WAIT2",
+        ..held("shutdown_only")
+    },
+    Case {
+        server: ("once", "127.0.0.1:0"),
+        state: "CLOSE_WAIT",
+        ..held("peer_closed")
+    },
+    Case {
+        server: ("reset", "127.0.0.1:0"),
+        state: "CLOSE",
+        ..held("peer_reset")
+    },
+];
+
+const FAMILIES: &[Case] = &[
+    Case {
+        server: ("http", "[::1]:0"),
+        ..held("plain")
+    },
+    Case {
+        server: ("http", "unix:PATH"),
+        state: "connected",
+        ..held("plain")
+    },
+    Case {
+        server: ("http", "unix:@NAME"),
+        state: "connected",
+        ..held("plain")
+    },
+    Case {
+        rows: 2,
+        state: "connected",
+        ..held("pair")
+    },
+    Case {
+        rows: 2,
+        ..held("accepts")
+    },
+];
+
+/// A scenario on its way.
+struct Running {
+    case: &'static Case,
+    program: Program,
+    address: String,
+    /// Descriptor and process in the end.
+    outcome: (i64, u32),
+    _server: Program,
+    _directory: tempfile::TempDir,
+}
+
+/// Starts a scenario; it waits for [`go`].
+fn begin(case: &'static Case) -> Result<Running> {
+    let directory = tempfile::tempdir()?;
+    let listen = case
+        .server
+        .1
+        .replace("PATH", &directory.path().join("s.sock").to_string_lossy())
+        .replace("NAME", &directory.path().to_string_lossy());
+    let (server, address) = scenes::server(case.server.0, &listen)?;
+    let (program, _) = Program::ready(fixtures::path("scenarios")?, &[case.name, &address])?;
+    let outcome = (0, 0);
+    Ok(Running {
+        case,
+        program,
+        address,
+        outcome,
+        _server: server,
+        _directory: directory,
+    })
+}
+
+/// Lets it happen.
+fn go(running: &mut Running) -> Result<()> {
+    running.program.write("\n")?;
+    let done = running.program.line("DONE fd=", seconds(20))?;
+    let (fd, holder) = done.split_once(" holder=").context("no holder")?;
+    running.outcome = (fd.parse()?, holder.parse()?);
+    Ok(())
+}
+
+/// A process and all its descendants.
+fn family(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = all.get(next) {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        all.extend(
+            children
+                .unwrap_or_default()
+                .split_whitespace()
+                .filter_map(|p| p.parse::<u32>().ok()),
+        );
+        next += 1;
+    }
+    all
+}
+
+/// By the kernel's own account, before tracer is asked.
+fn scenarios_are_what_they_say() -> Result<()> {
+    for case in [CLOSED, OWN, PASSED, STATES, FAMILIES]
+        .into_iter()
+        .flatten()
+    {
+        let mut running = begin(case)?;
+        go(&mut running)?;
+        let (fd, holder) = running.outcome;
+        if holder != 0 {
+            // A child may still be on its way to exec.
+            wait::until(
+                &format!("{}: a socket at {fd} of {holder}", case.name),
+                seconds(5),
+                || {
+                    let link = fs::read_link(format!("/proc/{holder}/fd/{fd}"));
+                    Ok(link.is_ok_and(|link| link.to_string_lossy().starts_with("socket:")))
+                },
+            )?;
+        } else if case.rows == 0 {
+            for pid in family(running.program.pid()) {
+                ensure!(
+                    socket_inodes(pid)?.is_empty(),
+                    "{}: {pid} holds a socket",
+                    case.name
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lets the scenarios happen under one daemon and holds its list against what is expected.
+fn hold(cases: &'static [Case]) -> Result<()> {
+    host::require_root()?;
+    let mut all = cases.iter().map(begin).collect::<Result<Vec<_>>>()?;
+    let directory = tempfile::tempdir()?;
+    let socket = directory
+        .path()
+        .join("tracer.sock")
+        .to_string_lossy()
+        .into_owned();
+    let pids: Vec<String> = all
+        .iter()
+        .map(|one| one.program.pid().to_string())
+        .collect();
+    let mut arguments = vec!["daemon", "--socket", &socket];
+    for pid in &pids {
+        arguments.extend(["--pid", pid]);
+    }
+    let mut daemon = tracer::start(&arguments)?;
+    wait::until("a ready daemon", seconds(60), || {
+        ensure!(daemon.runs()?, "the daemon ended: {}", daemon.stderr());
+        Ok(http::get(&socket, "/readyz").is_ok_and(|answer| answer.status == 200))
+    })?;
+    all.iter_mut().try_for_each(go)?;
+
+    // The daemon's list may be a moment old: what counts is that it gets there.
+    let mut problems = Vec::new();
+    let settled = wait::until("the list to be right", seconds(15), || {
+        let ask = [
+            "connections",
+            "--endpoint",
+            &socket,
+            "--limit",
+            "1000",
+            "-o",
+            "json",
+        ];
+        let ended = tracer::run(&ask, seconds(30))?;
+        ensure!(ended.code() == 0, "connections: {}", ended.stderr);
+        let list: Value = serde_json::from_str(&ended.stdout)?;
+        let rows = list["connections"].as_array().context("no connections")?;
+        problems = wrong(&all, rows);
+        Ok(problems.is_empty())
+    });
+    if settled.is_err() && !problems.is_empty() {
+        bail!("{}", problems.join("\n"));
+    }
+    settled
+}
+
+/// What is wrong with the list, as sentences.
+fn wrong(all: &[Running], rows: &[Value]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut accounted = 0;
+    for running in all {
+        let pids = family(running.program.pid());
+        let mine: Vec<&Value> = rows
+            .iter()
+            .filter(|row| {
+                pids.iter()
+                    .any(|pid| row["pid"] == *pid || row["holder_pid"] == *pid)
+            })
+            .collect();
+        accounted += mine.len();
+        let name = format!("{} to {}", running.case.name, running.address);
+        if mine.len() != running.case.rows {
+            problems.push(format!(
+                "{name}: {} rows, not {}: {mine:?}",
+                mine.len(),
+                running.case.rows
+            ));
+            continue;
+        }
+        for row in &mine {
+            let state = row["state"].as_str().unwrap_or_default();
+            if !state.eq_ignore_ascii_case(running.case.state) {
+                problems.push(format!("{name}: state {state}, not {}", running.case.state));
+            }
+        }
+        if running.case.rows == 1 {
+            let opener = running.program.pid();
+            problems.extend(
+                wrong_row(running, opener, mine[0])
+                    .into_iter()
+                    .map(|what| format!("{name}: {what}")),
+            );
+        }
+        if running.case.name == "accepts"
+            && !(mine.iter().any(|row| row["role"] == "server")
+                && mine.iter().any(|row| row["role"] == "client"))
+        {
+            problems.push(format!("{name}: roles of {mine:?}"));
+        }
+    }
+    if accounted < rows.len() {
+        problems.push(format!(
+            "{} rows belong to nobody: {rows:?}",
+            rows.len() - accounted
+        ));
+    }
+    problems
+}
+
+/// What is wrong with the only row of a scenario.
+fn wrong_row(running: &Running, opener: u32, row: &Value) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut expect = |right: bool, what: &str| {
+        if !right {
+            problems.push(format!("{what} in {row}"));
+        }
+    };
+    let (fd, holder) = running.outcome;
+    expect(row["pid"] == opener, "opener");
+    expect(row["role"] == "client", "role");
+    if holder != 0 {
+        expect(row["fd"] == fd, &format!("descriptor is {fd}, not as"));
+        if holder == opener {
+            expect(
+                row["holder_pid"].is_null() || row["holder_pid"] == opener,
+                "holder",
+            );
+        } else {
+            expect(
+                row["holder_pid"] == holder,
+                &format!("holder is {holder}, not as"),
+            );
+        }
+    }
+    let remote = running
+        .address
+        .strip_prefix("unix:")
+        .unwrap_or(&running.address);
+    expect(row["remote"] == remote, "remote");
+    let (mode, asked) = (
+        running.case.server.0,
+        !["nonblocking", "earlier"].contains(&running.case.name),
+    );
+    if asked {
+        expect(row["requests"] == 1, "one request");
+        expect(row["url"] == "http://scenario.test/v1/scenario", "url");
+        expect(row["call_site"]["function"] == "ask", "call site");
+        expect(mode != "http" || row["unread"] == 0, "nothing unread");
+    }
+    if running.case.name == "earlier" {
+        expect(row["call_site"].is_null(), "no call site before tracing");
+    }
+    problems
+}
+
+fn closed_in_every_way() -> Result<()> {
+    hold(CLOSED)
+}
+
+fn held_by_its_opener() -> Result<()> {
+    hold(OWN)
+}
+
+fn held_by_somebody_else() -> Result<()> {
+    hold(PASSED)
+}
+
+fn states_of_tcp() -> Result<()> {
+    hold(STATES)
+}
+
+fn families_and_roles() -> Result<()> {
+    hold(FAMILIES)
+}
+
+fn refused_connects_are_counted() -> Result<()> {
+    const REFUSED: Case = gone("refused");
+    host::require_root()?;
+    let mut running = begin(&REFUSED)?;
+    let pid = running.program.pid().to_string();
+    let mut check = tracer::start(&["check", "--pid", &pid, "-d", "1h", "-o", "json"])?;
+    tracer::attached(&mut check)?;
+    go(&mut running)?;
+    check.signal(libc::SIGINT)?;
+    let report = tracer::Report::parse(&check.end(seconds(60))?.stdout)?;
+    let errors = &report.0["resources"][0]["connect_errors"];
+    ensure!(errors["ECONNREFUSED"] == 3, "connect_errors: {report}");
+    ensure!(report.findings().is_empty(), "a finding: {report}");
+    Ok(())
+}
