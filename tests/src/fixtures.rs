@@ -39,6 +39,11 @@ const C: &[(&str, &str, &[&str])] = &[
         include_str!("../fixtures/c/inherit.c"),
         &["-g", "-O1"],
     ),
+    (
+        "scenarios",
+        include_str!("../fixtures/c/scenarios.c"),
+        &["-g", "-O1"],
+    ),
 ];
 
 /// The Rust fixtures, which cargo builds.

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs, io,
+    env,
+    ffi::OsString,
+    fs, io,
     os::fd::{FromRawFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -35,13 +37,18 @@ pub fn require_root() -> Result<()> {
     Ok(())
 }
 
+/// `PATH`.
+#[must_use]
+pub fn search_path() -> OsString {
+    env::var_os("PATH").unwrap_or_default()
+}
+
 /// Finds a program in `PATH`.
 ///
 /// # Errors
 /// [`Skip`] when it is not installed.
 pub fn tool(name: &str) -> Result<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    match env::split_paths(&path)
+    match env::split_paths(&search_path())
         .map(|directory| directory.join(name))
         .find(|file| file.is_file())
     {

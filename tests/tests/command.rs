@@ -1,12 +1,12 @@
 //! `tracer check -- COMMAND` behaves like strace: the command's input, output and exit status stay its own.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use anyhow::{Result, ensure};
 use tracer_tests::{
     fixtures,
     host::{self, seconds},
-    program::Ended,
+    program::{Ended, Program},
     tests,
     tracer::{self, Report},
 };
@@ -15,6 +15,7 @@ use crate::scenes;
 
 tests![
     streams_are_undisturbed,
+    surroundings_are_as_usual,
     report_goes_to_standard_error,
     exit_status_is_the_commands,
     another_user_runs_the_command,
@@ -46,6 +47,26 @@ fn streams_are_undisturbed() -> Result<()> {
         !fs::read_to_string(&report)?.is_empty(),
         "the report is empty"
     );
+    Ok(())
+}
+
+/// Signals, descriptors, environment, limits, directory and umask are what they are without tracer.
+fn surroundings_are_as_usual() -> Result<()> {
+    host::require_root()?;
+    let script = "grep -E '^(Sig|Shd|Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups|Umask)' /proc/self/status; \
+                  ls /proc/self/fd; env | sort; ulimit -a; pwd";
+    let run = |mut command: Command| -> Result<String> {
+        command.env_clear().env("PATH", host::search_path());
+        let mut program = Program::start(&mut command)?;
+        program.close_stdin();
+        Ok(program.end(seconds(60))?.stdout)
+    };
+    let mut alone = Command::new("sh");
+    alone.args(["-c", script]);
+    let watched = tracer::command(&["check", "--report", "/dev/null", "--", "sh", "-c", script])?;
+    let (alone, watched) = (run(alone)?, run(watched)?);
+    ensure!(alone == watched, "alone:\n{alone}\nwatched:\n{watched}");
+    ensure!(alone.contains("SigBlk"), "nothing was compared: {alone}");
     Ok(())
 }
 
@@ -232,9 +253,9 @@ fn broken_pipe_is_no_error() -> Result<()> {
     let script = "\"$0\" \"$@\" | true; echo \"${PIPESTATUS[0]}\"";
     let tracer = tracer::binary()?;
     for arguments in [&["--help"][..], &["man"], &["completions", "bash"]] {
-        let mut command = std::process::Command::new(host::tool("bash")?);
+        let mut command = Command::new(host::tool("bash")?);
         command.args(["-c", script]).arg(&tracer).args(arguments);
-        let ended = tracer_tests::program::Program::start(&mut command)?.end(seconds(30))?;
+        let ended = Program::start(&mut command)?.end(seconds(30))?;
         ensure!(
             ended.stdout.trim() == "0",
             "{arguments:?}: {} {}",
