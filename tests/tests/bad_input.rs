@@ -26,6 +26,7 @@ tests![
     container_that_is_not_there,
     no_privilege,
     root_without_capabilities,
+    command_without_privilege,
     kernel_without_btf,
     second_daemon_on_the_same_socket,
     damaged_configuration,
@@ -181,6 +182,25 @@ fn root_without_capabilities() -> Result<()> {
         let ended = Program::start(&mut command)?.end(seconds(60))?;
         refused(&ended, 3, &[named]).with_context(|| format!("without {dropped}"))?;
     }
+    Ok(())
+}
+
+fn command_without_privilege() -> Result<()> {
+    host::require_root()?;
+    let directory = tempfile::tempdir()?;
+    let trace = directory.path().join("it-ran");
+    let mut command = Command::new(host::tool("setpriv")?);
+    command
+        .args(["--bounding-set=-all", "--inh-caps=-all", "--"])
+        .arg(tracer::binary()?)
+        .args(["check", "--", "touch"])
+        .arg(&trace);
+    let ended = Program::start(&mut command)?.end(seconds(60))?;
+    refused(&ended, 3, &["CAP_BPF"])?;
+    ensure!(
+        !trace.exists(),
+        "the command ran, though it could not be watched"
+    );
     Ok(())
 }
 
