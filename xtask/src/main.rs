@@ -3,6 +3,7 @@
 mod args;
 mod build;
 mod check;
+mod demo;
 mod setup;
 mod sh;
 mod suites;
@@ -21,6 +22,7 @@ cargo xtask COMMAND
   build [--release] [--static]
                             build the `tracer` command
   run [--release] -- ARGS   build as this user, then run `tracer ARGS` as root (through sudo if need be)
+  demo                      build, let a small program leak over loopback, and catch it
   test [--unit] [--full] [FILTER]
                             unit tests and behaviour tests on this machine's kernel (--full: and in every guest)
   vm [KERNEL…] [--only NAME] [--run 'CMD'] [--limit SECONDS]
@@ -59,6 +61,7 @@ fn dispatch() -> Result<ExitCode> {
         "run" => build::run(args),
         "test" => suites::main(args),
         "check" => check::main(args),
+        "demo" => demo::main(args),
         "vm" => vm::main(args),
         "bench" => {
             args.finish()?;
