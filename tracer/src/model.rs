@@ -211,6 +211,8 @@ pub enum PoolState {
     InFlight,
     /// The response began, its body is neither finished nor closed.
     Response,
+    /// As [`PoolState::Response`], and somebody is reading the body or waits for more of it.
+    Reading,
     /// Back in the pool after a finished request.
     Idle,
     /// The pool is done with it.

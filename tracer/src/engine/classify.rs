@@ -1,0 +1,220 @@
+//! What one connection looks like at one sweep.
+
+use super::Settings;
+use crate::model::{Connection, Holder, PoolState, Role};
+
+/// The condition a live connection is in; exactly one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum Class {
+    /// Connecting, transferring, or only just idle.
+    Active,
+    /// A client's request has been waiting for its answer.
+    Waiting,
+    /// Idle, and another process than the opener holds the descriptor.
+    Inherited,
+    /// The runtime says: response begun, body neither finished nor closed, no progress.
+    Body,
+    /// A response that has been arriving for longer than an ordinary one.
+    Stream,
+    /// Unread bytes, and nobody has read for a while.
+    Unread,
+    /// The peer closed or reset it a while ago.
+    PeerClosed,
+    /// The process shut its sending side and keeps the descriptor.
+    Shut,
+    /// The connect failed and the descriptor is kept.
+    Failed,
+    /// Idle, never carried a request.
+    Unused,
+    /// Idle after being used once, right after it was opened.
+    OneShot,
+    /// Idle between uses.
+    Reused,
+    /// Idle, older than the watch, its use unknown.
+    Old,
+}
+
+/// Number of classes.
+pub const CLASSES: usize = 13;
+
+/// All classes, in the order of their numbers.
+pub const ALL: [Class; CLASSES] = [
+    Class::Active,
+    Class::Waiting,
+    Class::Inherited,
+    Class::Body,
+    Class::Stream,
+    Class::Unread,
+    Class::PeerClosed,
+    Class::Shut,
+    Class::Failed,
+    Class::Unused,
+    Class::OneShot,
+    Class::Reused,
+    Class::Old,
+];
+
+/// One connection, classified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The class.
+    pub class: Class,
+    /// How long it has been in this condition, at least; nanoseconds.
+    pub stuck_ns: u64,
+    /// The peer is gone, whatever the class.
+    pub peer_gone: bool,
+    /// Looks like an entry of a client's pool: its last exchange was complete.
+    pub pool_like: bool,
+    /// Used again after its first moments.
+    pub reused: bool,
+    /// Was idle after one use when the peer closed it.
+    pub idle_when_closed: bool,
+}
+
+/// A first exchange (handshakes included) is over within this long of the opening.
+const FIRST_USE_NS: u64 = 1_500_000_000;
+/// More turns than a handshake and one request have, however fast they came.
+const FIRST_USE_TURNS: u32 = 8;
+/// A closing alert (TLS `close_notify`, 24 to 31 bytes) that nobody reads is no unread response.
+const ALERT_BYTES: u32 = 64;
+/// A peer that closed this long after the last transfer closed an idle connection.
+const IDLE_CLOSE_NS: u64 = 1_000_000_000;
+
+/// Classifies a connection at `now_ns`; `None` when it is not open any more.
+pub fn classify(now_ns: u64, role: Role, c: &Connection, settings: &Settings) -> Option<Seen> {
+    if c.closed_ns.is_some() {
+        return None;
+    }
+    let last_ns = c
+        .opened_ns
+        .max(c.sent_ns.unwrap_or(0))
+        .max(c.received_ns.unwrap_or(0));
+    let idle_ns = now_ns.saturating_sub(last_ns);
+    let gone = c.peer_closed_ns.is_some() || c.reset;
+    let gone_ns = gone_for(now_ns, c, idle_ns);
+    let reused = reused(c);
+    let pool_like = role == Role::Client && c.turns > 0 && !c.last_was_send;
+
+    let (class, stuck_ns) = if !c.connected && !gone {
+        match c.error {
+            0 => (Class::Active, 0),
+            _ => (Class::Failed, idle_ns),
+        }
+    } else if matches!(c.holder, Holder::Other(_)) && idle_ns >= settings.close_wait_ns {
+        (Class::Inherited, idle_ns)
+    } else if c.pool == PoolState::Response && idle_ns >= settings.stuck_ns {
+        (Class::Body, idle_ns)
+    } else if role == Role::Client && unread(c, gone) && idle_ns >= settings.stuck_ns {
+        (Class::Unread, idle_ns)
+    } else if gone {
+        if gone_ns >= settings.close_wait_ns && idle_ns >= settings.close_wait_ns {
+            (Class::PeerClosed, gone_ns)
+        } else {
+            (Class::Active, 0)
+        }
+    } else if c.shutdown && idle_ns >= settings.stuck_ns {
+        (Class::Shut, idle_ns)
+    } else if role == Role::Client {
+        client(now_ns, c, idle_ns, reused, settings)
+    } else {
+        server(c, idle_ns, reused, settings)
+    };
+    Some(Seen {
+        class,
+        stuck_ns,
+        peer_gone: gone,
+        pool_like,
+        reused,
+        idle_when_closed: pool_like
+            && !reused
+            && c.peer_closed_ns
+                .is_some_and(|closed| closed.saturating_sub(last_ns) >= IDLE_CLOSE_NS),
+    })
+}
+
+/// How long the peer has been gone. Nobody saw it go where the connection is older than the
+/// watch or was reset: then nothing has been transferred since at least the last transfer.
+fn gone_for(now_ns: u64, c: &Connection, idle_ns: u64) -> u64 {
+    match c.peer_closed_ns {
+        Some(closed) if !c.preexisting => now_ns.saturating_sub(closed),
+        _ => idle_ns,
+    }
+}
+
+fn unread(c: &Connection, gone: bool) -> bool {
+    c.unread > 0 && !(gone && !c.last_was_send && c.unread <= ALERT_BYTES)
+}
+
+fn reused(c: &Connection) -> bool {
+    if c.preexisting {
+        return c.turns > 0;
+    }
+    let late = c
+        .turn_ns
+        .is_some_and(|turn| turn.saturating_sub(c.opened_ns) > FIRST_USE_NS);
+    c.turns > FIRST_USE_TURNS || (c.turns > 1 && late)
+}
+
+fn client(
+    now_ns: u64,
+    c: &Connection,
+    idle_ns: u64,
+    reused: bool,
+    settings: &Settings,
+) -> (Class, u64) {
+    let in_flight = match c.pool {
+        PoolState::InFlight => true,
+        PoolState::Unknown => c.last_was_send && c.sent_ns.is_some(),
+        _ => false,
+    };
+    if in_flight {
+        return match idle_ns >= settings.stuck_ns {
+            true => (Class::Waiting, idle_ns),
+            false => (Class::Active, 0),
+        };
+    }
+    let since_turn_ns = now_ns.saturating_sub(c.turn_ns.unwrap_or(c.opened_ns));
+    let since_sent_ns = c.sent_ns.map_or(u64::MAX, |s| now_ns.saturating_sub(s));
+    let streaming = match c.pool {
+        PoolState::Reading => since_turn_ns >= settings.stuck_ns,
+        PoolState::Response => since_turn_ns >= settings.stuck_ns && idle_ns < settings.stuck_ns,
+        PoolState::Unknown => {
+            c.turns > 0
+                && since_turn_ns >= settings.stuck_ns
+                && since_sent_ns >= settings.stuck_ns
+                && c.received_ns.is_some_and(|r| {
+                    now_ns.saturating_sub(r) < settings.stuck_ns
+                        && r.saturating_sub(c.turn_ns.unwrap_or(c.opened_ns)) >= settings.idle_ns
+                })
+        }
+        _ => false,
+    };
+    if streaming {
+        (Class::Stream, since_turn_ns)
+    } else if idle_ns < settings.idle_ns || c.pool == PoolState::Reading {
+        (Class::Active, 0)
+    } else if reused {
+        (Class::Reused, idle_ns)
+    } else if c.preexisting {
+        (Class::Old, idle_ns)
+    } else if c.turns == 0 {
+        (Class::Unused, idle_ns)
+    } else {
+        (Class::OneShot, idle_ns)
+    }
+}
+
+fn server(c: &Connection, idle_ns: u64, reused: bool, settings: &Settings) -> (Class, u64) {
+    if idle_ns < settings.close_wait_ns {
+        (Class::Active, 0)
+    } else if reused {
+        (Class::Reused, idle_ns)
+    } else if c.preexisting {
+        (Class::Old, idle_ns)
+    } else if c.sent_ns.is_none() && c.received_ns.is_none() {
+        (Class::Unused, idle_ns)
+    } else {
+        (Class::OneShot, idle_ns)
+    }
+}

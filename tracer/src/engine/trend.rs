@@ -1,0 +1,190 @@
+//! Trends in short, noisy series: robust slope, steadiness, sawtooth, bursts.
+
+/// One value of a series.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// Seconds since any fixed moment.
+    pub at: f64,
+    /// Value.
+    pub value: f64,
+}
+
+/// What a series does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trend {
+    /// Seconds covered, from the first value above zero.
+    pub seconds: f64,
+    /// Theil–Sen slope (the median of all pairwise slopes), per minute.
+    pub per_minute: f64,
+    /// (rising pairs − falling pairs) / all pairs, from −1 to 1.
+    pub concordance: f64,
+    /// Last value minus first.
+    pub net: f64,
+    /// The last third still rises about as the first two did.
+    pub rising_to_the_end: bool,
+}
+
+/// Fewest samples a trend is read from.
+const MIN_SAMPLES: usize = 4;
+
+/// The trend of a series ordered by time; `None` when there is too little of it.
+#[must_use]
+pub fn trend(series: &[Sample]) -> Option<Trend> {
+    let series = trimmed(series);
+    let (first, last) = (series.first()?, series.last()?);
+    if series.len() < MIN_SAMPLES {
+        return None;
+    }
+    let mut slopes = Vec::with_capacity(series.len() * (series.len() - 1) / 2);
+    let mut balance = 0i64;
+    for (i, a) in series.iter().enumerate() {
+        for b in &series[i + 1..] {
+            if b.at > a.at {
+                slopes.push((b.value - a.value) / (b.at - a.at));
+                balance += i64::from(b.value > a.value) - i64::from(b.value < a.value);
+            }
+        }
+    }
+    if slopes.is_empty() {
+        return None;
+    }
+    let concordance = balance as f64 / slopes.len() as f64;
+    Some(Trend {
+        seconds: last.at - first.at,
+        per_minute: median(&mut slopes) * 60.0,
+        concordance,
+        net: last.value - first.value,
+        rising_to_the_end: rising_to_the_end(series),
+    })
+}
+
+/// Without leading zeros, except the last of them.
+fn trimmed(series: &[Sample]) -> &[Sample] {
+    match series.iter().position(|s| s.value > 0.0) {
+        Some(first) => &series[first.saturating_sub(1)..],
+        None => &[],
+    }
+}
+
+fn rising_to_the_end(series: &[Sample]) -> bool {
+    let (Some(first), Some(last)) = (series.first(), series.last()) else {
+        return false;
+    };
+    let third = (last.at - first.at) / 3.0;
+    let mean = |from: f64, to: f64| {
+        let (mut sum, mut n) = (0.0, 0u32);
+        for s in series.iter().filter(|s| s.at >= from && s.at <= to) {
+            sum += s.value;
+            n += 1;
+        }
+        if n == 0 {
+            None
+        } else {
+            Some(sum / f64::from(n))
+        }
+    };
+    let means = (
+        mean(first.at, first.at + third),
+        mean(first.at + third, last.at - third),
+        mean(last.at - third, last.at),
+    );
+    match means {
+        (Some(a), Some(b), Some(c)) => {
+            let (early, late) = (b - a, c - b);
+            late > 0.0 && late >= 0.4 * early && c - a >= 1.5
+        }
+        _ => false,
+    }
+}
+
+/// A series that climbs steadily and falls suddenly, more than once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sawtooth {
+    /// Climbs seen.
+    pub teeth: u32,
+    /// Median slope of the climbs, per minute.
+    pub per_minute: f64,
+    /// Seconds covered.
+    pub seconds: f64,
+}
+
+/// Reads a sawtooth from a series; `None` when it is none.
+#[must_use]
+pub fn sawtooth(series: &[Sample]) -> Option<Sawtooth> {
+    const MIN_CLIMB: f64 = 5.0;
+    let series = trimmed(series);
+    let (first, last) = (series.first()?, series.last()?);
+    let mut slopes = Vec::new();
+    let mut covered = 0.0;
+    let mut start = 0;
+    for i in 1..=series.len() {
+        let falls = i < series.len() && {
+            let drop = series[i - 1].value - series[i].value;
+            drop >= MIN_CLIMB.max(0.4 * series[i - 1].value)
+        };
+        if falls || i == series.len() {
+            let climb = &series[start..i];
+            if let Some(t) = trend(climb)
+                && t.concordance >= 0.8
+                && t.net >= MIN_CLIMB
+            {
+                slopes.push(t.per_minute);
+                covered += t.seconds;
+            }
+            start = i;
+        }
+    }
+    let seconds = last.at - first.at;
+    if slopes.len() < 2 || covered < 0.6 * seconds {
+        return None;
+    }
+    Some(Sawtooth {
+        teeth: slopes.len() as u32,
+        per_minute: median(&mut slopes),
+        seconds,
+    })
+}
+
+/// The period, in buckets, of bursts in a histogram of births; `None` when births are spread out
+/// or irregular.
+#[must_use]
+pub fn burst_period(births: &[u32]) -> Option<f64> {
+    let mut starts = Vec::new();
+    let mut filled = 0usize;
+    let mut gap = usize::MAX;
+    for (i, &n) in births.iter().enumerate() {
+        if n > 0 {
+            filled += 1;
+            // Neighbouring buckets are one burst.
+            if gap > 1 {
+                starts.push(i as f64);
+            }
+            gap = 0;
+        } else {
+            gap = gap.saturating_add(1);
+        }
+    }
+    if starts.len() < 3 {
+        return None;
+    }
+    let span = starts[starts.len() - 1] - starts[0];
+    if filled as f64 > 0.5 * span {
+        return None;
+    }
+    let mut gaps: Vec<f64> = starts.windows(2).map(|w| w[1] - w[0]).collect();
+    let typical = median(&mut gaps);
+    let regular = gaps
+        .iter()
+        .all(|g| (g - typical).abs() <= (0.25 * typical).max(1.0));
+    (regular && typical >= 3.0).then(|| span / (starts.len() - 1) as f64)
+}
+
+/// The median; sorts its argument. 0 for an empty slice.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => values[n / 2],
+        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
