@@ -1,0 +1,290 @@
+//! From judged cohorts to the report.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{id, ignore::Ignore};
+use crate::{
+    engine::Judgement,
+    model::{Cohort, Confidence, Family, Role, StackQuality},
+    report::{
+        CallSite, Connections, Coverage, Finding, Instance, ProcessInfo, RemoteInfo, Report,
+        Resources, SCHEMA, Verdict,
+    },
+};
+
+/// Examples kept per finding.
+const EXAMPLES_MAX: usize = 5;
+
+/// A judged cohort with what the report says about it beside the judgement.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Suspect {
+    /// The judgement.
+    pub judgement: Judgement,
+    /// The cohort it is about.
+    pub cohort: Cohort,
+    /// Redacted requests, the latest first.
+    pub examples: Vec<String>,
+    /// Kubernetes pod and namespace.
+    pub pod: Option<(String, String)>,
+}
+
+/// Everything a report is made from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// When watching began.
+    pub started_at: Timestamp,
+    /// How long was watched, seconds.
+    pub duration_seconds: f64,
+    /// One moment on both clocks, to turn monotonic nanoseconds into dates.
+    pub clock: (u64, Timestamp),
+    /// What could be seen.
+    pub coverage: Coverage,
+    /// Node name, when known.
+    pub node: Option<&'a str>,
+    /// The judged cohorts.
+    pub suspects: Vec<Suspect>,
+    /// What not to show.
+    pub ignore: &'a Ignore,
+    /// Limits of the watched processes.
+    pub resources: Vec<Resources>,
+    /// Reasons of the collector's own why nothing can be concluded, as sentences: a target that
+    /// ended before anything could be seen, a reconciliation that failed.
+    pub unsettled: Vec<String>,
+}
+
+/// Makes the report: one finding per id, worst first, with the verdict.
+#[must_use]
+pub fn assemble(inputs: Inputs<'_>) -> Report {
+    let mut groups: BTreeMap<String, Vec<&Suspect>> = BTreeMap::new();
+    for suspect in &inputs.suspects {
+        let c = &suspect.cohort;
+        let id = id(&c.process, c.site.as_deref(), c.role, &c.remote);
+        groups.entry(id).or_default().push(suspect);
+    }
+    let mut findings: Vec<Finding> = groups
+        .into_iter()
+        .filter_map(|(id, group)| finding(id, group, &inputs))
+        .collect();
+    let before = findings.len();
+    findings.retain(|f| !inputs.ignore.hides(f));
+    let ignored = (before - findings.len()) as u64;
+    findings.sort_by(worst_first);
+
+    let (verdict, inconclusive_because) = verdict(&findings, &inputs.coverage, inputs.unsettled);
+    let settle_seconds = match verdict {
+        Verdict::Inconclusive => inputs
+            .suspects
+            .iter()
+            .filter_map(|s| s.judgement.settle_seconds)
+            .max_by(f64::total_cmp)
+            .map(f64::ceil),
+        _ => None,
+    };
+    Report {
+        schema: SCHEMA,
+        verdict,
+        started_at: inputs.started_at,
+        duration_seconds: inputs.duration_seconds,
+        coverage: Some(inputs.coverage),
+        nodes: None,
+        inconclusive_because,
+        settle_seconds,
+        findings,
+        ignored,
+        resources: inputs.resources,
+        baseline: None,
+    }
+}
+
+/// The verdict on findings, and why it is inconclusive if it is.
+#[must_use]
+pub fn verdict(
+    findings: &[Finding],
+    coverage: &Coverage,
+    unsettled: Vec<String>,
+) -> (Verdict, Vec<String>) {
+    if findings.iter().any(|f| f.confidence >= Confidence::Medium) {
+        return (Verdict::Leak, Vec::new());
+    }
+    let mut because = unsettled;
+    if coverage.lost_events > 0 {
+        because.push(format!(
+            "{} events were lost and could not be made up for.",
+            coverage.lost_events
+        ));
+    }
+    match findings.len() {
+        0 => {}
+        1 => because.push("1 finding is suspicious but not proven yet.".to_owned()),
+        n => because.push(format!("{n} findings are suspicious but not proven yet.")),
+    }
+    match because.is_empty() {
+        true => (Verdict::Clean, because),
+        false => (Verdict::Inconclusive, because),
+    }
+}
+
+fn worst_first(a: &Finding, b: &Finding) -> std::cmp::Ordering {
+    b.confidence
+        .cmp(&a.confidence)
+        .then(b.growth_per_minute.total_cmp(&a.growth_per_minute))
+        .then(b.connections.outlived.cmp(&a.connections.outlived))
+        .then(a.id.cmp(&b.id))
+}
+
+/// One finding from all suspects with its id: the worst one gives process, stack and words.
+fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<Finding> {
+    group.sort_by(|a, b| {
+        let key = |s: &Suspect| (s.judgement.confidence, s.judgement.connections.outlived);
+        key(b)
+            .cmp(&key(a))
+            .then(a.cohort.process.pid.cmp(&b.cohort.process.pid))
+    });
+    let worst = *group.first()?;
+    let (judgement, cohort) = (&worst.judgement, &worst.cohort);
+    let site = cohort.site.as_deref();
+    let quality = site.map_or(StackQuality::None, |s| s.quality);
+
+    let mut connections = Connections::default();
+    let mut also = judgement.also.clone();
+    let mut instances: Vec<Instance> = Vec::new();
+    for s in &group {
+        let c = &s.judgement.connections;
+        connections.open += c.open;
+        connections.outlived += c.outlived;
+        connections.opened += c.opened;
+        connections.closed += c.closed;
+        connections.peak_open += c.peak_open;
+        also.push(s.judgement.kind);
+        also.extend(&s.judgement.also);
+        let first_seen_at = inputs.date(s.judgement.first_seen_ns);
+        match instances.iter_mut().find(|i| i.pid == s.cohort.process.pid) {
+            Some(known) => {
+                known.connections += c.open;
+                known.first_seen_at = known.first_seen_at.min(first_seen_at);
+            }
+            None => instances.push(Instance {
+                node: inputs.node.map(str::to_owned),
+                pid: s.cohort.process.pid,
+                connections: c.open,
+                first_seen_at,
+            }),
+        }
+    }
+    also.sort_unstable();
+    also.dedup();
+    also.retain(|&k| k != judgement.kind);
+
+    let requests: u64 = group.iter().map(|s| s.judgement.requests).sum();
+    let growth: f64 = group.iter().map(|s| s.judgement.growth_per_minute).sum();
+    let mut examples: Vec<String> = Vec::new();
+    for example in group.iter().flat_map(|s| &s.examples) {
+        if examples.len() < EXAMPLES_MAX && !examples.contains(example) {
+            examples.push(example.clone());
+        }
+    }
+    let mut evidence = judgement.evidence.clone();
+    if instances.len() > 1 {
+        evidence.push(format!(
+            "{} processes have it; the numbers above are those of process {}.",
+            instances.len(),
+            cohort.process.pid
+        ));
+    }
+    let mut confidence = judgement.confidence;
+    if quality == StackQuality::None {
+        confidence = confidence.min(Confidence::Medium);
+        evidence.push("No stack could be taken, so the call site is unknown.".to_owned());
+    }
+    let server = cohort.role == Role::Server;
+    Some(Finding {
+        id,
+        kind: judgement.kind,
+        also,
+        confidence,
+        role: cohort.role,
+        process: process(worst),
+        call_site: site.and_then(|s| s.blamed()).map(|f| CallSite {
+            function: f.function.clone(),
+            file: f.file.clone(),
+            line: f.line,
+            module: f.module.clone(),
+        }),
+        stack: site.map_or_else(Vec::new, |s| s.frames.clone()),
+        opener_stack: cohort
+            .opener
+            .as_deref()
+            .map_or_else(Vec::new, |s| s.frames.clone()),
+        instances,
+        local: server.then(|| cohort.remote.address.clone()),
+        stack_quality: quality,
+        stack_of: site.map(|_| cohort.site_of),
+        remote: remote(cohort, examples),
+        leaked_per_request: match requests {
+            0 => 0.0,
+            n => round(connections.outlived as f64 / n as f64),
+        },
+        connections,
+        requests,
+        growth_per_minute: round(growth),
+        burst_period_seconds: judgement.burst_period_seconds.map(round),
+        oldest_opened_at: group
+            .iter()
+            .filter_map(|s| s.judgement.oldest_opened_ns)
+            .min()
+            .map(|ns| inputs.date(ns)),
+        evidence,
+        advice: judgement.advice.to_owned(),
+    })
+}
+
+fn process(suspect: &Suspect) -> ProcessInfo {
+    let p = &suspect.cohort.process;
+    let (pod, namespace) = match &suspect.pod {
+        Some((pod, namespace)) => (Some(pod.clone()), Some(namespace.clone())),
+        None => (None, None),
+    };
+    ProcessInfo {
+        pid: p.pid,
+        ns_pid: p.ns_pid,
+        comm: p.comm.clone(),
+        exe: p.exe.clone(),
+        runtime: p.runtime.clone(),
+        container_id: p.container_id.clone(),
+        pod,
+        namespace,
+    }
+}
+
+fn remote(cohort: &Cohort, examples: Vec<String>) -> RemoteInfo {
+    let remote = &cohort.remote;
+    let unix = remote.family == Family::Unix;
+    RemoteInfo {
+        family: remote.family,
+        address: match unix {
+            true => "unix".to_owned(),
+            false => remote.address.clone(),
+        },
+        host: remote.host.clone(),
+        path: unix.then(|| remote.address.clone()),
+        url: remote.url.clone(),
+        examples,
+    }
+}
+
+impl Inputs<'_> {
+    /// The date of a monotonic moment.
+    fn date(&self, at_ns: u64) -> Timestamp {
+        let (clock_ns, clock) = self.clock;
+        let since = i128::from(at_ns) - i128::from(clock_ns);
+        let since = SignedDuration::from_nanos_i128(since);
+        clock.saturating_add(since).unwrap_or(clock)
+    }
+}
+
+/// Two decimals are enough for people and steady enough for comparisons.
+fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}

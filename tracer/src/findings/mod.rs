@@ -1,0 +1,11 @@
+//! From judgements about cohorts to the findings users read: identity, merging of instances,
+
+mod assemble;
+mod identity;
+mod ignore;
+mod resources;
+
+pub use assemble::{Inputs, Suspect, assemble, verdict};
+pub use identity::{id, program};
+pub use ignore::Ignore;
+pub use resources::{PortUse, ProcessUse, errno_name, resources};
