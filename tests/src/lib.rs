@@ -9,5 +9,6 @@ pub mod http;
 pub mod pace;
 pub mod program;
 pub mod runner;
+pub mod schema;
 pub mod tracer;
 pub mod wait;

@@ -26,7 +26,7 @@ tests![
 ];
 
 /// A daemon that watches a leaky client.
-struct Watched {
+pub struct Watched {
     daemon: Program,
     scene: Scene,
     socket: String,
@@ -35,7 +35,7 @@ struct Watched {
 }
 
 /// Starts a daemon on a client of eight leaked connections a second, and waits until it is ready.
-fn watched() -> Result<Watched> {
+pub fn watched() -> Result<Watched> {
     host::require_root()?;
     let scene = scenes::client("client", "fetch", 8, 900, "leak")?;
     let directory = tempfile::tempdir()?;
@@ -64,7 +64,7 @@ fn watched() -> Result<Watched> {
 
 impl Watched {
     /// Runs a command that asks this daemon.
-    fn ask(&self, arguments: &[&str]) -> Result<String> {
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
         let ended = tracer::run(
             &[arguments, &["--endpoint", &self.socket]].concat(),
             seconds(30),
@@ -79,7 +79,7 @@ impl Watched {
     }
 
     /// Waits until `top` has the leak.
-    fn leak(&self) -> Result<Report> {
+    pub fn leak(&self) -> Result<Report> {
         wait::for_value("top to show the leak", seconds(60), || {
             let report = Report::parse(&self.ask(&["top", "-o", "json"])?)?;
             Ok((report.verdict() == "leak").then_some(report))

@@ -12,6 +12,7 @@ mod output;
 mod readme;
 mod scenarios;
 mod scenes;
+mod schema;
 mod verdicts;
 
 use std::{env, path::Path, process::ExitCode};
@@ -44,5 +45,6 @@ fn main() -> ExitCode {
         doctor::TESTS,
         output::TESTS,
         scenarios::TESTS,
+        schema::TESTS,
     ])
 }

@@ -1,0 +1,83 @@
+//! The JSON outputs are what `docs/schema` says, and nothing that it does not say.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tracer_tests::{
+    host::{self, seconds},
+    schema::{problems, unknown},
+    tests, tracer,
+};
+
+use crate::{daemon, scenes};
+
+tests![report_of_check, outputs_of_a_daemon, report_of_doctor];
+
+const REPORT: &str = include_str!("../../docs/schema/report.json");
+const DESCRIBE: &str = include_str!("../../docs/schema/describe.json");
+const CONNECTIONS: &str = include_str!("../../docs/schema/connections.json");
+const DOCTOR: &str = include_str!("../../docs/schema/doctor.json");
+
+/// `part` of a schema (a JSON pointer, empty for all of it) as a schema of its own.
+fn schema(text: &str, part: &str) -> Result<Value> {
+    let whole: Value = serde_json::from_str(text)?;
+    if part.is_empty() {
+        return Ok(whole);
+    }
+    whole.pointer(part).with_context(|| format!("no {part}"))?;
+    Ok(json!({ "$ref": format!("#{part}"), "$defs": whole["$defs"] }))
+}
+
+/// Holds an output against a schema.
+fn hold(schema: &Value, output: &str) -> Result<()> {
+    let value: Value = serde_json::from_str(output).context("not JSON")?;
+    let found = problems(schema, &value);
+    ensure!(found.is_empty(), "{}\n{value:#}", found.join("\n"));
+    let names = unknown(schema, &value);
+    ensure!(names.is_empty(), "not in the schema: {names:?}");
+    Ok(())
+}
+
+fn report_of_check() -> Result<()> {
+    let leaky = scenes::client("client", "both", 16, 800, "leak")?;
+    let twin = scenes::client("client", "fetch", 8, 800, "close")?;
+    let report = schema(REPORT, "")?;
+    let (leaky, twin) = (
+        tracer::check(leaky.pid(), 10)?,
+        tracer::check(twin.pid(), 10)?,
+    );
+    let leaks = leaky.report()?;
+    ensure!(
+        !leaks.findings().is_empty(),
+        "nothing to hold against the schema: {leaks}"
+    );
+    hold(&report, &leaks.0.to_string())?;
+    hold(&report, &twin.report()?.0.to_string())
+}
+
+fn outputs_of_a_daemon() -> Result<()> {
+    let watched = daemon::watched()?;
+    let found = watched.leak()?;
+    let id = found.only()?["id"].as_str().context("no id")?;
+    hold(&schema(REPORT, "")?, &watched.ask(&["top", "-o", "json"])?)?;
+    for line in watched.ask(&["top", "-o", "jsonl"])?.lines() {
+        hold(&schema(REPORT, "/$defs/Finding")?, line)?;
+    }
+    hold(
+        &schema(DESCRIBE, "")?,
+        &watched.ask(&["describe", id, "-o", "json"])?,
+    )?;
+    hold(
+        &schema(CONNECTIONS, "")?,
+        &watched.ask(&["connections", "-o", "json"])?,
+    )?;
+    for line in watched.ask(&["connections", "-o", "jsonl"])?.lines() {
+        hold(&schema(CONNECTIONS, "/$defs/ConnectionRow")?, line)?;
+    }
+    Ok(())
+}
+
+fn report_of_doctor() -> Result<()> {
+    host::require_root()?;
+    let ended = tracer::run(&["doctor", "-o", "json"], seconds(60))?;
+    hold(&schema(DOCTOR, "")?, &ended.stdout)
+}
