@@ -5,8 +5,12 @@ use std::{
     env,
     ffi::OsString,
     fs, io,
-    os::fd::{FromRawFd, OwnedFd},
+    os::{
+        fd::{FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -195,4 +199,44 @@ pub fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
         .port())
+}
+
+/// Lets `command` start without these capabilities (by number), or without any when empty, as an
+/// unprivileged container would.
+pub fn without_capabilities(command: &mut Command, numbers: &'static [u32]) {
+    let drop = move || {
+        // No kernel knows a capability beyond 63; the call fails for those it doesn't know.
+        for number in 0..64 {
+            if numbers.is_empty() || numbers.contains(&number) {
+                // SAFETY: PR_CAPBSET_DROP takes a number and touches no memory.
+                unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only and allocates nothing.
+    unsafe { command.pre_exec(drop) };
+}
+
+/// Lets `command` start in a mount namespace of its own in which the kernel's type information is
+/// hidden.
+pub fn without_btf(command: &mut Command) {
+    let hide = || {
+        let (root, tmpfs, btf) = (c"/", c"tmpfs", c"/sys/kernel/btf");
+        let (none, no_data) = (c"none".as_ptr(), std::ptr::null());
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        // SAFETY: all strings are constants, and only this process is moved to the new namespace.
+        let done = unsafe {
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none, root.as_ptr(), none, private, no_data) == 0
+                && libc::mount(none, btf.as_ptr(), tmpfs.as_ptr(), 0, no_data) == 0
+        };
+        if done {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    // SAFETY: the closure makes system calls only and allocates nothing.
+    unsafe { command.pre_exec(hide) };
 }

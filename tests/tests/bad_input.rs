@@ -10,7 +10,6 @@ use anyhow::{Context, Result, ensure};
 use tracer_tests::{
     host::{self, seconds, tcp_states},
     program::{Ended, Program},
-    runner::Skip,
     tests,
     tracer::{self, Report},
     wait,
@@ -170,17 +169,16 @@ fn no_privilege() -> Result<()> {
 }
 
 fn root_without_capabilities() -> Result<()> {
+    /// CAP_SYS_ADMIN and CAP_BPF (linux/capability.h).
+    const BPF: &[u32] = &[21, 39];
     host::require_root()?;
-    let setpriv = host::tool("setpriv")?;
     let target = Program::start(&mut Command::new("cat"))?;
-    for (dropped, named) in [("-all", "CAP_BPF"), ("-bpf,-sys_admin", "CAP_BPF")] {
-        let mut command = Command::new(&setpriv);
-        command
-            .args(["--bounding-set", dropped, "--inh-caps", dropped, "--"])
-            .arg(tracer::binary()?)
-            .args(["check", "--pid", &target.pid().to_string(), "-d", "5s"]);
+    for dropped in [&[], BPF] {
+        let pid = target.pid().to_string();
+        let mut command = tracer::command(&["check", "--pid", &pid, "-d", "5s"])?;
+        host::without_capabilities(&mut command, dropped);
         let ended = Program::start(&mut command)?.end(seconds(60))?;
-        refused(&ended, 3, &[named]).with_context(|| format!("without {dropped}"))?;
+        refused(&ended, 3, &["CAP_BPF"]).with_context(|| format!("without {dropped:?}"))?;
     }
     Ok(())
 }
@@ -189,12 +187,8 @@ fn command_without_privilege() -> Result<()> {
     host::require_root()?;
     let directory = tempfile::tempdir()?;
     let trace = directory.path().join("it-ran");
-    let mut command = Command::new(host::tool("setpriv")?);
-    command
-        .args(["--bounding-set=-all", "--inh-caps=-all", "--"])
-        .arg(tracer::binary()?)
-        .args(["check", "--", "touch"])
-        .arg(&trace);
+    let mut command = tracer::command(&["check", "--", "touch", &trace.to_string_lossy()])?;
+    host::without_capabilities(&mut command, &[]);
     let ended = Program::start(&mut command)?.end(seconds(60))?;
     refused(&ended, 3, &["CAP_BPF"])?;
     ensure!(
@@ -207,17 +201,10 @@ fn command_without_privilege() -> Result<()> {
 fn kernel_without_btf() -> Result<()> {
     host::require_root()?;
     let target = Program::start(&mut Command::new("cat"))?;
-    // The type information is hidden in a mount namespace of this command alone.
-    let script = "mount -t tmpfs none /sys/kernel/btf || exit 99; exec \"$0\" \"$@\"";
-    let mut command = Command::new(host::tool("unshare")?);
-    command
-        .args(["-m", "sh", "-c", script])
-        .arg(tracer::binary()?)
-        .args(["check", "--pid", &target.pid().to_string(), "-d", "5s"]);
+    let pid = target.pid().to_string();
+    let mut command = tracer::command(&["check", "--pid", &pid, "-d", "5s"])?;
+    host::without_btf(&mut command);
     let ended = Program::start(&mut command)?.end(seconds(60))?;
-    if ended.code() == 99 {
-        return Err(Skip(format!("no private mount namespace: {}", ended.stderr)).into());
-    }
     refused(&ended, 3, &["BTF", "--btf"])
 }
 

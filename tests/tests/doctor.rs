@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tracer_tests::{
     host::{self, seconds},
+    program::Program,
     tests, tracer,
 };
 
@@ -136,12 +137,9 @@ fn table_says_the_same() -> Result<()> {
 
 fn without_privilege() -> Result<()> {
     host::require_root()?;
-    let mut command = std::process::Command::new(host::tool("setpriv")?);
-    command
-        .args(["--bounding-set=-all", "--inh-caps=-all", "--"])
-        .arg(tracer::binary()?)
-        .args(["doctor", "-o", "json"]);
-    let ended = tracer_tests::program::Program::start(&mut command)?.end(seconds(60))?;
+    let mut command = tracer::command(&["doctor", "-o", "json"])?;
+    host::without_capabilities(&mut command, &[]);
+    let ended = Program::start(&mut command)?.end(seconds(60))?;
     let value: Value = serde_json::from_str(&ended.stdout)
         .with_context(|| format!("doctor has nothing to say: {}", ended.stderr))?;
     ensure!(value["usable"] == false, "{value:#}");

@@ -13,6 +13,7 @@ mod readme;
 mod scenarios;
 mod scenes;
 mod schema;
+mod targets;
 mod verdicts;
 
 use std::{env, path::Path, process::ExitCode};
@@ -46,5 +47,6 @@ fn main() -> ExitCode {
         output::TESTS,
         scenarios::TESTS,
         schema::TESTS,
+        targets::TESTS,
     ])
 }
