@@ -81,6 +81,22 @@ pub fn unpack(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// The first package that `name` depends on and whose name begins with `prefix`.
+pub fn dependency(name: &str, prefix: &str) -> Option<String> {
+    let list = sh::capture(sh::command("apt-cache").args(["depends", name])).ok()?;
+    depends(&list, prefix).map(str::to_owned)
+}
+
+fn depends<'a>(list: &'a str, prefix: &str) -> Option<&'a str> {
+    list.lines()
+        .filter_map(|line| {
+            line.trim_start()
+                .trim_start_matches("Pre")
+                .strip_prefix("Depends: ")
+        })
+        .find(|package| package.starts_with(prefix))
+}
+
 /// Downloads package `name` into the empty folder `to`, with further options for apt-get.
 pub fn fetch(name: &str, to: &Path, options: &[String]) -> Result<()> {
     // left over from an attempt that was interrupted
@@ -161,7 +177,14 @@ fn agreed(what: &str, yes: bool) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::removals;
+    use super::{depends, removals};
+
+    #[test]
+    fn a_dependency_is_found_by_its_beginning() {
+        let list = "python3-minimal\n  Depends: dpkg\n  Suggests: python3.9\n  PreDepends: python3.11-minimal\n";
+        assert_eq!(depends(list, "python3."), Some("python3.11-minimal"));
+        assert_eq!(depends(list, "perl"), None);
+    }
 
     #[test]
     fn only_removals_are_listed() {

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: builds and runs every test, and counts what ran, failed and was skipped.
 
+mod manifests;
 mod outcome;
 mod table;
 
@@ -71,6 +72,9 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
                 .current_dir(sh::root().join(BEHAVIOUR));
             suites.push(run_one(program, true, command, &filter)?);
         }
+    }
+    if !unit_only && filter.is_empty() {
+        suites.push(manifests::run()?);
     }
     if full {
         setup::to_boot_guests(options)?;

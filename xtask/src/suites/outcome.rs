@@ -34,6 +34,14 @@ impl Outcome {
         self.remarks.push(format!("failed: {reason}"));
     }
 
+    /// Adds the result of a test of our own.
+    pub fn count(&mut self, name: &str, result: anyhow::Result<()>) {
+        match result {
+            Ok(()) => self.passed += 1,
+            Err(error) => self.fail(format!("{name}: {error:#}")),
+        }
+    }
+
     /// Adds something that could not be tested at all.
     pub fn skip(&mut self, reason: String) {
         self.skipped += 1;

@@ -28,7 +28,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mkdir -p /dev/shm /dev/pts
-mount -t tmpfs tmp /tmp
+chmod 1777 /tmp /var/tmp
 mount -t tmpfs run /run
 mount -t tmpfs shm /dev/shm
 mount -t devpts pts /dev/pts
@@ -76,6 +76,31 @@ impl Image {
         let list = sh::capture(sh::command("ldd").arg(from)).unwrap_or_default();
         for library in libraries(&list) {
             self.files.insert(library.to_owned(), library.into());
+        }
+        Ok(())
+    }
+
+    /// Adds all files below `from`, under the same names below `to`.
+    pub fn add_tree(&mut self, from: &Path, to: &str) -> Result<()> {
+        let entries =
+            fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let to = format!("{}/{name}", to.trim_end_matches('/'));
+            if path.is_symlink() && !path.exists() {
+                // points into the guest, not into this machine
+                continue;
+            }
+            if path.is_dir() {
+                self.add_tree(&path, &to)?;
+            } else if name.contains(".so") {
+                self.add_program(&path, &to)?;
+            } else {
+                self.add_file(&path, &to);
+            }
         }
         Ok(())
     }

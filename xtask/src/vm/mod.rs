@@ -22,13 +22,16 @@ use self::{
 use crate::{
     args::{Args, UsageError},
     build::{self, Executable, Profile},
-    setup, sh,
+    setup::{self, packages},
+    sh,
     suites::{self, Outcome, Suite},
 };
 
 /// Emulation is about this much slower than the machine it runs on; tests multiply their limits.
 const SLOWER: u32 = 10;
 
+/// The fixture programs that are not compiled.
+const PYTHON_FIXTURES: &str = "tests/fixtures/python";
 /// Longer than this a job hangs, unless the user says otherwise.
 pub const LIMIT: Duration = Duration::from_secs(15 * 60);
 
@@ -155,7 +158,31 @@ fn image_with_tests(programs: &[Executable]) -> Result<Image> {
             image.add_program(&path, &format!("/fixtures/{name}"))?;
         }
     }
+    add_python(&mut image)?;
     Ok(image)
+}
+
+/// Python and the fixture programs written in it, at the place where the tests look for them.
+fn add_python(image: &mut Image) -> Result<()> {
+    let sources = sh::root().join(PYTHON_FIXTURES);
+    image.add_tree(&sources, &sources.to_string_lossy())?;
+    let Some(version) = packages::dependency("python3-minimal", "python3.") else {
+        eprintln!("xtask: apt knows no Python; the tests that need it will be skipped in guests");
+        return Ok(());
+    };
+    let version = version.trim_end_matches("-minimal");
+    for package in [
+        format!("{version}-minimal"),
+        format!("lib{version}-minimal"),
+        format!("lib{version}-stdlib"),
+    ] {
+        let folder = packages::unpack(&package)?;
+        image.add_tree(&folder.join("usr"), "/usr")?;
+    }
+    let program = packages::unpack(&format!("{version}-minimal"))?
+        .join("usr/bin")
+        .join(version);
+    image.add_program(&program, "/usr/bin/python3")
 }
 
 fn work_dir() -> PathBuf {
