@@ -6,10 +6,32 @@
 //! when somebody asks for the [`Site`] of a number. The bytes are dropped as soon as they are
 //! unwound.
 
-use std::sync::Arc;
+pub mod blame;
+mod cfi;
+pub mod image;
+pub mod maps;
+pub mod modules;
+mod naming;
+pub mod perfmap;
+pub mod symbolize;
+#[cfg(test)]
+mod tests;
+pub mod trie;
+pub mod unwind;
 
-use tracer_ebpf::{StackCopy, TrieKey, TrieValue};
+use std::{collections::HashMap, sync::Arc};
 
+use tracer_ebpf::{STACK_NONE, STACK_TICKET, StackCopy, TrieKey, TrieValue};
+
+use self::{
+    blame::Rule,
+    cfi::Rules,
+    modules::{Modules, Process},
+    naming::Naming,
+    symbolize::Named,
+    trie::Trie,
+    unwind::{RawFrame, Stop, Unwound, unwind},
+};
 use crate::model::{Site, StackQuality};
 
 /// Number of a distinct stack of one process, from 1 and below [`tracer_ebpf::STACK_TICKET`];
@@ -21,7 +43,7 @@ pub type StackId = u32;
 pub struct Limits {
     /// Distinct stacks.
     pub stacks: usize,
-    /// Executable files kept open and mapped.
+    /// Executable files kept open and mapped, each a descriptor of this process.
     pub images: usize,
 }
 
@@ -40,74 +62,283 @@ pub struct Taken {
     /// The stack's number; [`tracer_ebpf::STACK_NONE`] when nothing could be made of it or the
     /// table is full.
     pub id: StackId,
-    /// Trie entries to insert, in this order.
+    /// Trie entries to insert, in this order. Empty when the path is known already or must not be
+    /// recognized by its native frames alone.
     pub learned: Vec<(TrieKey, TrieValue)>,
-    /// The copy ended before the stack did: this many bytes would have been needed.
+    /// The copy ended before the stack did: a copy of this many bytes would have shown more. The
+    /// path is then not learned.
     pub want_bytes: Option<usize>,
+}
+
+/// Adds the frames of interpreted code to a native stack.
+pub trait Interpreter: std::fmt::Debug + Send {
+    /// `true` when the process runs such code: its native frames alone then don't tell call paths
+    /// apart, and none is learned.
+    fn runs_in(&mut self, tgid: u32, process: &Process, modules: &mut Modules) -> bool;
+
+    /// For native frames that interpret code, by index: the interpreted frames to show inside of
+    /// (before) them, innermost first. `stack` are the copied bytes.
+    fn frames(
+        &mut self,
+        copy: &StackCopy,
+        stack: &[u8],
+        process: &Process,
+        unwound: &Unwound,
+        modules: &mut Modules,
+    ) -> Vec<(usize, Vec<Named>)>;
+
+    /// Forgets what is known of a process.
+    fn forget(&mut self, tgid: u32);
+}
+
+/// One frame as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Kept {
+    /// Looked up when asked for.
+    Native(RawFrame),
+    /// Named when it was taken: interpreted code.
+    Interpreted(Arc<Interpreted>),
+}
+
+/// An interpreted frame.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Interpreted {
+    pub(crate) function: String,
+    pub(crate) file: Option<String>,
+    pub(crate) line: Option<u32>,
+    pub(crate) function_line: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Record {
+    tgid: u32,
+    frames: Arc<[Kept]>,
+    stop: Stop,
+    executable: Option<Arc<str>>,
+    site: Option<Arc<Site>>,
 }
 
 /// Every stack known, and what is needed to name their frames. Used from one thread.
 #[derive(Debug)]
 pub struct Stacks {
     limits: Limits,
+    modules: Modules,
+    rules: Rules,
+    trie: Trie,
+    naming: Naming,
+    interpreters: Vec<Box<dyn Interpreter>>,
+    ids: HashMap<(u32, Arc<[Kept]>), StackId>,
+    records: HashMap<StackId, Record>,
+    last: StackId,
+    refused: u64,
 }
 
 impl Stacks {
-    /// An empty table.
+    /// An empty table with the built-in rules of blame.
     #[must_use]
     pub fn new(limits: Limits) -> Stacks {
-        Stacks { limits }
+        Stacks {
+            modules: Modules::new(limits.images),
+            limits,
+            rules: Rules::new(),
+            trie: Trie::default(),
+            naming: Naming::default(),
+            interpreters: Vec::new(),
+            ids: HashMap::new(),
+            records: HashMap::new(),
+            last: 0,
+            refused: 0,
+        }
+    }
+
+    /// Puts the user's rules of blame before the built-in ones.
+    #[must_use]
+    pub fn with_rules(mut self, rules: Vec<Rule>) -> Stacks {
+        self.naming.user_rules = rules;
+        self
+    }
+
+    /// Adds a runtime whose frames are to be shown.
+    #[must_use]
+    pub fn with_interpreter(mut self, interpreter: Box<dyn Interpreter>) -> Stacks {
+        self.interpreters.push(interpreter);
+        self
     }
 
     /// Opens the executable files of a process now, while it is there. Worth calling when a
     /// process first comes into view: one that exits before its first copy is read can then
     /// still be unwound and named.
-    pub fn pin(&mut self, _tgid: u32) {}
+    pub fn pin(&mut self, tgid: u32) {
+        self.modules.refresh(tgid);
+    }
+
+    /// Lets a forked process have its parent's mappings until its own are read.
+    pub fn pin_child(&mut self, parent: u32, child: u32) {
+        self.modules.inherit(parent, child);
+    }
 
     /// Unwinds one copy; `bytes` are the stack bytes that follow the record (only the first
     /// [`StackCopy::len`] count).
-    pub fn take(&mut self, _copy: &StackCopy, _bytes: &[u8]) -> Taken {
-        Taken::default()
+    pub fn take(&mut self, copy: &StackCopy, bytes: &[u8]) -> Taken {
+        let stack = &bytes[..bytes.len().min(copy.len as usize)];
+        let Some(process) = self.modules.refresh(copy.tgid) else {
+            return Taken::default();
+        };
+        let unwound = unwind(&*process, &mut self.rules, copy, stack);
+        let mut interpreted = Vec::new();
+        let mut native = true;
+        for interpreter in &mut self.interpreters {
+            if interpreter.runs_in(copy.tgid, &process, &mut self.modules) {
+                native = false;
+                interpreted.extend(interpreter.frames(
+                    copy,
+                    stack,
+                    &process,
+                    &unwound,
+                    &mut self.modules,
+                ));
+            }
+        }
+        let id = self.number(
+            copy.tgid,
+            kept(&unwound, &interpreted),
+            unwound.stop,
+            &process,
+        );
+        let want_bytes = unwound.stop.wants_more().filter(|want| *want > stack.len());
+        let learned = if native && want_bytes.is_none() && id != STACK_NONE {
+            self.trie.learn(&unwound, copy.sp, copy.tgid, id)
+        } else {
+            Vec::new()
+        };
+        Taken {
+            id,
+            learned,
+            want_bytes,
+        }
+    }
+
+    fn number(&mut self, tgid: u32, frames: Arc<[Kept]>, stop: Stop, process: &Process) -> StackId {
+        let key = (tgid, frames);
+        if let Some(id) = self.ids.get(&key) {
+            return *id;
+        }
+        if self.records.len() >= self.limits.stacks {
+            self.refused += 1;
+            return STACK_NONE;
+        }
+        // Numbers are not reused while sockets in the kernel may still carry them.
+        while {
+            self.last = if self.last + 1 < STACK_TICKET {
+                self.last + 1
+            } else {
+                1
+            };
+            self.records.contains_key(&self.last)
+        } {}
+        let record = Record {
+            tgid,
+            frames: key.1.clone(),
+            stop,
+            executable: process.executable().cloned(),
+            site: None,
+        };
+        self.records.insert(self.last, record);
+        self.ids.insert(key, self.last);
+        self.last
     }
 
     /// The frames of a stack with their names, looked up now if they were not before. An unknown
     /// number has a site without frames.
-    pub fn site(&mut self, _id: StackId) -> Arc<Site> {
-        Arc::new(Site {
-            frames: Vec::new(),
-            call_site: None,
-            quality: StackQuality::None,
-            line_in_function: None,
-        })
+    pub fn site(&mut self, id: StackId) -> Arc<Site> {
+        let Some(record) = self.records.get_mut(&id) else {
+            return Arc::new(Site {
+                frames: Vec::new(),
+                call_site: None,
+                quality: StackQuality::None,
+                line_in_function: None,
+            });
+        };
+        if let Some(site) = &record.site {
+            return site.clone();
+        }
+        let site = Arc::new(self.naming.site(
+            record.tgid,
+            &record.frames,
+            record.stop.quality(),
+            record.executable.as_deref(),
+            &mut self.modules,
+        ));
+        record.site = Some(site.clone());
+        site
     }
 
     /// How much of a stack is known, without looking up names.
     #[must_use]
-    pub fn quality(&self, _id: StackId) -> StackQuality {
-        StackQuality::None
+    pub fn quality(&self, id: StackId) -> StackQuality {
+        self.records
+            .get(&id)
+            .map_or(StackQuality::None, |r| r.stop.quality())
+    }
+
+    /// Why unwinding of a stack ended where it did.
+    #[must_use]
+    pub fn stop(&self, id: StackId) -> Option<Stop> {
+        self.records.get(&id).map(|r| r.stop)
     }
 
     /// Forgets a process that has ended (or executed another program): its mappings, its stacks
     /// and its part of the trie. Returns the trie keys to delete from the kernel.
-    pub fn forget_process(&mut self, _tgid: u32) -> Vec<TrieKey> {
-        Vec::new()
+    pub fn forget_process(&mut self, tgid: u32) -> Vec<TrieKey> {
+        self.modules.forget(tgid);
+        self.naming.forget(tgid);
+        for interpreter in &mut self.interpreters {
+            interpreter.forget(tgid);
+        }
+        self.ids.retain(|(owner, _), _| *owner != tgid);
+        self.records.retain(|_, record| record.tgid != tgid);
+        self.trie.forget(tgid)
     }
 
     /// Distinct stacks kept.
     #[must_use]
     pub fn len(&self) -> usize {
-        0
+        self.records.len()
     }
 
     /// `true` when no stack is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.records.is_empty()
     }
 
     /// Copies that got no number because [`Limits::stacks`] was reached.
     #[must_use]
-    pub fn refused(&self) -> u64 {
-        u64::from(self.limits.stacks == 0)
+    pub const fn refused(&self) -> u64 {
+        self.refused
     }
+
+    /// Executable files kept open.
+    #[must_use]
+    pub fn pinned(&self) -> usize {
+        self.modules.pinned()
+    }
+}
+
+fn kept(unwound: &Unwound, interpreted: &[(usize, Vec<Named>)]) -> Arc<[Kept]> {
+    let mut frames = Vec::with_capacity(unwound.frames.len());
+    for (index, frame) in unwound.frames.iter().enumerate() {
+        for (_, inner) in interpreted.iter().filter(|(at, _)| *at == index) {
+            frames.extend(inner.iter().map(|f| {
+                Kept::Interpreted(Arc::new(Interpreted {
+                    function: f.function.clone(),
+                    file: f.file.clone(),
+                    line: f.line,
+                    function_line: f.function_line,
+                }))
+            }));
+        }
+        frames.push(Kept::Native(*frame));
+    }
+    frames.into()
 }

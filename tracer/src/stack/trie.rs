@@ -1,0 +1,241 @@
+//! The trie by which the kernel recognizes call paths, as user space knows it.
+//!
+//! See `tracer_ebpf`'s module `stack` for how the kernel walks it. Here paths are turned into
+//! entries, and what was given to the kernel is remembered per process so that it can be taken
+//! back.
+
+use std::collections::HashMap;
+
+use tracer_ebpf::{FRAMES_MAX, TRIE_END, TRIE_ROOT, TrieKey, TrieValue};
+
+use super::unwind::Unwound;
+
+/// The entries that make the kernel recognize `unwound` as stack `id`, new ones only. `None` when
+/// the path can't be learned: a frame of varying size lies in it, so that the same return address
+/// is followed at different distances, or it leaves the stack.
+#[must_use]
+pub fn entries(
+    unwound: &Unwound,
+    sp: u64,
+    tgid: u32,
+    id: u32,
+    mut alloc_node: impl FnMut() -> u32,
+    existing: impl Fn(&TrieKey) -> Option<TrieValue>,
+) -> Option<Vec<(TrieKey, TrieValue)>> {
+    let frames = &unwound.frames;
+    if frames.is_empty() || frames.len() > FRAMES_MAX || unwound.slots.len() + 1 != frames.len() {
+        return None;
+    }
+    let mut new = Vec::new();
+    let mut node = TRIE_ROOT;
+    let mut above = sp;
+    for (i, frame) in frames.iter().enumerate() {
+        let key = TrieKey {
+            address: frame.address,
+            tgid,
+            node,
+        };
+        let value = match unwound.slots.get(i) {
+            Some(slot) => {
+                let delta = u32::try_from(slot.checked_sub(above)?).ok()?;
+                if delta == TRIE_END {
+                    return None;
+                }
+                above = *slot;
+                match existing(&key) {
+                    Some(known) if known.delta == delta => {
+                        node = known.node;
+                        continue;
+                    }
+                    Some(_) => return None,
+                    None => TrieValue {
+                        node: alloc_node(),
+                        delta,
+                    },
+                }
+            }
+            None => match existing(&key) {
+                Some(known) if known.delta == TRIE_END && known.node == id => continue,
+                Some(_) => return None,
+                None => TrieValue {
+                    node: id,
+                    delta: TRIE_END,
+                },
+            },
+        };
+        node = value.node;
+        new.push((key, value));
+    }
+    Some(new)
+}
+
+/// What the kernel was given.
+#[derive(Debug, Default)]
+pub struct Trie {
+    nodes: u32,
+    known: HashMap<u32, HashMap<TrieKey, TrieValue>>,
+}
+
+impl Trie {
+    /// Learns a path; empty when it is known already or can't be learned.
+    pub fn learn(
+        &mut self,
+        unwound: &Unwound,
+        sp: u64,
+        tgid: u32,
+        id: u32,
+    ) -> Vec<(TrieKey, TrieValue)> {
+        let known = self.known.entry(tgid).or_default();
+        let nodes = &mut self.nodes;
+        let alloc = || {
+            // 2^32 nodes are never handed out in practice; the root's number must not be reused.
+            *nodes = nodes.wrapping_add(1).max(TRIE_ROOT + 1);
+            *nodes
+        };
+        let new = entries(unwound, sp, tgid, id, alloc, |key| known.get(key).copied())
+            .unwrap_or_default();
+        known.extend(new.iter().copied());
+        new
+    }
+
+    /// Forgets a process and returns its keys.
+    pub fn forget(&mut self, tgid: u32) -> Vec<TrieKey> {
+        self.known
+            .remove(&tgid)
+            .unwrap_or_default()
+            .into_keys()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::{any, proptest};
+    use tracer_ebpf::{TRIE_END, TRIE_ROOT, TrieKey, TrieValue};
+
+    use super::Trie;
+    use crate::stack::unwind::{RawFrame, Stop, Unwound};
+
+    const SP: u64 = 0x7ffd_0000_1000;
+
+    fn path(frames: &[(u64, u64)]) -> Unwound {
+        Unwound {
+            frames: frames
+                .iter()
+                .map(|(address, _)| RawFrame {
+                    address: *address,
+                    module: None,
+                    lookup: *address,
+                })
+                .collect(),
+            slots: frames.iter().skip(1).map(|(_, at)| SP + at).collect(),
+            stop: Stop::Complete,
+        }
+    }
+
+    /// What the kernel does: follows the trie over the stack's words.
+    fn walk(
+        trie: &HashMap<TrieKey, TrieValue>,
+        tgid: u32,
+        ip: u64,
+        words: &HashMap<u64, u64>,
+    ) -> Option<u32> {
+        let (mut node, mut address, mut slot) = (TRIE_ROOT, ip, SP);
+        loop {
+            let value = trie.get(&TrieKey {
+                address,
+                tgid,
+                node,
+            })?;
+            if value.delta == TRIE_END {
+                return Some(value.node);
+            }
+            slot += u64::from(value.delta);
+            (address, node) = (*words.get(&slot)?, value.node);
+        }
+    }
+
+    fn words(frames: &[(u64, u64)]) -> HashMap<u64, u64> {
+        frames
+            .iter()
+            .skip(1)
+            .map(|(address, at)| (SP + at, *address))
+            .collect()
+    }
+
+    #[test]
+    fn learned_paths_are_walked_to_their_ids() {
+        let a = [(10, 0), (20, 8), (30, 64), (40, 72)];
+        let b = [(10, 0), (20, 8), (31, 64), (40, 96)];
+        let mut trie = Trie::default();
+        let mut kernel: HashMap<_, _> = trie.learn(&path(&a), SP, 7, 1).into_iter().collect();
+        let second = trie.learn(&path(&b), SP, 7, 2);
+        assert_eq!(second.len(), 2, "the common part is shared");
+        kernel.extend(second);
+        assert_eq!(walk(&kernel, 7, 10, &words(&a)), Some(1));
+        assert_eq!(walk(&kernel, 7, 10, &words(&b)), Some(2));
+        assert_eq!(walk(&kernel, 8, 10, &words(&a)), None, "another process");
+        let mut keys = trie.forget(7);
+        keys.sort_by_key(|k| (k.node, k.address));
+        let mut given: Vec<_> = kernel.into_keys().collect();
+        given.sort_by_key(|k| (k.node, k.address));
+        assert_eq!(keys, given);
+    }
+
+    #[test]
+    fn a_frame_of_varying_size_is_not_learned_twice() {
+        let mut trie = Trie::default();
+        assert_eq!(
+            trie.learn(&path(&[(10, 0), (20, 8), (30, 64)]), SP, 7, 1)
+                .len(),
+            3
+        );
+        assert!(
+            trie.learn(&path(&[(10, 0), (20, 8), (30, 80)]), SP, 7, 2)
+                .is_empty()
+        );
+        assert!(
+            trie.learn(&path(&[(10, 0), (20, 8)]), SP, 7, 3).is_empty(),
+            "a path's beginning"
+        );
+    }
+
+    #[test]
+    fn one_frame_is_a_path() {
+        let entries = Trie::default().learn(&path(&[(10, 0)]), SP, 7, 5);
+        assert_eq!(
+            entries.first().unwrap().1,
+            TrieValue {
+                node: 5,
+                delta: TRIE_END
+            }
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_learned_walks_to_its_id(paths in proptest::collection::vec(proptest::collection::vec((0u64..4, 1u64..4), 1..6), 1..12), tgid in any::<u32>()) {
+            let mut trie = Trie::default();
+            let mut kernel = HashMap::new();
+            let mut learned = Vec::new();
+            for (i, steps) in paths.iter().enumerate() {
+                let mut at = 0;
+                let frames: Vec<_> = steps.iter().map(|(a, up)| { at += up * 8; (*a, at) }).collect();
+                let id = i as u32 + 1;
+                let new = trie.learn(&path(&frames), SP, tgid, id);
+                if new.iter().any(|(_, v)| v.delta == TRIE_END) {
+                    learned.push((frames, id));
+                } else {
+                    assert!(new.is_empty(), "half a path is of no use");
+                }
+                kernel.extend(new);
+            }
+            for (frames, id) in learned {
+                assert_eq!(walk(&kernel, tgid, frames[0].0, &words(&frames)), Some(id));
+            }
+        }
+    }
+}
