@@ -166,6 +166,30 @@ pub struct Finding {
     pub advice: String,
 }
 
+/// What `tracer describe -o json` prints: one finding and its past.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FindingDetail {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// When it was asked for.
+    pub observed_at: Timestamp,
+    /// The finding.
+    pub finding: Finding,
+    /// Its counts over time, oldest first; the older, the sparser.
+    pub timeline: Vec<TimelinePoint>,
+}
+
+/// Counts of a finding at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelinePoint {
+    /// The moment.
+    pub at: Timestamp,
+    /// Open connections.
+    pub open: u64,
+    /// Open and past the end of their request.
+    pub outlived: u64,
+}
+
 /// The process of a finding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProcessInfo {

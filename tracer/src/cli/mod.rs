@@ -3,13 +3,22 @@
 pub mod args;
 mod baseline;
 mod check;
+mod client;
+mod columns;
 mod command;
+mod connections;
+mod describe;
+mod doctor;
+mod live;
+mod merge;
 pub mod output;
 #[cfg(test)]
-mod samples;
+pub mod samples;
+mod serve;
 mod signals;
 mod target;
 pub mod text;
+mod top;
 pub mod units;
 mod users;
 mod watch;
@@ -91,9 +100,13 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Check(args) => check::run(&args),
+        Command::Daemon(args) => serve::run(&args),
+        Command::Top(args) => top::run(&args),
+        Command::Describe(args) => describe::run(&args),
+        Command::Connections(args) => connections::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => completions(shell).map(|()| 0),
         Command::Man => man().map(|()| 0),
-        _ => Err(Failure::failed("not built yet")),
     };
     let status = result.unwrap_or_else(|failure| {
         output::note(&failure.to_string());

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use rustix::termios::tcgetwinsize;
+use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 
@@ -38,6 +39,18 @@ pub fn note(text: &str) {
 /// Writes an answer to stderr, for when stdout belongs to a command.
 pub fn print_error(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Sends the daemon's log to stderr: `level` and above, or what `TRACER_LOG` says.
+pub fn log_to_stderr(level: &str) {
+    let filter = EnvFilter::try_from_env("TRACER_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // It can only fail when there is a log already.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(Paint::on(&io::stderr()) != Paint::OFF)
+        .with_target(false)
+        .try_init();
 }
 
 /// Decides about colour.

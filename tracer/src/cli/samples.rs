@@ -27,6 +27,7 @@ fn frame(function: &str, line: u32) -> Frame {
     }
 }
 
+/// A leak of high confidence.
 pub fn finding() -> Finding {
     Finding {
         id: "3f9a1c2b4d5e6f70".to_owned(),
@@ -88,6 +89,7 @@ pub fn finding() -> Finding {
     }
 }
 
+/// A report of one leak.
 pub fn report() -> Report {
     Report {
         schema: SCHEMA,

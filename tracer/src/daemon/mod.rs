@@ -1,1 +1,167 @@
-//! The long-running collector: API, metrics, configuration.
+//! The daemon: one session on its own thread, an HTTP interface to what it knows.
+//!
+//! ```text
+//!  requests ──► api (async, one thread) ──job──► worker thread ──► collector::Session
+//! ```
+
+mod api;
+pub mod config;
+pub mod metrics;
+pub mod socket;
+pub mod timeline;
+mod worker;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::{info, warn};
+
+use self::{config::Ignore, socket::BoundSocket, worker::Worker};
+use crate::collector::{Options, Session, StartError};
+
+/// Where the socket is when nothing else is said.
+pub const SOCKET_DEFAULT: &str = "/run/tracer/tracer.sock";
+/// How long connections may finish their requests at the end.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whom to watch and how.
+    pub options: Options,
+    /// UNIX socket to serve on.
+    pub socket: PathBuf,
+    /// TCP address to serve on as well.
+    pub listen: Option<SocketAddr>,
+    /// Findings to hide.
+    pub ignore: Ignore,
+}
+
+/// Why the daemon could not start or had to stop.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The socket can't be had.
+    #[error(transparent)]
+    Socket(#[from] socket::Error),
+    /// The TCP address can't be had.
+    #[error("cannot listen on {address}: {error}; choose another address with --listen")]
+    Listen {
+        /// Address asked for.
+        address: SocketAddr,
+        /// The kernel's answer.
+        error: std::io::Error,
+    },
+    /// The session can't be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The session stopped working.
+    #[error("stopped watching: {0}")]
+    Broken(String),
+    /// The operating system refused threads, timers or signals.
+    #[error("cannot run the daemon's loop: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Serves until SIGTERM or SIGINT; then detaches everything and removes the socket.
+///
+/// # Errors
+/// [`Error`]; nothing stays attached and no socket file stays behind.
+pub fn run(settings: Settings) -> Result<(), Error> {
+    let bound = socket::bind(&settings.socket)?;
+    let tcp = settings.listen.map(listen).transpose()?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let options = settings.options.clone();
+    runtime.block_on(async {
+        // Before the probes: a signal from here on leads to a clean end.
+        let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
+        let asked_to_end = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let start = move || Session::start(options);
+        serve(bound, tcp, settings.ignore, start, asked_to_end).await
+    })
+}
+
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
+    let result = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    result.map_err(|error| Error::Listen { address, error })
+}
+
+async fn serve<S: worker::Source>(
+    bound: BoundSocket,
+    tcp: Option<std::net::TcpListener>,
+    ignore: Ignore,
+    start: impl FnOnce() -> Result<S, StartError> + Send + 'static,
+    asked_to_end: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let unix = UnixListener::from_std(bound.listener().map_err(Error::Runtime)?)
+        .map_err(Error::Runtime)?;
+    let tcp = tcp.map(TcpListener::from_std).transpose();
+    let tcp = tcp.map_err(Error::Runtime)?;
+
+    let (mut worker, ended) = Worker::spawn(start, ignore).map_err(Error::Runtime)?;
+    let router = api::router(Arc::new(worker.handle()));
+    let (stop, stopped) = watch::channel(());
+    let until = |mut stopped: watch::Receiver<()>| async move {
+        let _ = stopped.changed().await;
+    };
+    info!("listening on {}", bound.path().display());
+    let mut servers = vec![tokio::spawn(
+        axum::serve(unix, router.clone())
+            .with_graceful_shutdown(until(stopped.clone()))
+            .into_future(),
+    )];
+    if let Some(tcp) = tcp {
+        if let Ok(address) = tcp.local_addr() {
+            info!("listening on http://{address}");
+        }
+        servers.push(tokio::spawn(
+            axum::serve(tcp, router)
+                .with_graceful_shutdown(until(stopped))
+                .into_future(),
+        ));
+    }
+
+    let result = tokio::select! {
+        () = asked_to_end => Ok(()),
+        ended = ended => match ended {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(())) | Err(_) => Err(Error::Broken("its thread ended".to_owned())),
+        },
+    };
+    if result.is_ok() {
+        info!("stopping");
+    }
+    // The file first: whoever starts a successor must not find us.
+    drop(bound);
+    let _ = stop.send(());
+    let goodbye = async {
+        for server in servers {
+            let _ = server.await;
+        }
+    };
+    if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
+        warn!("some clients did not finish their requests");
+    }
+    worker.stop();
+    result
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! Asking daemons: HTTP over their UNIX socket or over TCP.
+
+use std::{fmt, io, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{Request, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::Failure;
+use crate::daemon::SOCKET_DEFAULT;
+
+/// An endpoint that has not answered by then counts as not answering.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest answer taken.
+const ANSWER_MAX: usize = 512 << 20;
+
+/// Where a daemon is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A UNIX socket.
+    Unix(PathBuf),
+    /// `HOST:PORT`.
+    Tcp(String),
+}
+
+impl Endpoint {
+    /// Parses `unix:PATH`, a path with a `/`, `http://HOST:PORT` or `HOST:PORT`.
+    ///
+    /// # Errors
+    /// [`Failure`] (status 2) saying what is accepted.
+    pub fn parse(text: &str) -> Result<Endpoint, Failure> {
+        let wrong = |what: &str| {
+            Failure::usage(format!(
+                "the endpoint `{text}` {what}; write a socket path, HOST:PORT or http://HOST:PORT"
+            ))
+        };
+        if let Some(path) = text.strip_prefix("unix://").or(text.strip_prefix("unix:")) {
+            return Ok(Endpoint::Unix(PathBuf::from(path)));
+        }
+        if text.starts_with("https://") {
+            return Err(wrong("asks for TLS, which the daemon does not speak"));
+        }
+        let address = match text.strip_prefix("http://") {
+            Some(rest) => rest.trim_end_matches('/'),
+            None if text.contains('/') => return Ok(Endpoint::Unix(PathBuf::from(text))),
+            None => text,
+        };
+        let (host, port) = address
+            .rsplit_once(':')
+            .ok_or_else(|| wrong("has no port"))?;
+        let host_is_sound = !host.is_empty()
+            && host
+                .chars()
+                .all(|c| c.is_ascii_graphic() && !"/@?#".contains(c))
+            && (!host.contains(':') || (host.starts_with('[') && host.ends_with(']')));
+        if !host_is_sound || !port.parse::<u16>().is_ok_and(|port| port != 0) {
+            return Err(wrong("is no address"));
+        }
+        Ok(Endpoint::Tcp(address.to_owned()))
+    }
+
+    /// All endpoints that were given, or the local socket.
+    ///
+    /// # Errors
+    /// As [`Endpoint::parse`].
+    pub fn all(given: &[String]) -> Result<Vec<Endpoint>, Failure> {
+        let given: Vec<&str> = given.iter().map(|text| text.trim()).collect();
+        let endpoints: Result<Vec<_>, _> = given
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .map(Endpoint::parse)
+            .collect();
+        let mut endpoints = endpoints?;
+        if endpoints.is_empty() {
+            endpoints.push(Endpoint::Unix(PathBuf::from(SOCKET_DEFAULT)));
+        }
+        Ok(endpoints)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Unix(path) => write!(f, "{}", path.display()),
+            Endpoint::Tcp(address) => write!(f, "http://{address}"),
+        }
+    }
+}
+
+/// An answer of one daemon, or why there is none.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// Who was asked.
+    pub endpoint: Endpoint,
+    /// The value, or a sentence.
+    pub result: Result<T, String>,
+}
+
+/// Asks all endpoints at the same time; answers come in the order of the endpoints.
+///
+/// # Errors
+/// [`Failure`] when the operating system refuses a runtime.
+pub fn ask<T: DeserializeOwned + Send + 'static>(
+    endpoints: &[Endpoint],
+    path: &str,
+) -> Result<Vec<Answer<T>>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("cannot ask the daemons: {e}")))?;
+    let mut answers = runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        for (index, endpoint) in endpoints.iter().cloned().enumerate() {
+            let path = path.to_owned();
+            tasks.spawn(async move {
+                let result = timeout(TIMEOUT, fetch(&endpoint, &path)).await;
+                let result = result.unwrap_or_else(|_| {
+                    Err(format!("no answer within {} seconds", TIMEOUT.as_secs()))
+                });
+                let result = result.and_then(|body| {
+                    serde_json::from_slice(&body).map_err(|e| {
+                        format!("its answer is not understood ({e}); are both of the same version?")
+                    })
+                });
+                (index, Answer { endpoint, result })
+            });
+        }
+        tasks.join_all().await
+    });
+    answers.sort_by_key(|(index, _)| *index);
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+}
+
+async fn fetch(endpoint: &Endpoint, path: &str) -> Result<Bytes, String> {
+    match endpoint {
+        Endpoint::Unix(socket) => {
+            let stream = UnixStream::connect(socket).await;
+            exchange(stream.map_err(|e| no_socket(&e))?, "tracer", path).await
+        }
+        Endpoint::Tcp(address) => {
+            let stream = TcpStream::connect(address).await;
+            exchange(
+                stream.map_err(|e| format!("cannot connect: {e}"))?,
+                address,
+                path,
+            )
+            .await
+        }
+    }
+}
+
+fn no_socket(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "no daemon serves this socket; start one with `tracer daemon`, or name one with \
+             --endpoint"
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "only root may use this socket; run the command as root".to_owned()
+        }
+        _ => format!("cannot connect: {error}"),
+    }
+}
+
+async fn exchange<S>(stream: S, host: &str, path: &str) -> Result<Bytes, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |e: hyper::Error| format!("the connection broke: {e}");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
+    // The request's own error says what went wrong.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    let request = Request::get(path)
+        .header(header::HOST, host)
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| format!("the request makes no sense: {e}"))?;
+    let response = sender.send_request(request).await.map_err(broken)?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_MAX)
+        .collect()
+        .await;
+    let body = body
+        .map_err(|e| format!("the answer broke off: {e}"))?
+        .to_bytes();
+    if status.is_success() {
+        return Ok(body);
+    }
+    #[derive(Deserialize)]
+    struct Problem {
+        error: String,
+    }
+    Err(serde_json::from_slice(&body).map_or_else(
+        |_| format!("it answers with status {status}; is it a tracer daemon?"),
+        |problem: Problem| problem.error,
+    ))
+}
+
+/// Fails when nobody answered; names on stderr those who did not, when others did.
+///
+/// # Errors
+/// [`Failure`] (status 1) naming each endpoint and its reason.
+pub fn need_one<T>(answers: &[Answer<T>]) -> Result<(), Failure> {
+    let mut failed = answers.iter().filter_map(|answer| {
+        let reason = answer.result.as_ref().err()?;
+        Some(format!("{}: {reason}", answer.endpoint))
+    });
+    if answers.iter().any(|answer| answer.result.is_ok()) {
+        failed.for_each(|line| super::output::note(&line));
+        return Ok(());
+    }
+    let first = failed.next().unwrap_or_else(|| "nobody to ask".to_owned());
+    Err(Failure::failed(
+        failed.fold(first, |all, line| format!("{all}\ntracer: {line}")),
+    ))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn endpoints_are_paths_or_addresses() {
+        let unix = |path: &str| Endpoint::Unix(PathBuf::from(path));
+        let tcp = |address: &str| Endpoint::Tcp(address.to_owned());
+        for (text, expected) in [
+            ("/run/x.sock", unix("/run/x.sock")),
+            ("./x.sock", unix("./x.sock")),
+            ("unix:/run/x.sock", unix("/run/x.sock")),
+            ("unix:///run/x.sock", unix("/run/x.sock")),
+            ("node-1:9090", tcp("node-1:9090")),
+            ("http://10.0.0.7:9090/", tcp("10.0.0.7:9090")),
+            ("[::1]:9090", tcp("[::1]:9090")),
+        ] {
+            assert_eq!(Endpoint::parse(text).unwrap(), expected, "{text}");
+        }
+        for text in [
+            "",
+            "node",
+            "node:",
+            "node:0",
+            "node:http",
+            "https://a:1",
+            "::1:9090",
+            "a b:1",
+        ] {
+            assert_eq!(Endpoint::parse(text).unwrap_err().status, 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn without_endpoints_the_local_socket_is_asked() {
+        assert_eq!(
+            Endpoint::all(&[String::new()]).unwrap(),
+            [Endpoint::Unix(PathBuf::from(SOCKET_DEFAULT))]
+        );
+    }
+
+    #[test]
+    fn an_endpoint_that_does_not_answer_is_named() {
+        let endpoint = Endpoint::Unix(PathBuf::from("/no/such/tracer.sock"));
+        let answers = ask::<serde_json::Value>(&[endpoint], "/v1/report").unwrap();
+        let failure = need_one(&answers).unwrap_err();
+        assert_eq!(failure.status, 1);
+        let text = failure.to_string();
+        assert!(text.contains("/no/such/tracer.sock"), "{text}");
+        assert!(text.contains("tracer daemon"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "\\PC*|[a-z:/\\[\\]0-9@]{0,30}") {
+            let _ = Endpoint::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! `tracer connections`: the open sockets.
+
+use std::io::{self, IsTerminal as _};
+
+use jiff::Timestamp;
+
+use super::{
+    Failure,
+    args::{ConnectionSort, ConnectionsArgs},
+    client::{self, Endpoint},
+    columns::{self, Cell, Column},
+    output, text,
+};
+use crate::report::{ConnectionList, ConnectionRow, SCHEMA};
+
+/// Asked of a daemon when the answer is filtered or sorted here.
+const ALL: usize = 1_000_000;
+
+const COLUMNS: &[Column<ConnectionRow>] = &[
+    Column {
+        heading: "PID",
+        wide: false,
+        cell: |c, _| Cell::Count(u64::from(c.pid)),
+    },
+    Column {
+        heading: "PROCESS",
+        wide: false,
+        cell: |c, _| Cell::Text(c.comm.clone()),
+    },
+    Column {
+        heading: "FD",
+        wide: false,
+        cell: |c, _| Cell::text(c.fd.map(|fd| fd.to_string())),
+    },
+    Column {
+        heading: "STATE",
+        wide: false,
+        cell: |c, _| Cell::Text(c.state.clone()),
+    },
+    Column {
+        heading: "AGE",
+        wide: false,
+        cell: |c, _| Cell::Seconds(c.age_seconds),
+    },
+    Column {
+        heading: "IDLE",
+        wide: false,
+        cell: |c, _| Cell::Seconds(c.idle_seconds),
+    },
+    Column {
+        heading: "REQUESTS",
+        wide: false,
+        cell: |c, _| Cell::Count(u64::from(c.requests)),
+    },
+    Column {
+        heading: "UNREAD",
+        wide: false,
+        cell: |c, _| Cell::Count(u64::from(c.unread)),
+    },
+    Column {
+        heading: "CALL SITE",
+        wide: false,
+        cell: |c, _| Cell::Text(text::call_site(c.call_site.as_ref())),
+    },
+    Column {
+        heading: "REMOTE",
+        wide: false,
+        cell: |c, _| Cell::Text(c.url.clone().unwrap_or_else(|| c.remote.clone())),
+    },
+    Column {
+        heading: "ROLE",
+        wide: true,
+        cell: |c, _| Cell::Text(format!("{:?}", c.role).to_lowercase()),
+    },
+    Column {
+        heading: "FAMILY",
+        wide: true,
+        cell: |c, _| Cell::Text(format!("{:?}", c.family).to_lowercase()),
+    },
+    Column {
+        heading: "LOCAL PORT",
+        wide: true,
+        cell: |c, _| Cell::text(c.local_port.map(|port| port.to_string())),
+    },
+    Column {
+        heading: "ADDRESS",
+        wide: true,
+        cell: |c, _| Cell::Text(c.remote.clone()),
+    },
+    Column {
+        heading: "HOLDER",
+        wide: true,
+        cell: |c, _| Cell::text(c.holder_pid.map(|pid| pid.to_string())),
+    },
+    Column {
+        heading: "OPENED AT",
+        wide: true,
+        cell: |c, _| Cell::Date(c.opened_at),
+    },
+    Column {
+        heading: "INODE",
+        wide: true,
+        cell: |c, _| Cell::Count(u64::from(c.inode)),
+    },
+];
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`] when no daemon answers.
+pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
+    let endpoints = Endpoint::all(&args.endpoints.endpoint)?;
+    let path = format!("/v1/connections?limit={}", to_ask(args));
+    let answers = client::ask::<ConnectionList>(&endpoints, &path)?;
+    client::need_one(&answers)?;
+    let mut list = ConnectionList {
+        schema: SCHEMA,
+        connections: Vec::new(),
+        omitted: 0,
+    };
+    for answer in answers.into_iter().filter_map(|answer| answer.result.ok()) {
+        list.connections.extend(answer.connections);
+        list.omitted += answer.omitted;
+    }
+    select(&mut list, args);
+    let width = io::stdout().is_terminal().then(output::width);
+    let now = Timestamp::now();
+    let text = columns::write(args.output, COLUMNS, &list.connections, &list, now, width)?;
+    output::print(&text)?;
+    if list.omitted > 0 {
+        output::note(&format!("{} more; --limit shows them", list.omitted));
+    }
+    Ok(0)
+}
+
+/// A daemon gives the oldest; anything else than the oldest of all needs them all.
+fn to_ask(args: &ConnectionsArgs) -> usize {
+    let plain = args.pid.is_none()
+        && args.state.is_none()
+        && args.remote.is_none()
+        && args.call_site.is_none()
+        && args.idle.is_none()
+        && args.sort_by == ConnectionSort::Age;
+    if plain { args.limit } else { ALL }
+}
+
+fn select(list: &mut ConnectionList, args: &ConnectionsArgs) {
+    let rows = &mut list.connections;
+    rows.retain(|row| matches(row, args));
+    match args.sort_by {
+        ConnectionSort::Age => rows.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds)),
+        ConnectionSort::Idle => rows.sort_by(|a, b| b.idle_seconds.total_cmp(&a.idle_seconds)),
+        ConnectionSort::Pid => rows.sort_by(|a, b| {
+            let age = || b.age_seconds.total_cmp(&a.age_seconds);
+            a.pid.cmp(&b.pid).then_with(age)
+        }),
+    }
+    list.omitted += rows.len().saturating_sub(args.limit) as u64;
+    rows.truncate(args.limit);
+}
+
+fn matches(row: &ConnectionRow, args: &ConnectionsArgs) -> bool {
+    let contains = |text: &Option<String>, wanted: &str| {
+        text.as_ref().is_some_and(|text| text.contains(wanted))
+    };
+    let pid = args
+        .pid
+        .is_none_or(|pid| row.pid == pid || row.holder_pid == Some(pid));
+    let normal = |state: &str| state.to_lowercase().replace('-', "_");
+    let state = args
+        .state
+        .as_ref()
+        .is_none_or(|state| normal(state) == normal(&row.state));
+    let remote = args
+        .remote
+        .as_ref()
+        .is_none_or(|wanted| row.remote.contains(wanted) || contains(&row.url, wanted));
+    let site = args.call_site.as_ref().is_none_or(|wanted| {
+        let site = row.call_site.as_ref();
+        site.is_some_and(|site| site.function.contains(wanted) || contains(&site.file, wanted))
+    });
+    let age = args
+        .older_than
+        .is_none_or(|least| row.age_seconds >= least.as_secs_f64());
+    let idle = args
+        .idle
+        .is_none_or(|least| row.idle_seconds >= least.as_secs_f64());
+    pid && state && remote && site && age && idle
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::{
+        cli::{
+            args::{Cli, Command},
+            samples,
+        },
+        model::{Family, Role},
+        report::CallSite,
+    };
+
+    fn args(words: &[&str]) -> ConnectionsArgs {
+        let cli = Cli::try_parse_from([&["tracer", "connections"], words].concat()).unwrap();
+        match cli.command {
+            Command::Connections(connections) => connections,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn row(pid: u32, age: f64, idle: f64, state: &str) -> ConnectionRow {
+        ConnectionRow {
+            pid,
+            comm: "app".to_owned(),
+            holder_pid: (pid == 2).then_some(9),
+            fd: Some(5),
+            role: Role::Client,
+            family: Family::Tcp4,
+            state: state.to_owned(),
+            local_port: Some(40_000),
+            remote: "10.0.0.7:443".to_owned(),
+            url: (pid == 1).then(|| "http://h/a".to_owned()),
+            opened_at: samples::start(),
+            age_seconds: age,
+            idle_seconds: idle,
+            requests: 1,
+            unread: 0,
+            call_site: (pid == 1).then(|| CallSite {
+                function: "main.fetch".to_owned(),
+                file: Some("/src/main.go".to_owned()),
+                line: Some(24),
+                module: None,
+            }),
+            inode: 7,
+        }
+    }
+
+    fn pids(words: &[&str]) -> (Vec<u32>, u64) {
+        let mut list = ConnectionList {
+            schema: SCHEMA,
+            connections: vec![
+                row(1, 10.0, 10.0, "established"),
+                row(2, 300.0, 1.0, "close_wait"),
+                row(3, 200.0, 100.0, "established"),
+            ],
+            omitted: 0,
+        };
+        select(&mut list, &args(words));
+        (
+            list.connections.iter().map(|row| row.pid).collect(),
+            list.omitted,
+        )
+    }
+
+    #[test]
+    fn sockets_are_filtered_sorted_and_cut() {
+        assert_eq!(pids(&[]), (vec![2, 3, 1], 0));
+        assert_eq!(pids(&["--sort-by", "idle"]), (vec![3, 1, 2], 0));
+        assert_eq!(pids(&["--sort-by", "pid"]), (vec![1, 2, 3], 0));
+        assert_eq!(pids(&["--limit", "1"]), (vec![2], 2));
+        assert_eq!(pids(&["--pid", "9"]), (vec![2], 0));
+        assert_eq!(pids(&["--state", "CLOSE-WAIT"]), (vec![2], 0));
+        assert_eq!(pids(&["--remote", "http://h"]), (vec![1], 0));
+        assert_eq!(pids(&["--remote", ":443"]), (vec![2, 3, 1], 0));
+        assert_eq!(pids(&["--call-site", "main.go"]), (vec![1], 0));
+        assert_eq!(pids(&["--older-than", "1m"]), (vec![2, 3], 0));
+        assert_eq!(pids(&["--idle", "1m"]), (vec![3], 0));
+    }
+
+    #[test]
+    fn a_daemon_is_asked_for_no_more_than_needed() {
+        assert_eq!(to_ask(&args(&["--limit", "7", "--older-than", "1m"])), 7);
+        assert_eq!(to_ask(&args(&["--limit", "7", "--state", "x"])), ALL);
+        assert_eq!(to_ask(&args(&["--sort-by", "idle"])), ALL);
+    }
+}

@@ -1,0 +1,176 @@
+//! `tracer describe`: everything known about one finding.
+
+use std::fmt::Write as _;
+
+use super::{
+    Failure,
+    args::{Describe, ReportForm},
+    client::{self, Answer, Endpoint},
+    merge,
+    output::{self, Paint, clean},
+    text::{self, Detail},
+};
+use crate::report::{FindingDetail, Report, TimelinePoint};
+
+/// Lines of a timeline; more do not help a reader.
+const TIMELINE_LINES: usize = 24;
+/// Characters of the longest bar.
+const BAR: usize = 40;
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`] when no daemon answers, or none knows the finding.
+pub fn run(args: &Describe) -> Result<u8, Failure> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if args.id.is_empty() || !args.id.chars().all(sound) {
+        let id = clean(&args.id);
+        return Err(Failure::usage(format!(
+            "`{id}` is no id of a finding; `tracer top` lists them"
+        )));
+    }
+    let endpoints = Endpoint::all(&args.endpoints.endpoint)?;
+    let path = format!("/v1/findings/{}", args.id);
+    let answers = client::ask::<FindingDetail>(&endpoints, &path)?;
+    let detail = if let [_] = endpoints.as_slice() {
+        client::need_one(&answers)?;
+        answers.into_iter().find_map(|answer| answer.result.ok())
+    } else {
+        several(&endpoints, answers, &args.id)?
+    };
+    let detail = detail.ok_or_else(|| {
+        Failure::failed(format!(
+            "no daemon knows a finding {}; `tracer top` lists them",
+            args.id
+        ))
+    })?;
+    match args.output {
+        ReportForm::Json => {
+            let json = serde_json::to_string_pretty(&detail).map_err(anyhow::Error::from)?;
+            output::print(&format!("{json}\n"))?;
+        }
+        ReportForm::Table => {
+            let paint = Paint::on(&std::io::stdout());
+            output::print(&render(&detail, paint, output::width()))?;
+        }
+    }
+    Ok(0)
+}
+
+/// Several daemons: the merged finding, with the timeline of the one that knows most. A daemon
+/// that does not know the finding is nothing to complain about.
+fn several(
+    endpoints: &[Endpoint],
+    answers: Vec<Answer<FindingDetail>>,
+    id: &str,
+) -> Result<Option<FindingDetail>, Failure> {
+    let reports = client::ask::<Report>(endpoints, "/v1/report")?;
+    client::need_one(&reports)?;
+    let Some(report) = merge::merge(reports) else {
+        return Ok(None);
+    };
+    let details = answers.into_iter().filter_map(|answer| answer.result.ok());
+    let Some(mut detail) = details.max_by_key(|detail| detail.finding.connections.outlived) else {
+        return Ok(None);
+    };
+    let mut known = report.findings.into_iter().filter(|f| f.id.starts_with(id));
+    match (known.next(), known.next()) {
+        (Some(_), Some(_)) => Err(Failure::usage(format!(
+            "several findings begin with {id}; give more digits"
+        ))),
+        (Some(finding), None) => {
+            detail.finding = finding;
+            Ok(Some(detail))
+        }
+        (None, _) => Ok(Some(detail)),
+    }
+}
+
+fn render(detail: &FindingDetail, paint: Paint, width: usize) -> String {
+    let mut out = String::new();
+    let (finding, now) = (&detail.finding, detail.observed_at);
+    text::finding(&mut out, finding, None, now, Detail::Full, paint, width);
+    if detail.timeline.len() > 1 {
+        let _ = writeln!(out, "\n{}", paint.bold("Leaked over time"));
+        timeline(&mut out, &detail.timeline);
+    }
+    out
+}
+
+fn timeline(out: &mut String, points: &[TimelinePoint]) {
+    let most = points
+        .iter()
+        .map(|point| point.outlived)
+        .max()
+        .unwrap_or(0)
+        .max(1);
+    let step = points.len().div_ceil(TIMELINE_LINES).max(1);
+    // Counted from the end, so that the latest is always shown.
+    let mut shown: Vec<&TimelinePoint> = points.iter().rev().step_by(step).collect();
+    shown.reverse();
+    for point in shown {
+        let bar = usize::try_from(point.outlived * BAR as u64 / most).unwrap_or(BAR);
+        let line = format!(
+            "  {}  {:>8} of {:>8} open  {}",
+            text::seconds(point.at),
+            point.outlived,
+            point.open,
+            "#".repeat(bar)
+        );
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::{cli::samples, report::SCHEMA};
+
+    #[test]
+    fn the_whole_finding_and_its_past_are_shown() {
+        let point = |minutes, outlived| TimelinePoint {
+            at: samples::start() + SignedDuration::from_mins(minutes),
+            open: outlived + 2,
+            outlived,
+        };
+        let detail = FindingDetail {
+            schema: SCHEMA,
+            observed_at: samples::start() + SignedDuration::from_mins(2),
+            finding: samples::finding(),
+            timeline: vec![point(0, 0), point(1, 10), point(2, 20)],
+        };
+        let shown = render(&detail, Paint::OFF, 100);
+        for line in [
+            "   by      app, pid 4711 (7 in its container), go1.27.3, /app",
+            "   where   pid 4711: 820 connections, first seen 2026-01-02T03:04:05Z",
+            "  2026-01-02T03:04:05Z         0 of        2 open",
+            "  2026-01-02T03:05:05Z        10 of       12 open  ####################",
+        ] {
+            assert!(
+                shown.lines().any(|known| known == line),
+                "{line}\nis missing:\n{shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_past_is_thinned_and_ends_with_the_latest() {
+        let points: Vec<TimelinePoint> = (0..100)
+            .map(|number| TimelinePoint {
+                at: samples::start(),
+                open: number,
+                outlived: number,
+            })
+            .collect();
+        let mut out = String::new();
+        timeline(&mut out, &points);
+        assert!(out.lines().count() <= TIMELINE_LINES);
+        assert!(
+            out.lines()
+                .last()
+                .is_some_and(|line| line.contains("99 of"))
+        );
+    }
+}

@@ -1,0 +1,181 @@
+//! Several daemons' reports as one: the same leak on ten nodes is one finding.
+
+use super::client::Answer;
+use crate::report::{Finding, Node, Report, SCHEMA, Verdict};
+
+/// Merges the answers of several daemons; `None` when none answered. With a single daemon asked,
+/// its report stays as it is.
+#[must_use]
+pub fn merge(answers: Vec<Answer<Report>>) -> Option<Report> {
+    let several = answers.len() > 1;
+    let mut merged: Option<Report> = None;
+    let mut nodes = Vec::new();
+    for Answer { endpoint, result } in answers {
+        let endpoint = endpoint.to_string();
+        let mut report = match result {
+            Ok(report) => report,
+            Err(error) => {
+                nodes.push(Node {
+                    endpoint,
+                    coverage: None,
+                    error: Some(error),
+                });
+                continue;
+            }
+        };
+        if !several {
+            return Some(report);
+        }
+        nodes.push(Node {
+            endpoint: endpoint.clone(),
+            coverage: report.coverage.take(),
+            error: None,
+        });
+        for finding in &mut report.findings {
+            for instance in &mut finding.instances {
+                instance.node.get_or_insert_with(|| endpoint.clone());
+            }
+        }
+        match &mut merged {
+            Some(merged) => add(merged, report),
+            None => merged = Some(report),
+        }
+    }
+    let mut merged = merged?;
+    merged.schema = SCHEMA;
+    merged.nodes = Some(nodes);
+    Some(merged)
+}
+
+fn add(merged: &mut Report, report: Report) {
+    merged.verdict = worse(merged.verdict, report.verdict);
+    merged.started_at = merged.started_at.min(report.started_at);
+    merged.duration_seconds = merged.duration_seconds.max(report.duration_seconds);
+    merged.ignored += report.ignored;
+    merged
+        .inconclusive_because
+        .extend(report.inconclusive_because);
+    merged.settle_seconds = match (merged.settle_seconds, report.settle_seconds) {
+        (Some(one), Some(two)) => Some(one.max(two)),
+        (one, two) => one.or(two),
+    };
+    merged.resources.extend(report.resources);
+    for finding in report.findings {
+        match merged
+            .findings
+            .iter_mut()
+            .find(|known| known.id == finding.id)
+        {
+            Some(known) => add_finding(known, finding),
+            None => merged.findings.push(finding),
+        }
+    }
+}
+
+fn worse(one: Verdict, two: Verdict) -> Verdict {
+    match (one, two) {
+        (Verdict::Leak, _) | (_, Verdict::Leak) => Verdict::Leak,
+        (Verdict::Inconclusive, _) | (_, Verdict::Inconclusive) => Verdict::Inconclusive,
+        (Verdict::Clean, Verdict::Clean) => Verdict::Clean,
+    }
+}
+
+/// Adds another node's instances to a finding. The words are those of the worse one.
+fn add_finding(known: &mut Finding, mut other: Finding) {
+    if other.connections.outlived > known.connections.outlived {
+        std::mem::swap(known, &mut other);
+    }
+    known.confidence = known.confidence.max(other.confidence);
+    for kind in other.also.into_iter().chain([other.kind]) {
+        if kind != known.kind && !known.also.contains(&kind) {
+            known.also.push(kind);
+        }
+    }
+    known.also.sort_unstable();
+    known.instances.extend(other.instances);
+    known
+        .instances
+        .sort_by_key(|instance| std::cmp::Reverse(instance.connections));
+    let (all, more) = (&mut known.connections, &other.connections);
+    all.open += more.open;
+    all.outlived += more.outlived;
+    all.opened += more.opened;
+    all.closed += more.closed;
+    // The peaks need not have been at the same time; their sum is an upper bound.
+    all.peak_open += more.peak_open;
+    known.requests += other.requests;
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    if known.requests > 0 {
+        known.leaked_per_request = known.connections.outlived as f64 / known.requests as f64;
+    }
+    known.growth_per_minute += other.growth_per_minute;
+    known.oldest_opened_at = match (known.oldest_opened_at, other.oldest_opened_at) {
+        (Some(one), Some(two)) => Some(one.min(two)),
+        (one, two) => one.or(two),
+    };
+    for example in other.remote.examples {
+        if !known.remote.examples.contains(&example) {
+            known.remote.examples.push(example);
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use super::*;
+    use crate::cli::{client::Endpoint, samples};
+
+    fn answer(name: &str, result: Result<Report, String>) -> Answer<Report> {
+        Answer {
+            endpoint: Endpoint::Tcp(name.to_owned()),
+            result,
+        }
+    }
+
+    #[test]
+    fn a_single_daemon_keeps_its_words() {
+        let merged = merge(vec![answer("a:1", Ok(samples::report()))]).unwrap();
+        assert_eq!(merged, samples::report());
+        assert_eq!(merge(vec![answer("a:1", Err("gone".into()))]), None);
+    }
+
+    #[test]
+    fn one_leak_on_two_nodes_is_one_finding() {
+        let mut worse = samples::report();
+        worse.findings[0].connections.outlived = 900;
+        worse.findings[0].process.pid = 1;
+        let merged = merge(vec![
+            answer("a:1", Ok(samples::report())),
+            answer("b:1", Err("refused".into())),
+            answer("c:1", Ok(worse)),
+        ])
+        .unwrap();
+        assert_eq!(merged.findings.len(), 1);
+        let finding = &merged.findings[0];
+        assert_eq!(finding.connections.outlived, 1720);
+        assert_eq!(finding.connections.open, 1640);
+        assert_eq!(finding.process.pid, 1);
+        assert_eq!(finding.growth_per_minute, 32.8);
+        let nodes: Vec<_> = finding
+            .instances
+            .iter()
+            .map(|i| i.node.as_deref())
+            .collect();
+        assert_eq!(nodes.len(), 2);
+        assert!(nodes.contains(&Some("http://a:1")) && nodes.contains(&Some("http://c:1")));
+        assert_eq!(merged.coverage, None);
+        let nodes = merged.nodes.unwrap();
+        assert_eq!(nodes.len(), 3);
+        assert_eq!(nodes[1].error.as_deref(), Some("refused"));
+        assert_eq!(merged.resources.len(), 2);
+    }
+
+    #[test]
+    fn the_worse_verdict_wins() {
+        use Verdict::{Clean, Inconclusive, Leak};
+        assert_eq!(worse(Clean, Leak), Leak);
+        assert_eq!(worse(Inconclusive, Clean), Inconclusive);
+        assert_eq!(worse(Clean, Clean), Clean);
+    }
+}

@@ -1,0 +1,108 @@
+//! `tracer daemon`: command line and configuration file into the daemon's settings.
+
+use std::path::PathBuf;
+
+use super::{Failure, STATUS_FAILURE, args::Daemon, output, target};
+use crate::{
+    collector::{MAX_SOCKETS, Options},
+    daemon::{
+        self, Error, SOCKET_DEFAULT, Settings,
+        config::{Config, Listen, parse_listen},
+    },
+};
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// [`Failure`] with the status of the contract.
+pub fn run(args: &Daemon) -> Result<u8, Failure> {
+    let settings = settings(args)?;
+    output::log_to_stderr("info");
+    match daemon::run(settings) {
+        Ok(()) => Ok(0),
+        Err(Error::Start(error)) => Err(error.into()),
+        Err(error @ (Error::Socket(_) | Error::Listen { .. })) => {
+            Err(Failure::usage(error.to_string()))
+        }
+        Err(error @ (Error::Broken(_) | Error::Runtime(_))) => Err(Failure {
+            status: STATUS_FAILURE,
+            error: error.into(),
+        }),
+    }
+}
+
+fn settings(args: &Daemon) -> Result<Settings, Failure> {
+    let config = match &args.config {
+        Some(path) => Config::load(path).map_err(|e| Failure::usage(e.to_string()))?,
+        None => Config::default(),
+    };
+    let listen = match &args.listen {
+        Some(text) => {
+            Some(parse_listen(text).map_err(|e| Failure::usage(format!("--listen: {e}")))?)
+        }
+        None => config.listen.map(|Listen(address)| address),
+    };
+    let socket = args.socket.clone().or(config.socket);
+    Ok(Settings {
+        options: Options {
+            target: target::resolve(&args.target)?,
+            backend: args.attach.backend.clone(),
+            max_sockets: config.max_sockets.unwrap_or(MAX_SOCKETS),
+            btf: args.attach.btf.clone(),
+        },
+        socket: socket.unwrap_or_else(|| PathBuf::from(SOCKET_DEFAULT)),
+        listen,
+        ignore: config.ignore,
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+
+    fn parse(args: &[&str]) -> Daemon {
+        let cli = Cli::try_parse_from([&["tracer", "daemon"], args].concat()).unwrap();
+        match cli.command {
+            Command::Daemon(daemon) => daemon,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "listen = 9090\nsocket = \"/run/a.sock\"\n").unwrap();
+        let config = file.path().to_str().unwrap();
+        let from_file = settings(&parse(&["--config", config])).unwrap();
+        assert_eq!(from_file.listen.unwrap().to_string(), "127.0.0.1:9090");
+        assert_eq!(from_file.socket, PathBuf::from("/run/a.sock"));
+        let args = [
+            "--config",
+            config,
+            "--listen",
+            "[::1]:1",
+            "--socket",
+            "/run/b.sock",
+        ];
+        let from_args = settings(&parse(&args)).unwrap();
+        assert_eq!(from_args.listen.unwrap().to_string(), "[::1]:1");
+        assert_eq!(from_args.socket, PathBuf::from("/run/b.sock"));
+        let nothing = settings(&parse(&[])).unwrap();
+        assert_eq!(nothing.listen, None);
+        assert_eq!(nothing.socket, PathBuf::from(SOCKET_DEFAULT));
+    }
+
+    #[test]
+    fn a_damaged_file_is_a_usage_error_with_line_and_key() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "\nlisen = 9090\n").unwrap();
+        let failure = settings(&parse(&["--config", file.path().to_str().unwrap()])).unwrap_err();
+        assert_eq!(failure.status, 2);
+        let text = failure.to_string();
+        assert!(text.contains("line 2") && text.contains("lisen"), "{text}");
+    }
+}

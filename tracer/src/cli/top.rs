@@ -1,0 +1,338 @@
+//! `tracer top`: the worst leaks that daemons know.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    io::{self, IsTerminal as _},
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Failure,
+    args::{ListForm, SortBy, Top},
+    client::{self, Endpoint},
+    columns::{self, Cell, Column},
+    live, merge, output, text,
+};
+use crate::report::{Finding, Report};
+
+/// Digits of an id in the narrow table; `describe` takes any unambiguous beginning.
+const ID_DIGITS: usize = 12;
+
+/// The columns of a list of findings.
+pub const COLUMNS: &[Column<Finding>] = &[
+    Column {
+        heading: "ID",
+        wide: false,
+        cell: |f, _| Cell::Text(f.id.chars().take(ID_DIGITS).collect()),
+    },
+    Column {
+        heading: "LEAKED",
+        wide: false,
+        cell: |f, _| Cell::Count(f.connections.outlived),
+    },
+    Column {
+        heading: "OPEN",
+        wide: false,
+        cell: |f, _| Cell::Count(f.connections.open),
+    },
+    Column {
+        heading: "PER MINUTE",
+        wide: false,
+        cell: |f, _| Cell::Number(f.growth_per_minute),
+    },
+    Column {
+        heading: "OLDEST",
+        wide: false,
+        cell: |f, now| age(f, now).map_or(Cell::None, Cell::Seconds),
+    },
+    Column {
+        heading: "KIND",
+        wide: false,
+        cell: |f, _| Cell::Text(f.kind.name().to_owned()),
+    },
+    Column {
+        heading: "CONFIDENCE",
+        wide: false,
+        cell: |f, _| Cell::Text(format!("{:?}", f.confidence).to_lowercase()),
+    },
+    Column {
+        heading: "PROCESS",
+        wide: false,
+        cell: |f, _| Cell::Text(f.process.comm.clone()),
+    },
+    Column {
+        heading: "PID",
+        wide: false,
+        cell: |f, _| Cell::Count(u64::from(f.process.pid)),
+    },
+    Column {
+        heading: "CALL SITE",
+        wide: false,
+        cell: |f, _| Cell::Text(text::call_site(f.call_site.as_ref())),
+    },
+    Column {
+        heading: "REMOTE",
+        wide: false,
+        cell: |f, _| Cell::Text(text::remote(f)),
+    },
+    Column {
+        heading: "OPENED",
+        wide: true,
+        cell: |f, _| Cell::Count(f.connections.opened),
+    },
+    Column {
+        heading: "CLOSED",
+        wide: true,
+        cell: |f, _| Cell::Count(f.connections.closed),
+    },
+    Column {
+        heading: "REQUESTS",
+        wide: true,
+        cell: |f, _| Cell::Count(f.requests),
+    },
+    Column {
+        heading: "LEAKED PER REQUEST",
+        wide: true,
+        cell: |f, _| Cell::Number(f.leaked_per_request),
+    },
+    Column {
+        heading: "ROLE",
+        wide: true,
+        cell: |f, _| Cell::Text(format!("{:?}", f.role).to_lowercase()),
+    },
+    Column {
+        heading: "RUNTIME",
+        wide: true,
+        cell: |f, _| Cell::text(f.process.runtime.as_deref()),
+    },
+    Column {
+        heading: "NAMESPACE",
+        wide: true,
+        cell: |f, _| Cell::text(f.process.namespace.as_deref()),
+    },
+    Column {
+        heading: "POD",
+        wide: true,
+        cell: |f, _| Cell::text(f.process.pod.as_deref()),
+    },
+    Column {
+        heading: "CONTAINER",
+        wide: true,
+        cell: |f, _| Cell::text(f.process.container_id.as_deref()),
+    },
+    Column {
+        heading: "INSTANCES",
+        wide: true,
+        cell: |f, _| Cell::Count(f.instances.len() as u64),
+    },
+    Column {
+        heading: "ADDRESS",
+        wide: true,
+        cell: |f, _| Cell::Text(f.remote.address.clone()),
+    },
+    Column {
+        heading: "FULL ID",
+        wide: true,
+        cell: |f, _| Cell::Text(f.id.clone()),
+    },
+];
+
+/// Seconds since the oldest open connection was opened.
+fn age(finding: &Finding, now: Timestamp) -> Option<f64> {
+    let oldest = finding.oldest_opened_at?;
+    Some(now.duration_since(oldest).as_secs_f64().max(0.0))
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`] when no daemon answers, or `-w` has no terminal.
+pub fn run(args: &Top) -> Result<u8, Failure> {
+    let endpoints = Endpoint::all(&args.endpoints.endpoint)?;
+    let terminal = io::stdout().is_terminal();
+    if args.watch {
+        if !terminal || !io::stdin().is_terminal() {
+            return Err(Failure::usage(
+                "--watch needs a terminal; for scripts run `tracer top -o jsonl` repeatedly",
+            ));
+        }
+        return live::run(args, &endpoints).map(|()| 0);
+    }
+    let report = fetch(&endpoints, args)?;
+    let now = end(&report);
+    let width = terminal.then(output::width);
+    let text = columns::write(args.output, COLUMNS, &report.findings, &report, now, width)?;
+    output::print(&text)?;
+    if report.findings.is_empty() && matches!(args.output, ListForm::Table | ListForm::Wide) {
+        output::note("no findings");
+    }
+    Ok(0)
+}
+
+/// The merged report of all daemons, filtered, sorted and cut.
+///
+/// # Errors
+/// [`Failure`] when none answers.
+fn fetch(endpoints: &[Endpoint], args: &Top) -> Result<Report, Failure> {
+    let answers = client::ask::<Report>(endpoints, "/v1/report")?;
+    client::need_one(&answers)?;
+    let report = merge::merge(answers);
+    let mut report = report.ok_or_else(|| Failure::failed("no daemon answered"))?;
+    select(&mut report, args, args.sort_by);
+    Ok(report)
+}
+
+/// When the report was made.
+#[must_use]
+pub fn end(report: &Report) -> Timestamp {
+    SignedDuration::try_from_secs_f64(report.duration_seconds)
+        .ok()
+        .and_then(|watched| report.started_at.checked_add(watched).ok())
+        .unwrap_or(report.started_at)
+}
+
+/// Filters by `args`, sorts by `sort_by` and cuts.
+pub fn select(report: &mut Report, args: &Top, sort_by: SortBy) {
+    let findings = &mut report.findings;
+    if let Some(pid) = args.pid {
+        findings.retain(|f| f.process.pid == pid || f.instances.iter().any(|i| i.pid == pid));
+    }
+    if let Some(namespace) = &args.namespaces.namespace {
+        findings.retain(|f| f.process.namespace.as_ref() == Some(namespace));
+    }
+    sort(findings, sort_by);
+    findings.truncate(args.limit);
+}
+
+/// Sorts, worst first; equals by id, so that lists do not jump.
+pub fn sort(findings: &mut [Finding], by: SortBy) {
+    findings.sort_by(|a, b| {
+        let order = match by {
+            SortBy::Leaked => Reverse(a.connections.outlived).cmp(&Reverse(b.connections.outlived)),
+            SortBy::Open => Reverse(a.connections.open).cmp(&Reverse(b.connections.open)),
+            SortBy::Rate => b.growth_per_minute.total_cmp(&a.growth_per_minute),
+            SortBy::Age => match (a.oldest_opened_at, b.oldest_opened_at) {
+                (Some(a), Some(b)) => a.cmp(&b),
+                (a, b) => a.is_none().cmp(&b.is_none()),
+            },
+        };
+        order.then_with(|| a.id.cmp(&b.id)).then(Ordering::Equal)
+    });
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{
+        args::{Cli, Command},
+        samples,
+    };
+
+    fn args(words: &[&str]) -> Top {
+        let cli = Cli::try_parse_from([&["tracer", "top"], words].concat()).unwrap();
+        match cli.command {
+            Command::Top(top) => top,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn report() -> Report {
+        let mut report = samples::report();
+        report.findings = [
+            ("a", 5, 50, 9.0, 300),
+            ("b", 50, 5, 1.0, 200),
+            ("c", 7, 7, 30.0, 100),
+        ]
+        .into_iter()
+        .map(|(id, outlived, open, growth, age)| {
+            let mut finding = samples::finding();
+            finding.id = id.to_owned();
+            finding.connections.outlived = outlived;
+            finding.connections.open = open;
+            finding.growth_per_minute = growth;
+            finding.oldest_opened_at = Some(samples::start() - SignedDuration::from_secs(age));
+            finding.process.pid = outlived.try_into().unwrap();
+            finding.instances.clear();
+            finding
+        })
+        .collect();
+        report
+    }
+
+    fn ids(words: &[&str]) -> String {
+        let mut report = report();
+        let args = args(words);
+        select(&mut report, &args, args.sort_by);
+        report.findings.iter().map(|f| f.id.as_str()).collect()
+    }
+
+    #[test]
+    fn findings_are_sorted_filtered_and_cut() {
+        assert_eq!(ids(&[]), "bca");
+        assert_eq!(ids(&["--sort-by", "rate"]), "cab");
+        assert_eq!(ids(&["--sort-by", "age"]), "abc");
+        assert_eq!(ids(&["--sort-by", "open"]), "acb");
+        assert_eq!(ids(&["--limit", "1"]), "b");
+        assert_eq!(ids(&["--pid", "7"]), "c");
+        assert_eq!(ids(&["-n", "shop"]), "bca");
+        assert_eq!(ids(&["-n", "other"]), "");
+        assert_eq!(ids(&["-A"]), "bca");
+    }
+
+    #[test]
+    fn the_table_names_what_the_reader_needs() {
+        let report = samples::report();
+        let shown = columns::write(
+            ListForm::Table,
+            COLUMNS,
+            &report.findings,
+            &report,
+            end(&report),
+            None,
+        )
+        .unwrap();
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines.len(), 2, "{shown}");
+        for word in [
+            "3f9a1c2b4d5e",
+            "820",
+            "16.4",
+            "60s",
+            "response_body_not_closed",
+            "high",
+            "app",
+            "4711",
+            "main.fetch /src/main.go:24",
+            "http://127.0.0.1:8080/v2/{}/tags/list",
+        ] {
+            assert!(lines[1].contains(word), "{word} is missing:\n{shown}");
+        }
+    }
+
+    #[test]
+    fn csv_has_all_columns_in_base_units() {
+        let report = samples::report();
+        let shown = columns::write(
+            ListForm::Csv,
+            COLUMNS,
+            &report.findings,
+            &report,
+            end(&report),
+            None,
+        )
+        .unwrap();
+        assert!(
+            shown.starts_with("id,leaked,open,per_minute,oldest,kind,confidence,process,pid,"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("820,820,16.4,60,response_body_not_closed"),
+            "{shown}"
+        );
+        assert!(shown.ends_with("3f9a1c2b4d5e6f70\n"), "{shown}");
+    }
+}

@@ -1,0 +1,159 @@
+//! The HTTP interface: JSON under `/v1`, metrics, and the two probes of an orchestrator.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Path, Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    metrics,
+    worker::{Bench, Handle},
+};
+use crate::report::{FindingDetail, SCHEMA};
+
+/// Connections listed when the request does not say how many.
+const CONNECTIONS_DEFAULT: usize = 1000;
+
+/// All routes.
+pub fn router(worker: Arc<Handle>) -> Router {
+    Router::new()
+        .route("/v1/report", get(report))
+        .route("/v1/findings/{id}", get(finding))
+        .route("/v1/connections", get(connections))
+        .route("/v1/doctor", get(doctor))
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(|| async {
+            problem(
+                StatusCode::NOT_FOUND,
+                "there are /v1/report, /v1/findings/ID, /v1/connections, /v1/doctor, /metrics, \
+                 /healthz and /readyz",
+            )
+        })
+        .with_state(worker)
+}
+
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn problem(status: StatusCode, message: &str) -> Response {
+    let text = serde_json::json!({ "error": message }).to_string();
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Runs a job that may fail and answers with its value.
+async fn answer<T: Serialize + Send + 'static>(
+    worker: &Handle,
+    job: impl FnOnce(&mut Bench) -> Result<T, String> + Send + 'static,
+) -> Response {
+    match worker.ask(job).await {
+        Ok(Ok(value)) => json(&value),
+        Ok(Err(message)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &message),
+        Err(message) => problem(StatusCode::SERVICE_UNAVAILABLE, &message),
+    }
+}
+
+async fn report(State(worker): State<Arc<Handle>>) -> Response {
+    answer(&worker, |bench| {
+        bench.report().map(|report| (*report).clone())
+    })
+    .await
+}
+
+async fn finding(State(worker): State<Arc<Handle>>, Path(id): Path<String>) -> Response {
+    let found = worker
+        .ask(move |bench| find(bench, &id))
+        .await
+        .unwrap_or_else(|message| Err((StatusCode::SERVICE_UNAVAILABLE, message)));
+    match found {
+        Ok(detail) => json(&detail),
+        Err((status, message)) => problem(status, &message),
+    }
+}
+
+fn find(bench: &mut Bench, id: &str) -> Result<FindingDetail, (StatusCode, String)> {
+    let report = bench
+        .report()
+        .map_err(|message| (StatusCode::INTERNAL_SERVER_ERROR, message))?;
+    let mut matching = report.findings.iter().filter(|f| f.id.starts_with(id));
+    let exact = report.findings.iter().find(|f| f.id == id);
+    let finding = match (exact, matching.next(), matching.next()) {
+        (Some(finding), _, _) | (None, Some(finding), None) => finding.clone(),
+        (None, None, _) => {
+            return Err((StatusCode::NOT_FOUND, format!("there is no finding {id}")));
+        }
+        (None, Some(_), Some(_)) => {
+            let message = format!("several findings begin with {id}; give more digits");
+            return Err((StatusCode::CONFLICT, message));
+        }
+    };
+    Ok(FindingDetail {
+        schema: SCHEMA,
+        observed_at: Timestamp::now(),
+        timeline: bench.timelines.of(&finding.id),
+        finding,
+    })
+}
+
+#[derive(Debug, Deserialize)]
+struct Limit {
+    limit: Option<usize>,
+}
+
+async fn connections(State(worker): State<Arc<Handle>>, Query(query): Query<Limit>) -> Response {
+    let limit = query.limit.unwrap_or(CONNECTIONS_DEFAULT);
+    answer(&worker, move |bench| bench.source.connections(limit)).await
+}
+
+async fn doctor(State(worker): State<Arc<Handle>>) -> Response {
+    answer(&worker, |bench| {
+        bench.source.doctor().ok_or_else(|| "not known".to_owned())
+    })
+    .await
+}
+
+async fn metrics_text(State(worker): State<Arc<Handle>>) -> Response {
+    let text = worker
+        .ask(|bench| {
+            let report = bench.report()?;
+            metrics::encode(&report, &bench.source.health(), &bench.totals)
+        })
+        .await;
+    match text {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(Err(message)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &message),
+        Err(message) => problem(StatusCode::SERVICE_UNAVAILABLE, &message),
+    }
+}
+
+async fn healthz(State(worker): State<Arc<Handle>>) -> Response {
+    match worker.stuck_seconds() {
+        None => "ok\n".into_response(),
+        Some(seconds) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the session's loop has not turned for {seconds}s\n"),
+        )
+            .into_response(),
+    }
+}
+
+async fn readyz(State(worker): State<Arc<Handle>>) -> Response {
+    if worker.ready() {
+        "ready\n".into_response()
+    } else {
+        let text = "probes are being attached, or the baseline is being taken\n";
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    }
+}

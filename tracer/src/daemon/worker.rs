@@ -1,0 +1,292 @@
+//! The thread that owns the session: ticks it, and does jobs for requests in between.
+
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use tokio::sync::oneshot;
+
+use super::{Error, config::Ignore, metrics::Totals, timeline::Timelines};
+use crate::{
+    collector::{Health, Session, StartError},
+    procs::clock::monotonic_ns,
+    report::{ConnectionList, Doctor, Report},
+};
+
+/// A report may be this old before a request makes a new one.
+const REPORT_AGE_MAX: Duration = Duration::from_secs(2);
+/// A report is made at least this often, so that timelines and first sightings do not depend on
+/// whether somebody asks.
+const REPORT_EVERY: Duration = Duration::from_secs(30);
+/// The loop turns at least this often.
+const TURN_MAX: Duration = Duration::from_secs(5);
+/// A loop that has not turned for this long is stuck; attaching and a report on a large host take
+/// less.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+/// What a worker drives: a session, or in tests something like it.
+pub trait Source: 'static {
+    /// As [`Session::wake_fd`].
+    fn wake_fd(&self) -> RawFd;
+    /// As [`Session::tick`].
+    fn tick(&mut self) -> Result<Duration, String>;
+    /// As [`Session::report`].
+    fn report(&mut self) -> Result<Report, String>;
+    /// As [`Session::connections`].
+    fn connections(&mut self, limit: usize) -> Result<ConnectionList, String>;
+    /// As [`Session::health`].
+    fn health(&self) -> Health;
+    /// As [`Session::doctor`].
+    fn doctor(&self) -> Option<Doctor>;
+}
+
+impl Source for Session {
+    fn wake_fd(&self) -> RawFd {
+        Session::wake_fd(self)
+    }
+
+    fn tick(&mut self) -> Result<Duration, String> {
+        Session::tick(self)
+    }
+
+    fn report(&mut self) -> Result<Report, String> {
+        Session::report(self)
+    }
+
+    fn connections(&mut self, limit: usize) -> Result<ConnectionList, String> {
+        Session::connections(self, limit)
+    }
+
+    fn health(&self) -> Health {
+        Session::health(self)
+    }
+
+    fn doctor(&self) -> Option<Doctor> {
+        Session::doctor(self)
+    }
+}
+
+/// What jobs work on.
+pub struct Bench {
+    /// The session.
+    pub source: Box<dyn Source>,
+    /// Timelines of the findings.
+    pub timelines: Timelines,
+    /// Counters that must not fall when a process ends.
+    pub totals: Totals,
+    ignore: Ignore,
+    latest: Option<(Instant, Arc<Report>)>,
+}
+
+impl Bench {
+    /// The latest report, made anew when it is too old; the ignore list is applied.
+    ///
+    /// # Errors
+    /// The message of [`Session::report`].
+    pub fn report(&mut self) -> Result<Arc<Report>, String> {
+        if let Some((made, report)) = &self.latest
+            && made.elapsed() < REPORT_AGE_MAX
+        {
+            return Ok(report.clone());
+        }
+        let mut report = self.source.report()?;
+        self.ignore.apply(&mut report);
+        self.timelines.add(&report, Timestamp::now());
+        self.totals.add(&report);
+        let report = Arc::new(report);
+        self.latest = Some((Instant::now(), report.clone()));
+        Ok(report)
+    }
+
+    fn report_is_due(&self) -> bool {
+        self.latest
+            .as_ref()
+            .is_none_or(|(made, _)| made.elapsed() >= REPORT_EVERY)
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut Bench) + Send>;
+
+#[derive(Debug)]
+struct Shared {
+    /// Readable when there are jobs or it is time to stop.
+    wake: OwnedFd,
+    stop: AtomicBool,
+    ready: AtomicBool,
+    /// When the loop last turned, monotonic nanoseconds.
+    turned_ns: AtomicU64,
+}
+
+impl Shared {
+    fn turn(&self) {
+        self.turned_ns.store(monotonic_ns(), Ordering::Relaxed);
+    }
+
+    fn wake(&self) {
+        // It can only fail when the counter is full, and then the thread is awake anyway.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// Gives jobs to the worker.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    jobs: mpsc::Sender<Job>,
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Runs `job` on the worker's thread and waits for its answer.
+    ///
+    /// # Errors
+    /// A message when the worker has ended or is not ready yet.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Bench) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        if !self.ready() {
+            return Err("the probes are still being attached; try again in a moment".to_owned());
+        }
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::new(move |bench| {
+            // The client may be gone by now.
+            let _ = sender.send(job(bench));
+        });
+        let gone = || "the daemon is stopping".to_owned();
+        self.jobs.send(job).map_err(|_| gone())?;
+        self.shared.wake();
+        receiver.await.map_err(|_| gone())
+    }
+
+    /// Probes are attached and the baseline is taken.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.shared.ready.load(Ordering::Acquire)
+    }
+
+    /// Seconds since the loop last turned, when that is too long.
+    #[must_use]
+    pub fn stuck_seconds(&self) -> Option<u64> {
+        let turned = self.shared.turned_ns.load(Ordering::Relaxed);
+        let since = Duration::from_nanos(monotonic_ns().saturating_sub(turned));
+        (since >= STUCK_AFTER).then_some(since.as_secs())
+    }
+}
+
+/// The thread.
+#[derive(Debug)]
+pub struct Worker {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts the thread, which starts the session. The receiver gets the reason of its end.
+    ///
+    /// # Errors
+    /// The operating system refused a thread or a descriptor.
+    pub fn spawn<S: Source>(
+        start: impl FnOnce() -> Result<S, StartError> + Send + 'static,
+        ignore: Ignore,
+    ) -> io::Result<(Worker, oneshot::Receiver<Result<(), Error>>)> {
+        let shared = Arc::new(Shared {
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            stop: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            turned_ns: AtomicU64::new(monotonic_ns()),
+        });
+        let (jobs, waiting) = mpsc::channel();
+        let (ended, end) = oneshot::channel();
+        let for_thread = shared.clone();
+        let thread = thread::Builder::new()
+            .name("session".to_owned())
+            .spawn(move || {
+                let result = work(start, ignore, &waiting, &for_thread);
+                for_thread.ready.store(false, Ordering::Release);
+                let _ = ended.send(result);
+            })?;
+        let worker = Worker {
+            handle: Handle { jobs, shared },
+            thread: Some(thread),
+        };
+        Ok((worker, end))
+    }
+
+    /// A way to give it jobs.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Ends the session, which detaches everything, and waits for it.
+    pub fn stop(&mut self) {
+        self.handle.shared.stop.store(true, Ordering::Release);
+        self.handle.shared.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn work<S: Source>(
+    start: impl FnOnce() -> Result<S, StartError>,
+    ignore: Ignore,
+    jobs: &mpsc::Receiver<Job>,
+    shared: &Shared,
+) -> Result<(), Error> {
+    let mut bench = Bench {
+        source: Box::new(start()?),
+        timelines: Timelines::default(),
+        totals: Totals::default(),
+        ignore,
+        latest: None,
+    };
+    shared.turn();
+    shared.ready.store(true, Ordering::Release);
+    while !shared.stop.load(Ordering::Acquire) {
+        let wait = bench.source.tick().map_err(Error::Broken)?;
+        shared.turn();
+        if bench.report_is_due()
+            && let Err(message) = bench.report()
+        {
+            tracing::warn!("no report: {message}");
+        }
+        while let Ok(job) = jobs.try_recv() {
+            job(&mut bench);
+            shared.turn();
+        }
+        sleep(&*bench.source, shared, wait.min(TURN_MAX));
+    }
+    Ok(())
+}
+
+fn sleep(source: &dyn Source, shared: &Shared, timeout: Duration) {
+    let mut fds = vec![PollFd::new(&shared.wake, PollFlags::IN)];
+    let wake = source.wake_fd();
+    if wake >= 0 {
+        // SAFETY: the session owns the descriptor and outlives this call.
+        let wake = unsafe { BorrowedFd::borrow_raw(wake) };
+        fds.push(PollFd::from_borrowed_fd(wake, PollFlags::IN));
+    }
+    let timeout = Timespec::try_from(timeout).ok();
+    // An interrupted wait is as good as one that timed out.
+    let _ = poll(&mut fds, timeout.as_ref());
+    // Nobody waits for the count: jobs are taken from the channel until it is empty.
+    let _ = rustix::io::read(&shared.wake, &mut [0; 8]);
+}

@@ -1,0 +1,140 @@
+//! Which capabilities this process has, and what each is needed for.
+
+use std::fs;
+
+use super::parse;
+use crate::report::Capability;
+
+/// `CAP_BPF` and `CAP_PERFMON` exist since this kernel; `CAP_SYS_ADMIN` stands for both.
+const SPLIT_SINCE: (u32, u32) = (5, 8);
+/// Maps are charged to the memory cgroup and no longer to `RLIMIT_MEMLOCK` since this kernel.
+const NO_MEMLOCK_SINCE: (u32, u32) = (5, 11);
+
+/// Bits of include/uapi/linux/capability.h.
+const DAC_READ_SEARCH: u32 = 2;
+const NET_ADMIN: u32 = 12;
+const SYS_PTRACE: u32 = 19;
+const SYS_ADMIN: u32 = 21;
+const SYS_RESOURCE: u32 = 24;
+const PERFMON: u32 = 38;
+const BPF: u32 = 39;
+
+/// The capabilities of this process that matter to the tracer, on a kernel of this version.
+#[must_use]
+pub fn capabilities(kernel: (u32, u32)) -> Vec<Capability> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = parse::effective_capabilities(&status).unwrap_or_default();
+    table(held, kernel)
+}
+
+/// Names of the capabilities without which no probe can be attached.
+#[must_use]
+pub fn missing(kernel: (u32, u32)) -> Vec<String> {
+    let needed: &[&str] = if kernel < SPLIT_SINCE {
+        &["CAP_SYS_ADMIN"]
+    } else {
+        &["CAP_BPF", "CAP_PERFMON"]
+    };
+    capabilities(kernel)
+        .into_iter()
+        .filter(|capability| !capability.held && needed.contains(&capability.name.as_str()))
+        .map(|capability| capability.name)
+        .collect()
+}
+
+fn table(held: u64, kernel: (u32, u32)) -> Vec<Capability> {
+    let has = |bit: u32| held & (1 << bit) != 0;
+    let row = |name: &str, held: bool, needed_for: &str| Capability {
+        name: name.to_owned(),
+        held,
+        needed_for: needed_for.to_owned(),
+    };
+    let mut rows = Vec::new();
+    if kernel < SPLIT_SINCE {
+        rows.push(row(
+            "CAP_SYS_ADMIN",
+            has(SYS_ADMIN),
+            "loading and attaching every probe (kernels before 5.8 know no smaller one)",
+        ));
+    } else {
+        rows.push(row(
+            "CAP_BPF",
+            has(BPF) || has(SYS_ADMIN),
+            "loading every probe",
+        ));
+        rows.push(row(
+            "CAP_PERFMON",
+            has(PERFMON) || has(SYS_ADMIN),
+            "attaching every probe, reading kernel memory and user stacks",
+        ));
+    }
+    rows.push(row(
+        "CAP_SYS_PTRACE",
+        has(SYS_PTRACE),
+        "the executables, descriptors and memory maps of other users' processes: without it \
+         stacks and holders are unknown",
+    ));
+    rows.push(row(
+        "CAP_DAC_READ_SEARCH",
+        has(DAC_READ_SEARCH),
+        "reading executables and debug information that only their owner may read",
+    ));
+    rows.push(row(
+        "CAP_NET_ADMIN",
+        has(NET_ADMIN),
+        "attaching to cgroups (who closed a socket, UNIX connects) and listing sockets of all \
+         users",
+    ));
+    if kernel < NO_MEMLOCK_SINCE {
+        rows.push(row(
+            "CAP_SYS_RESOURCE",
+            has(SYS_RESOURCE),
+            "raising the limit of locked memory for the kernel maps",
+        ));
+    }
+    rows
+}
+
+/// Major and minor version in a kernel release such as `6.18.5-hardened`.
+#[must_use]
+pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(bits: u64, kernel: (u32, u32)) -> Vec<(String, bool)> {
+        let rows = table(bits, kernel).into_iter();
+        rows.map(|row| (row.name, row.held)).collect()
+    }
+
+    #[test]
+    fn small_capabilities_suffice_since_they_exist() {
+        let rows = held(1 << BPF | 1 << PERFMON, (6, 18));
+        assert!(rows.contains(&("CAP_BPF".to_owned(), true)), "{rows:?}");
+        assert!(rows.contains(&("CAP_PERFMON".to_owned(), true)));
+        assert!(rows.contains(&("CAP_SYS_PTRACE".to_owned(), false)));
+        assert!(rows.iter().all(|(name, _)| name != "CAP_SYS_RESOURCE"));
+        let rows = held(1 << SYS_ADMIN, (6, 18));
+        assert!(rows.contains(&("CAP_BPF".to_owned(), true)));
+    }
+
+    #[test]
+    fn old_kernels_need_the_large_one() {
+        let rows = held(1 << BPF, (5, 4));
+        assert_eq!(rows[0], ("CAP_SYS_ADMIN".to_owned(), false));
+        assert!(rows.iter().any(|(name, _)| name == "CAP_SYS_RESOURCE"));
+    }
+
+    #[test]
+    fn versions_are_read_from_releases() {
+        assert_eq!(kernel_version("6.18.5-hardened"), Some((6, 18)));
+        assert_eq!(kernel_version("5.10.0-32-cloud-amd64"), Some((5, 10)));
+        assert_eq!(kernel_version("7.2-rc1"), Some((7, 2)));
+        assert_eq!(kernel_version("linux"), None);
+        assert_eq!(kernel_version(""), None);
+    }
+}
