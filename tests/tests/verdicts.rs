@@ -4,9 +4,9 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tracer_tests::{
-    fixtures::line_of,
-    tests,
-    tracer::{Report, check},
+    fixtures::{self, line_of},
+    host, tests,
+    tracer::{self, Report, check},
 };
 
 use crate::scenes::{self, Scene};
@@ -31,12 +31,15 @@ tests![
     later_request_is_at_fault,
     two_leaks_in_one_program,
     pool_and_slow_turnover_are_healthy,
+    the_demo,
 ];
 
 /// Source of the C client.
 const CLIENT: &str = include_str!("../fixtures/c/client.c");
 /// Source of the Rust client.
 const RUST_CLIENT: &str = include_str!("../src/bin/fixture-client.rs");
+/// Source of the demo.
+const SHOP: &str = include_str!("../src/bin/leaky-shop.rs");
 /// Source of the program whose helpers inherit.
 const INHERIT: &str = include_str!("../fixtures/c/inherit.c");
 
@@ -438,4 +441,51 @@ fn pool_and_slow_turnover_are_healthy() -> Result<()> {
     let (pool_check, linger_check) = (check(pool.pid(), WATCH)?, check(linger.pid(), WATCH)?);
     pool_check.report()?.expect_verdict("clean")?;
     linger_check.report()?.expect_verdict("clean")
+}
+
+/// The shop ends by itself, and with it all its connections: the leak is reported all the same.
+fn the_demo() -> Result<()> {
+    host::require_root()?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("report.json");
+    let (_server, address) = scenes::server("http", "127.0.0.1:0")?;
+    let shop = fixtures::path("leaky-shop")?;
+    let options = [
+        "check",
+        "-o",
+        "json",
+        "--report",
+        &file.to_string_lossy(),
+        "--",
+    ];
+    let command = [&shop.to_string_lossy(), &*address, "10", "120"];
+    let program = tracer::start(&[&options[..], &command].concat())?;
+    let ended = program.end(host::seconds(60))?;
+    ensure!(
+        ended.code() == 0,
+        "status {}: {}",
+        ended.code(),
+        ended.stderr
+    );
+    ensure!(
+        ended.stdout == "READY\nSOLD 120\n",
+        "stdout: {:?}",
+        ended.stdout
+    );
+    let report = Report::read(&file)?;
+    let expected = Expected {
+        kind: "client_per_request",
+        role: "client",
+        function: Some("leaky_shop::Discounts::lookup"),
+        file: Some("leaky-shop.rs"),
+        line: Some(line_of(SHOP, "discounts")?),
+        family: "tcp4",
+        url: Some("http://discounts.shop.test/v1/discounts/{}?customer=…&token=…"),
+    };
+    one_leak(&report, &address, &expected).with_context(|| report.to_string())?;
+    ensure!(
+        !report.to_string().contains("hush"),
+        "a secret is given away"
+    );
+    Ok(())
 }
