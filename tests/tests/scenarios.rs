@@ -1,7 +1,7 @@
 //! What can happen to a socket, one by one: each ends up in `tracer connections` as it truly is, with its
 //! opener, its holder, its descriptor and its state, or not at all.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -23,6 +23,7 @@ tests![
     states_of_tcp,
     families_and_roles,
     refused_connects_are_counted,
+    exhausted_ports_are_counted,
 ];
 
 /// A scenario and what is expected of it.
@@ -387,18 +388,59 @@ fn families_and_roles() -> Result<()> {
     hold(FAMILIES)
 }
 
+/// Lets a scenario happen under `check` and returns the report and what it printed.
+fn checked(program: &mut Program) -> Result<tracer::Report> {
+    let pid = program.pid().to_string();
+    let mut check = tracer::start(&["check", "--pid", &pid, "-d", "1h", "-o", "json"])?;
+    tracer::attached(&mut check)?;
+    program.write("\n")?;
+    program.line("DONE", seconds(20))?;
+    check.signal(libc::SIGINT)?;
+    let ended = check.end(seconds(60))?;
+    tracer::Report::parse(&ended.stdout).with_context(|| ended.stderr.clone())
+}
+
 fn refused_connects_are_counted() -> Result<()> {
     const REFUSED: Case = gone("refused");
     host::require_root()?;
     let mut running = begin(&REFUSED)?;
-    let pid = running.program.pid().to_string();
-    let mut check = tracer::start(&["check", "--pid", &pid, "-d", "1h", "-o", "json"])?;
-    tracer::attached(&mut check)?;
-    go(&mut running)?;
-    check.signal(libc::SIGINT)?;
-    let report = tracer::Report::parse(&check.end(seconds(60))?.stdout)?;
+    let report = checked(&mut running.program)?;
     let errors = &report.0["resources"][0]["connect_errors"];
     ensure!(errors["ECONNREFUSED"] == 3, "connect_errors: {report}");
     ensure!(report.findings().is_empty(), "a finding: {report}");
+    Ok(())
+}
+
+/// In a network namespace of its own, which has four ephemeral ports.
+fn exhausted_ports_are_counted() -> Result<()> {
+    host::require_root()?;
+    let (unshare, nsenter) = (host::tool("unshare")?, host::tool("nsenter")?);
+    host::tool("ip")?;
+    let script = "ip link set lo up && echo 51000 51003 >/proc/sys/net/ipv4/ip_local_port_range && \
+                  exec \"$0\" http 127.0.0.1:7000";
+    let mut server = Command::new(unshare);
+    server
+        .args(["-n", "sh", "-c", script])
+        .arg(fixtures::path("fixture-server")?);
+    let mut server = Program::start(&mut server)?;
+    let address = server.line("READY", seconds(20))?;
+    let mut scenario = Command::new(nsenter);
+    scenario
+        .args(["-t", &server.pid().to_string(), "-n"])
+        .arg(fixtures::path("scenarios")?);
+    let mut program = Program::start(scenario.args(["exhausted", &address]))?;
+    program.line("READY", seconds(20))?;
+    let report = checked(&mut program)?;
+    let resources = &report.0["resources"][0];
+    ensure!(
+        resources["connect_errors"]["EADDRNOTAVAIL"] == 3,
+        "connect_errors: {report}"
+    );
+    let ports = &resources["ephemeral_ports"][0];
+    ensure!(ports["destination"] == address, "destination: {report}");
+    ensure!(
+        ports["used"] == 4 && ports["available"] == 4,
+        "ports: {report}"
+    );
     Ok(())
 }
