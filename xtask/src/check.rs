@@ -151,6 +151,8 @@ fn licences() -> Result<Verdict> {
     let mut refused: Vec<&str> = tree
         .lines()
         .map(|line| line.trim_end_matches(" (*)"))
+        // one blank line separates the workspace's packages
+        .filter(|line| !line.is_empty())
         .filter(|line| {
             !line
                 .split_once('\t')
