@@ -1,1 +1,7 @@
-//! The kernel side: BTF offsets, the attach plan, maps and iterators.
+//! The kernel side: type information, the attach plan, maps and iterators.
+
+pub mod btf;
+pub mod maps;
+pub mod offsets;
+pub mod plan;
+pub mod probes;

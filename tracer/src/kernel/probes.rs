@@ -1,0 +1,489 @@
+//! Loads the programs, attaches what the plan chooses, and owns the maps.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read as _},
+    os::fd::AsFd,
+    path::Path,
+};
+
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfLoader, Endianness,
+    maps::{Map, MapData, RingBuf},
+    programs::{BtfTracePoint, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint},
+};
+use thiserror::Error;
+use tracer_ebpf::{
+    AggKey, AggValue, Config, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
+    ListenValue, PathValue, Sock, TrieKey, TrieValue,
+};
+
+use super::{
+    btf::Btf,
+    maps::{Counters, Table},
+    offsets,
+    plan::{Attach, Choice, EVENTS, Event, Probe},
+};
+use crate::report::{EventStatus, Refusal};
+
+/// The compiled programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-probes"));
+
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Why the kernel side could not be set up.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// No type information.
+    #[error(
+        "this kernel's type information (BTF) can't be read from {path}: {error}; \
+         use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or give a BTF file with --btf"
+    )]
+    NoBtf {
+        /// File.
+        path: String,
+        /// Cause.
+        error: String,
+    },
+    /// Type information lacks something.
+    #[error(transparent)]
+    Offsets(#[from] offsets::MissingMember),
+    /// Maps could not be created or programs not be parsed.
+    #[error("the BPF maps and programs could not be set up: {0}")]
+    Load(String),
+    /// An event without which nothing can be traced.
+    #[error("nothing can observe the event {event} on this kernel: {refused}")]
+    Refused {
+        /// Event.
+        event: &'static str,
+        /// The kernel's answers.
+        refused: String,
+    },
+}
+
+/// The attached kernel side. Everything is detached when it is dropped, or when the process
+/// ends in whatever way.
+pub struct Probes {
+    ebpf: Ebpf,
+    /// Live sockets.
+    pub socks: Table<u64, Sock>,
+    /// Connections that ended.
+    pub aggregates: Table<AggKey, AggValue>,
+    /// Request heads.
+    pub heads: Table<HeadKey, Head>,
+    /// Listening ports.
+    pub listeners: Table<ListenKey, ListenValue>,
+    /// UNIX paths.
+    pub paths: Table<u64, PathValue>,
+    /// Failed connects.
+    pub errors: Table<ErrorKey, u64>,
+    /// Target processes.
+    pub targets: Table<u32, u32>,
+    /// Known call paths.
+    pub trie: Table<TrieKey, TrieValue>,
+    /// Call sites that need larger copies.
+    pub copy_sizes: Table<CopySizeKey, u32>,
+    /// Counters by cause.
+    pub counters: Counters,
+    /// Stack copies.
+    pub stacks: RingBuf<MapData>,
+    scan: Table<u32, u32>,
+    events: Vec<EventStatus>,
+    attached: Vec<String>,
+    degraded: Vec<String>,
+    capacities: BTreeMap<&'static str, u64>,
+}
+
+impl std::fmt::Debug for Probes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probes")
+            .field("attached", &self.attached)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What to load.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// Settings handed to the programs; what depends on the kernel is filled in here.
+    pub config: Config,
+    /// Capacity of the socket map.
+    pub max_sockets: u32,
+    /// Type information to use in place of the kernel's own.
+    pub btf: Option<&'a Path>,
+    /// Use only this backend where an event has several.
+    pub backend: Option<&'a str>,
+}
+
+impl Probes {
+    /// Creates the maps, loads the programs and attaches them.
+    ///
+    /// # Errors
+    /// [`ProbeError`]; nothing stays attached.
+    pub fn load(setup: Setup<'_>) -> Result<Probes, ProbeError> {
+        let path = setup.btf.unwrap_or(Path::new(KERNEL_BTF));
+        let no_btf = |error: String| ProbeError::NoBtf {
+            path: path.display().to_string(),
+            error,
+        };
+        let blob = std::fs::read(path).map_err(|e| no_btf(e.to_string()))?;
+        let btf = Btf::parse(blob).ok_or_else(|| no_btf("not a BTF file".to_owned()))?;
+        let aya_btf =
+            AyaBtf::parse_file(path, Endianness::default()).map_err(|e| no_btf(e.to_string()))?;
+        let offsets = offsets::resolve(&btf)?;
+        let mut config = setup.config;
+        config.have_task_regs = u32::from(
+            btf.enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs")
+                .is_some(),
+        );
+        raise_memory_limit();
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&aya_btf))
+            .override_global("OFFSETS", bytemuck::bytes_of(&offsets), true)
+            .override_global("CONFIG", bytemuck::bytes_of(&config), true)
+            .map_max_entries("SOCKS", setup.max_sockets)
+            .load(OBJECT)
+            .map_err(|e| ProbeError::Load(chain(&e)))?;
+        let mut capacities = BTreeMap::new();
+        let mut tables = Tables {
+            ebpf: &mut ebpf,
+            capacities: &mut capacities,
+        };
+        let (socks, aggregates) = (tables.take("SOCKS")?, tables.take("AGG")?);
+        let (heads, listeners) = (tables.take("HEADS")?, tables.take("LISTENERS")?);
+        let (paths, errors) = (tables.take("PATHS")?, tables.take("ERRORS")?);
+        let (targets, trie) = (tables.take("TARGETS")?, tables.take("TRIE")?);
+        let (copy_sizes, scan) = (tables.take("COPY_SIZES")?, tables.take("SCAN")?);
+        let counters = Counters::new(map_data(tables.map("COUNTERS")?)?.fd())
+            .map_err(|e| ProbeError::Load(e.to_string()))?;
+        let stacks =
+            RingBuf::try_from(tables.map("STACKS")?).map_err(|e| ProbeError::Load(chain(&e)))?;
+        let mut probes = Probes {
+            ebpf,
+            socks,
+            aggregates,
+            heads,
+            listeners,
+            paths,
+            errors,
+            targets,
+            trie,
+            copy_sizes,
+            counters,
+            stacks,
+            scan,
+            capacities,
+            events: Vec::new(),
+            attached: Vec::new(),
+            degraded: Vec::new(),
+        };
+        probes.load_scan(&aya_btf)?;
+        for event in EVENTS {
+            let status = probes.observe(event, &btf, &aya_btf, setup.backend)?;
+            probes.events.push(status);
+        }
+        Ok(probes)
+    }
+
+    /// Attaches the first choice for an event that this kernel takes.
+    fn observe(
+        &mut self,
+        event: &Event,
+        btf: &Btf,
+        aya_btf: &AyaBtf,
+        forced: Option<&str>,
+    ) -> Result<EventStatus, ProbeError> {
+        let mut status = EventStatus {
+            event: event.name.to_owned(),
+            backend: "none".to_owned(),
+            hooks: Vec::new(),
+            lost: None,
+            refused: Vec::new(),
+        };
+        let mut better: Vec<&str> = Vec::new();
+        for (index, choice) in event.choices.iter().enumerate() {
+            let Some(first) = choice.probes.first() else {
+                continue;
+            };
+            let backend = first.attach.backend();
+            // forcing leaves an event its last choice, so that what it is not about still works
+            if forced.is_some_and(|f| f != backend) && index + 1 < event.choices.len() {
+                continue;
+            }
+            match self.attach_all(choice, btf, aya_btf) {
+                Ok(()) => {
+                    status.backend = backend.to_owned();
+                    status.hooks = choice.probes.iter().map(|p| p.hook.to_owned()).collect();
+                    break;
+                }
+                Err((probe, error)) => {
+                    if !choice.adds.is_empty() {
+                        better.push(choice.adds);
+                    }
+                    status.refused.push(Refusal {
+                        backend: backend.to_owned(),
+                        hook: probe.hook.to_owned(),
+                        error,
+                        would_add: choice.adds.to_owned(),
+                    });
+                }
+            }
+        }
+        if status.backend == "none" {
+            let Some(without) = event.without else {
+                let refused: Vec<String> = status
+                    .refused
+                    .iter()
+                    .map(|r| format!("{}: {}", r.hook, r.error))
+                    .collect();
+                return Err(ProbeError::Refused {
+                    event: event.name,
+                    refused: refused.join("; "),
+                });
+            };
+            status.lost = Some(without.to_owned());
+        } else if !better.is_empty() {
+            better.dedup();
+            status.lost = Some(better.join("; "));
+        }
+        if let Some(lost) = &status.lost {
+            self.degraded.push(format!("{}: {lost}", event.name));
+        }
+        Ok(status)
+    }
+
+    fn attach_all(
+        &mut self,
+        choice: &Choice,
+        btf: &Btf,
+        aya_btf: &AyaBtf,
+    ) -> Result<(), (Probe, String)> {
+        for probe in choice.probes {
+            let name = probe_name(probe);
+            if self.attached.contains(&name) {
+                continue;
+            }
+            self.attach(probe, btf, aya_btf)
+                .map_err(|error| (*probe, error))?;
+            self.attached.push(name);
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, probe: &Probe, btf: &Btf, aya_btf: &AyaBtf) -> Result<(), String> {
+        if let Attach::Fexit { arguments } = probe.attach {
+            match btf.arguments(probe.hook) {
+                Some(n) if n == arguments => {}
+                Some(n) => return Err(format!("has {n} arguments here, not {arguments}")),
+                None => return Err("no such function in this kernel".to_owned()),
+            }
+        }
+        let program = self
+            .ebpf
+            .program_mut(probe.program)
+            .ok_or_else(|| format!("the object has no program {}", probe.program))?;
+        let result = match (program, probe.attach) {
+            (Program::BtfTracePoint(p), _) => attach_tracepoint(p, probe.hook, aya_btf),
+            (Program::RawTracePoint(p), _) => attach_raw(p, probe.hook),
+            (Program::FEntry(p), _) => attach_fentry(p, probe.hook, aya_btf),
+            (Program::FExit(p), _) => attach_fexit(p, probe.hook, aya_btf),
+            (Program::KProbe(p), _) => attach_kprobe(p, probe.hook),
+            _ => return Err("the object's program has another type".to_owned()),
+        };
+        result.map_err(|error| reason(&error))
+    }
+
+    fn load_scan(&mut self, aya_btf: &AyaBtf) -> Result<(), ProbeError> {
+        let program: &mut Iter = self
+            .ebpf
+            .program_mut("scan_descriptors")
+            .ok_or_else(|| ProbeError::Load("the object has no scan_descriptors".to_owned()))?
+            .try_into()
+            .map_err(|e: ProgramError| ProbeError::Load(chain(&e)))?;
+        program
+            .load("task_file", aya_btf)
+            .map_err(|e| ProbeError::Refused {
+                event: "scan",
+                refused: reason(&e),
+            })
+    }
+
+    /// Runs a descriptor scan with this number to its end; 0 looks for listening sockets only.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run_scan(&mut self, number: u32) -> io::Result<()> {
+        self.scan.set(&0, &number)?;
+        let program: &mut Iter = self
+            .ebpf
+            .program_mut("scan_descriptors")
+            .ok_or_else(|| io::Error::other("the object has no scan_descriptors"))?
+            .try_into()
+            .map_err(io::Error::other)?;
+        let link = program.attach().map_err(io::Error::other)?;
+        let link = program.take_link(link).map_err(io::Error::other)?;
+        let mut file = link.into_file().map_err(io::Error::other)?;
+        let mut nothing = [0u8; 64];
+        loop {
+            match file.read(&mut nothing) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                // a million files were visited without output: go on (kernel/bpf/bpf_iter.c)
+                Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The value of a counter.
+    #[must_use]
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters.sum(counter as u32).unwrap_or(0)
+    }
+
+    /// How each event is observed.
+    #[must_use]
+    pub fn events(&self) -> &[EventStatus] {
+        &self.events
+    }
+
+    /// Attached programs, as `program@hook`.
+    #[must_use]
+    pub fn attached(&self) -> &[String] {
+        &self.attached
+    }
+
+    /// What is not seen, as sentences.
+    #[must_use]
+    pub fn degraded(&self) -> &[String] {
+        &self.degraded
+    }
+
+    /// Capacities of the maps by name.
+    #[must_use]
+    pub fn capacities(&self) -> &BTreeMap<&'static str, u64> {
+        &self.capacities
+    }
+}
+
+struct Tables<'a> {
+    ebpf: &'a mut Ebpf,
+    capacities: &'a mut BTreeMap<&'static str, u64>,
+}
+
+impl Tables<'_> {
+    fn map(&mut self, name: &'static str) -> Result<Map, ProbeError> {
+        self.ebpf
+            .take_map(name)
+            .ok_or_else(|| ProbeError::Load(format!("the object has no map {name}")))
+    }
+
+    fn take<K, V>(&mut self, name: &'static str) -> Result<Table<K, V>, ProbeError>
+    where
+        K: bytemuck::NoUninit + bytemuck::AnyBitPattern,
+        V: bytemuck::NoUninit + bytemuck::AnyBitPattern,
+    {
+        let data = map_data(self.map(name)?)?;
+        let failed = |e: &dyn std::fmt::Display| ProbeError::Load(format!("map {name}: {e}"));
+        let info = data.info().map_err(|e| failed(&e))?;
+        if (info.key_size() as usize, info.value_size() as usize)
+            != (size_of::<K>(), size_of::<V>())
+        {
+            return Err(failed(
+                &"its layout is not the one this program was built with",
+            ));
+        }
+        self.capacities.insert(name, u64::from(info.max_entries()));
+        Table::new(data.fd().as_fd()).map_err(|e| failed(&e))
+    }
+}
+
+fn map_data(map: Map) -> Result<MapData, ProbeError> {
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) => {
+            Ok(data)
+        }
+        other => Err(ProbeError::Load(format!(
+            "unexpected kind of map: {other:?}"
+        ))),
+    }
+}
+
+fn attach_tracepoint(p: &mut BtfTracePoint, hook: &str, btf: &AyaBtf) -> Result<(), ProgramError> {
+    p.load(hook, btf)?;
+    p.attach().map(drop)
+}
+
+fn attach_raw(p: &mut RawTracePoint, hook: &str) -> Result<(), ProgramError> {
+    p.load()?;
+    p.attach(hook).map(drop)
+}
+
+fn attach_fentry(p: &mut FEntry, hook: &str, btf: &AyaBtf) -> Result<(), ProgramError> {
+    p.load(hook, btf)?;
+    p.attach().map(drop)
+}
+
+fn attach_fexit(p: &mut FExit, hook: &str, btf: &AyaBtf) -> Result<(), ProgramError> {
+    p.load(hook, btf)?;
+    p.attach().map(drop)
+}
+
+fn attach_kprobe(p: &mut KProbe, hook: &str) -> Result<(), ProgramError> {
+    p.load()?;
+    p.attach(hook, 0).map(drop)
+}
+
+/// Before 5.11 BPF memory counts against RLIMIT_MEMLOCK; failing to raise it shows up as a
+/// failure to create maps.
+fn raise_memory_limit() {
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: a valid rlimit.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+}
+
+fn probe_name(probe: &Probe) -> String {
+    format!("{}@{}", probe.program, probe.hook)
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The kernel's answer in a few words; verifier logs go to the debug log.
+fn reason(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            tracing::debug!(%verifier_log, "a program was refused");
+            let last = verifier_log.to_string();
+            let last = last
+                .lines()
+                .rev()
+                .find(|l| !l.trim().is_empty() && !l.starts_with("processed"));
+            match last {
+                Some(line) if io_error.raw_os_error() != Some(libc::EPERM) => {
+                    format!("{io_error}: {line}")
+                }
+                _ => io_error.to_string(),
+            }
+        }
+        other => chain(other),
+    }
+}
