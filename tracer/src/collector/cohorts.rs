@@ -1,0 +1,118 @@
+//! Cohorts: connections of one process, call site, remote and role, under one number.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::model::{Cohort, CohortId, Process, Remote, Role, Site, StackOf};
+
+/// Cohorts kept; connections of further ones go unjudged and are counted.
+const COHORTS_MAX: usize = 16_384;
+/// Examples of requests kept per cohort.
+const EXAMPLES_MAX: usize = 5;
+
+/// What identifies a cohort.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    pid: u32,
+    start_ticks: u64,
+    /// Function, file and line of the call site; without one the stack's number.
+    site: Result<(String, Option<String>, Option<u32>), u32>,
+    remote: Arc<Remote>,
+    role: Role,
+}
+
+/// One cohort with what is shown of it.
+#[derive(Debug)]
+pub struct Entry {
+    /// What the members have in common.
+    pub cohort: Cohort,
+    /// Requests, as shown.
+    pub examples: Vec<String>,
+}
+
+/// All cohorts of a session.
+#[derive(Debug, Default)]
+pub struct Cohorts {
+    ids: HashMap<Key, CohortId>,
+    entries: Vec<Entry>,
+    refused: u64,
+}
+
+/// What a connection brings to its cohort.
+#[derive(Debug)]
+pub struct Member<'a> {
+    /// Process.
+    pub process: &'a Arc<Process>,
+    /// Stack to blame and its number.
+    pub site: Option<(u32, Arc<Site>)>,
+    /// Moment of that stack.
+    pub site_of: StackOf,
+    /// Stack of the opener.
+    pub opener: Option<Arc<Site>>,
+    /// Remote end.
+    pub remote: &'a Arc<Remote>,
+    /// Client or server.
+    pub role: Role,
+}
+
+impl Cohorts {
+    /// The cohort a connection belongs to; `None` when there is no room for another.
+    pub fn of(&mut self, member: Member<'_>) -> Option<CohortId> {
+        let site = match &member.site {
+            None => Err(0),
+            Some((number, site)) => match site.blamed() {
+                Some(frame) => Ok((frame.function.clone(), frame.file.clone(), frame.line)),
+                None => Err(*number),
+            },
+        };
+        let key = Key {
+            pid: member.process.pid,
+            start_ticks: member.process.start_ticks,
+            site,
+            remote: Arc::clone(member.remote),
+            role: member.role,
+        };
+        if let Some(&id) = self.ids.get(&key) {
+            return Some(id);
+        }
+        if self.entries.len() >= COHORTS_MAX {
+            self.refused += 1;
+            return None;
+        }
+        let id = CohortId(u32::try_from(self.entries.len()).ok()?);
+        self.entries.push(Entry {
+            cohort: Cohort {
+                process: Arc::clone(member.process),
+                site: member.site.map(|(_, site)| site),
+                site_of: member.site_of,
+                opener: member.opener,
+                remote: Arc::clone(member.remote),
+                role: member.role,
+            },
+            examples: Vec::new(),
+        });
+        self.ids.insert(key, id);
+        Some(id)
+    }
+
+    /// One cohort.
+    pub fn get(&self, id: CohortId) -> Option<&Entry> {
+        self.entries.get(id.0 as usize)
+    }
+
+    /// Keeps a request as an example.
+    pub fn add_example(&mut self, id: CohortId, example: impl FnOnce() -> String) {
+        if let Some(entry) = self.entries.get_mut(id.0 as usize)
+            && entry.examples.len() < EXAMPLES_MAX
+        {
+            let example = example();
+            if !entry.examples.contains(&example) {
+                entry.examples.push(example);
+            }
+        }
+    }
+
+    /// Connections that found no cohort.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+}
