@@ -45,14 +45,26 @@ impl Live {
 
     /// What is known of a socket, marked as seen; a reused address begins anew.
     pub fn memory(&mut self, sk: u64, opened_ns: u64) -> &mut Memory {
-        let fresh =
-            Memory { opened_ns, request: NONE, cohort: NONE, chosen_by: 0, sweep: self.sweep };
+        let fresh = Memory {
+            opened_ns,
+            request: NONE,
+            cohort: NONE,
+            chosen_by: 0,
+            sweep: self.sweep,
+        };
         let memory = self.sockets.entry(sk).or_insert(fresh);
         if memory.opened_ns != opened_ns {
             *memory = fresh;
         }
         memory.sweep = self.sweep;
         memory
+    }
+
+    /// Whether the last sweep saw it.
+    pub fn knows(&self, sk: u64, opened_ns: u64) -> bool {
+        self.sockets
+            .get(&sk)
+            .is_some_and(|m| m.opened_ns == opened_ns)
     }
 
     /// The cohort a socket was last put into.

@@ -1,10 +1,34 @@
 //! A tracing session: probes, sweeps, reconciling, and the report they lead to.
 
-use std::{os::fd::RawFd, path::PathBuf, time::Duration};
+mod answers;
+mod cohorts;
+mod lifetimes;
+mod live;
+mod people;
+mod requests;
+mod start;
+mod sweep;
+mod target;
+mod tickets;
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsRawFd as _, RawFd},
+    path::PathBuf,
+    time::Duration,
+};
 
 use thiserror::Error;
+use tracer_ebpf::{AggKey, Config, CopySizeKey, StackCopy, WHEN_EXEC};
 
-use crate::report::{ConnectionList, Coverage, Doctor, Report};
+use crate::{
+    engine::{Engine, Settings},
+    kernel::probes::Probes,
+    model::{CohortId, Ended},
+    procs::{Clock, clock::monotonic_ns},
+    stack::Stacks,
+};
 
 /// Most sockets tracked at one time where nothing else is said; about 45 MB of kernel memory when
 /// all are in use.
@@ -76,7 +100,43 @@ pub struct Health {
 
 /// A running session. All methods are synchronous and are called from one thread.
 #[derive(Debug)]
-pub struct Session {}
+pub struct Session {
+    probes: Probes,
+    target: target::Watched,
+    stacks: Stacks,
+    engine: Engine,
+    people: people::People,
+    cohorts: cohorts::Cohorts,
+    requests: requests::Interner<requests::Request>,
+    live: live::Live,
+    tickets: tickets::Tickets,
+    lifetimes: lifetimes::Lifetimes,
+    /// Cohort of the connections that are folded under an aggregate key.
+    by_aggregate: HashMap<AggKey, CohortId>,
+    /// What the engine was already told of each aggregate.
+    told: HashMap<AggKey, Ended>,
+    totals: sweep::Totals,
+    /// Sockets removed by reconciling.
+    healed: u64,
+    clock: Clock,
+    started_ns: u64,
+    /// Number of the last descriptor scan.
+    scan: u32,
+    scan_began_ns: u64,
+    next_sweep_ns: u64,
+    next_scan_ns: u64,
+    processes: u64,
+    /// When the last process of the target ended: what was seen until then is kept as it was.
+    frozen_ns: Option<u64>,
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Shortest time between sweeps.
+const SWEEP_EVERY_NS: u64 = SECOND_NS / 2;
+/// Shortest time between descriptor scans.
+const SCAN_EVERY_NS: u64 = 3 * SECOND_NS;
+/// Sweeps and scans may take one part in this many of the time.
+const DUTY: u64 = 100;
 
 impl Session {
     /// Attaches the probes and takes the baseline of sockets that are already open.
@@ -84,13 +144,55 @@ impl Session {
     /// # Errors
     /// [`StartError`]; nothing stays attached.
     pub fn start(options: Options) -> Result<Session, StartError> {
-        Err(StartError::Failed(format!("not built yet: {options:?}")))
+        let mut config = Config {
+            want_heads: 1,
+            want_stacks: 1,
+            copies_per_second: 200,
+            own_tgid: std::process::id(),
+            follow_forks: 1,
+            realtime_offset_ns: start::realtime_offset_ns(),
+            ..Config::default()
+        };
+        let target = target::filter(&options.target, &mut config)?;
+        let probes = start::load(&options, config)?;
+        target.enlist(&options.target, &probes);
+        let now_ns = monotonic_ns();
+        let mut session = Session {
+            probes,
+            target,
+            stacks: Stacks::new(crate::stack::Limits::default()),
+            engine: Engine::new(Settings::default()),
+            people: people::People::default(),
+            cohorts: cohorts::Cohorts::default(),
+            requests: requests::Interner::new(),
+            live: live::Live::default(),
+            tickets: tickets::Tickets::default(),
+            lifetimes: lifetimes::Lifetimes::default(),
+            by_aggregate: HashMap::new(),
+            told: HashMap::new(),
+            totals: sweep::Totals::default(),
+            healed: 0,
+            clock: Clock::now(),
+            started_ns: now_ns,
+            scan: 0,
+            scan_began_ns: 0,
+            next_sweep_ns: 0,
+            next_scan_ns: 0,
+            processes: 0,
+            frozen_ns: None,
+        };
+        let failed = |e: io::Error| StartError::Failed(format!("the first scan failed: {e}"));
+        // listening ports first: they tell accepted sockets from connecting ones
+        session.probes.run_scan(0).map_err(failed)?;
+        session.pin_processes();
+        session.tick().map_err(StartError::Failed)?;
+        Ok(session)
     }
 
     /// Descriptor that becomes readable when [`Session::tick`] has something to do at once.
     #[must_use]
     pub fn wake_fd(&self) -> RawFd {
-        -1
+        self.probes.stacks.as_raw_fd()
     }
 
     /// Takes in what is waiting and sweeps when it is time; returns how long to wait, at most,
@@ -99,46 +201,100 @@ impl Session {
     /// # Errors
     /// A message when the kernel side stopped working.
     pub fn tick(&mut self) -> Result<Duration, String> {
-        Ok(Duration::from_secs(1))
+        self.take_stacks();
+        let now_ns = monotonic_ns();
+        if now_ns >= self.next_sweep_ns {
+            let scan = now_ns >= self.next_scan_ns;
+            self.round(scan)
+                .map_err(|e| format!("reading the kernel's maps failed: {e}"))?;
+        }
+        let left = self.next_sweep_ns.saturating_sub(monotonic_ns());
+        Ok(Duration::from_nanos(left))
+    }
+
+    /// One sweep, after a descriptor scan if asked; sets when the next ones are due.
+    fn round(&mut self, scan: bool) -> io::Result<()> {
+        self.target.refresh(&self.probes);
+        self.processes = self.target.alive(&self.probes);
+        if self.processes == 0 {
+            self.frozen_ns.get_or_insert_with(monotonic_ns);
+        }
+        let began_ns = monotonic_ns();
+        if scan {
+            self.scan = self.scan.wrapping_add(1).max(1);
+            self.scan_began_ns = began_ns;
+            self.probes.run_scan(self.scan)?;
+            let cost_ns = monotonic_ns() - began_ns;
+            self.next_scan_ns = began_ns + SCAN_EVERY_NS.max(cost_ns * DUTY);
+        }
+        self.take_stacks();
+        if self.frozen_ns.is_none() {
+            self.sweep(monotonic_ns(), scan)?;
+        }
+        let cost_ns = monotonic_ns() - began_ns;
+        self.next_sweep_ns = began_ns + SWEEP_EVERY_NS.max(cost_ns * DUTY / 4);
+        Ok(())
+    }
+
+    /// Unwinds the stack copies that came in, and teaches the kernel their call paths.
+    fn take_stacks(&mut self) {
+        while let Some(item) = self.probes.stacks.next() {
+            let Some((head, bytes)) = item.split_at_checked(size_of::<StackCopy>()) else {
+                continue;
+            };
+            let Ok(copy) = tracer_ebpf::decode::<StackCopy>(head) else {
+                continue;
+            };
+            if copy.when == u32::from(WHEN_EXEC) {
+                self.people.forget(copy.tgid);
+                for key in self.stacks.forget_process(copy.tgid) {
+                    let _ = self.probes.trie.remove(&key);
+                }
+                continue;
+            }
+            let taken = self.stacks.take(&copy, bytes);
+            self.tickets
+                .redeem(copy.sk, copy.opened_ns, copy.ticket, taken.id);
+            for (key, value) in &taken.learned {
+                if let Err(error) = self.probes.trie.set(key, value) {
+                    tracing::debug!(%error, "a call path could not be taught to the kernel");
+                    break;
+                }
+            }
+            if taken.want_bytes.is_some() {
+                let key = CopySizeKey {
+                    ip: copy.ip,
+                    tgid: copy.tgid,
+                    pad: 0,
+                };
+                let bytes = u32::try_from(tracer_ebpf::COPY_BYTES_MAX).unwrap_or(u32::MAX);
+                let _ = self.probes.copy_sizes.set(&key, &bytes);
+            }
+        }
+    }
+
+    /// Opens the executables of the processes named, while they are there.
+    fn pin_processes(&mut self) {
+        for pid in self.probes.targets.keys().unwrap_or_default() {
+            self.people.get(pid);
+            self.stacks.pin(pid);
+        }
     }
 
     /// How things stand as of the last tick.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status::default()
+        Status {
+            sockets: self.totals.open,
+            candidates: self.engine.candidates(),
+            processes: self.processes,
+        }
     }
 
-    /// Reconciles with the kernel's own lists and judges.
-    ///
-    /// # Errors
-    /// A message when reconciling failed.
-    pub fn report(&mut self) -> Result<Report, String> {
-        Err("not built yet".to_owned())
-    }
-
-    /// The open connections, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    /// A message when reconciling failed.
-    pub fn connections(&mut self, limit: usize) -> Result<ConnectionList, String> {
-        Err(format!("not built yet: {limit}"))
-    }
-
-    /// What can and what cannot be seen.
-    #[must_use]
-    pub fn coverage(&self) -> Coverage {
-        Coverage::default()
-    }
-
-    /// Maps, programs and lifetimes.
-    #[must_use]
-    pub fn health(&self) -> Health {
-        Health::default()
-    }
-
-    /// What this kernel allows and what is attached.
-    #[must_use]
-    pub fn doctor(&self) -> Option<Doctor> {
-        None
+    /// Scans, sweeps and leaves everything as fresh as it can be, for an answer.
+    fn refresh(&mut self) -> Result<(), String> {
+        self.take_stacks();
+        self.round(true)
+            .map_err(|e| format!("reconciling with the kernel's lists failed: {e}"))
     }
 }

@@ -21,7 +21,8 @@ impl People {
             return Arc::clone(process);
         }
         if self.known.len() >= REMEMBERED {
-            self.known.retain(|&pid, process| procs::alive(pid, process.start_ticks));
+            self.known
+                .retain(|&pid, process| procs::alive(pid, process.start_ticks));
         }
         let process = Arc::new(procs::read(pid).unwrap_or_else(|| Process {
             pid,
@@ -39,14 +40,5 @@ impl People {
     /// The process runs another program now: it is read again at the next sight.
     pub fn forget(&mut self, pid: u32) {
         self.known.remove(&pid);
-    }
-
-    /// Pids that ended since they were read.
-    pub fn ended(&self) -> Vec<u32> {
-        self.known
-            .iter()
-            .filter(|(pid, process)| !procs::alive(**pid, process.start_ticks))
-            .map(|(pid, _)| *pid)
-            .collect()
     }
 }

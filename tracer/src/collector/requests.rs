@@ -10,8 +10,7 @@ use std::{
 use tracer_ebpf::{Head, PathValue, Sock};
 
 use crate::{
-    http::head::{Sniffed, sniff},
-    http::url::{Scheme, example, template, url},
+    http::{Scheme, Sniffed, example, sniff, template, url},
     model::{Family, Remote},
 };
 
@@ -29,7 +28,11 @@ pub struct Interner<T> {
 impl<T: Clone + Eq + Hash> Interner<T> {
     /// An empty one.
     pub fn new() -> Self {
-        Interner { numbers: HashMap::new(), values: Vec::new(), refused: 0 }
+        Interner {
+            numbers: HashMap::new(),
+            values: Vec::new(),
+            refused: 0,
+        }
     }
 
     /// The number of a value; `None` when it is new and there is no room.
@@ -73,9 +76,11 @@ pub struct Request {
 pub fn request(head: &Head) -> Option<Request> {
     let bytes = head.bytes.get(..head.len as usize)?;
     match sniff(bytes) {
-        Sniffed::Http1(head) => {
-            Some(Request { method: head.method, target: head.target, host: head.host })
-        }
+        Sniffed::Http1(head) => Some(Request {
+            method: head.method,
+            target: head.target,
+            host: head.host,
+        }),
         _ => None,
     }
 }
@@ -125,14 +130,26 @@ pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -
         address: address.to_owned(),
         host: request.and_then(|r| r.host.clone()),
         url: request.map(|r| {
-            url(Scheme::Http, family, address, r.host.as_deref(), &template(&r.target))
+            url(
+                Scheme::Http,
+                family,
+                address,
+                r.host.as_deref(),
+                &template(&r.target),
+            )
         }),
     })
 }
 
 /// A request as findings show it.
 pub fn shown(family: Family, address: &str, request: &Request) -> String {
-    let url = url(Scheme::Http, family, address, request.host.as_deref(), &request.target);
+    let url = url(
+        Scheme::Http,
+        family,
+        address,
+        request.host.as_deref(),
+        &request.target,
+    );
     example(&request.method, &url)
 }
 
@@ -143,11 +160,20 @@ mod tests {
     #[test]
     fn addresses_are_written_as_users_write_them() {
         let loopback = u32::from_ne_bytes([127, 0, 0, 1]);
-        assert_eq!(socket_address(Family::Tcp4, [loopback, 0, 0, 0], 80), "127.0.0.1:80");
+        assert_eq!(
+            socket_address(Family::Tcp4, [loopback, 0, 0, 0], 80),
+            "127.0.0.1:80"
+        );
         let one = u32::from_ne_bytes([0, 0, 0, 1]);
-        assert_eq!(socket_address(Family::Tcp6, [0, 0, 0, one], 8080), "[::1]:8080");
+        assert_eq!(
+            socket_address(Family::Tcp6, [0, 0, 0, one], 8080),
+            "[::1]:8080"
+        );
         let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-        assert_eq!(socket_address(Family::Tcp6, [0, 0, mapped, loopback], 80), "127.0.0.1:80");
+        assert_eq!(
+            socket_address(Family::Tcp6, [0, 0, mapped, loopback], 80),
+            "127.0.0.1:80"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read as _},
     os::fd::AsFd,
     path::Path,
+    sync::Arc,
 };
 
 use aya::{
@@ -66,7 +67,7 @@ pub enum ProbeError {
 pub struct Probes {
     ebpf: Ebpf,
     /// Live sockets.
-    pub socks: Table<u64, Sock>,
+    pub socks: Arc<Table<u64, Sock>>,
     /// Connections that ended.
     pub aggregates: Table<AggKey, AggValue>,
     /// Request heads.
@@ -149,7 +150,7 @@ impl Probes {
             ebpf: &mut ebpf,
             capacities: &mut capacities,
         };
-        let (socks, aggregates) = (tables.take("SOCKS")?, tables.take("AGG")?);
+        let (socks, aggregates) = (Arc::new(tables.take("SOCKS")?), tables.take("AGG")?);
         let (heads, listeners) = (tables.take("HEADS")?, tables.take("LISTENERS")?);
         let (paths, errors) = (tables.take("PATHS")?, tables.take("ERRORS")?);
         let (targets, trie) = (tables.take("TARGETS")?, tables.take("TRIE")?);

@@ -1,0 +1,373 @@
+//! What a session answers: report, connections, coverage, doctor, health.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Health, Session, requests, sweep};
+use tracer_ebpf::{Counter, ErrorKey, SOCK_CLOSED, Sock};
+
+use crate::{
+    findings::{self, Inputs, PortUse, ProcessUse, Suspect},
+    model::{Family, Holder, Role},
+    procs::{self, clock::monotonic_ns},
+    report::{
+        CallSite, ConnectionList, ConnectionRow, Coverage, Doctor, Report, Resources, SCHEMA,
+    },
+};
+
+/// Losses that reconciling can't make up for: what was not stored.
+const LASTING: [Counter; 2] = [Counter::SocketMapFull, Counter::TargetMapFull];
+/// Processes whose limits a report shows.
+const PROCESSES_MAX: usize = 64;
+/// Destinations whose ephemeral ports a report shows, per process.
+const DESTINATIONS_MAX: usize = 8;
+const EPHEMERAL_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+const EPHEMERAL_RANGE_DEFAULT: (u16, u16) = (32_768, 60_999);
+/// Fewer ports in use than this are not worth a line.
+const PORTS_WORTH_SHOWING: u64 = 100;
+
+impl Session {
+    /// Reconciles with the kernel's own lists and judges.
+    ///
+    /// # Errors
+    /// A message when reconciling failed.
+    pub fn report(&mut self) -> Result<Report, String> {
+        self.refresh()?;
+        let judgements = self.engine.judge();
+        let growth = self.growth_by_process(&judgements);
+        let suspects: Vec<Suspect> = judgements
+            .into_iter()
+            .filter_map(|judgement| {
+                let entry = self.cohorts.get(judgement.cohort)?;
+                Some(Suspect {
+                    cohort: entry.cohort.clone(),
+                    examples: entry.examples.clone(),
+                    pod: None,
+                    judgement,
+                })
+            })
+            .collect();
+        let ended_ns = self.frozen_ns.unwrap_or_else(monotonic_ns);
+        let mut unsettled = Vec::new();
+        if self.frozen_ns.is_some() && self.cohorts.refused() == 0 && self.saw_nothing() {
+            unsettled.push("The target ended before anything could be seen.".to_owned());
+        }
+        if self.cohorts.refused() + self.requests.refused() > 0 {
+            unsettled.push(format!(
+                "{} connections were not judged because there are too many different call sites \
+                 and remotes.",
+                self.cohorts.refused() + self.requests.refused()
+            ));
+        }
+        Ok(findings::assemble(Inputs {
+            started_at: self.clock.date(self.started_ns),
+            duration_seconds: (ended_ns - self.started_ns) as f64 / 1e9,
+            clock: (self.started_ns, self.clock.date(self.started_ns)),
+            coverage: self.coverage(),
+            node: None,
+            suspects,
+            ignore: &findings::Ignore::default(),
+            resources: self.resources(&growth)?,
+            unsettled,
+        }))
+    }
+
+    fn saw_nothing(&self) -> bool {
+        self.probes.counter(Counter::Seen) == 0
+    }
+
+    fn growth_by_process(&self, judgements: &[crate::engine::Judgement]) -> HashMap<u32, f64> {
+        let mut growth = HashMap::new();
+        for judgement in judgements {
+            if let Some(entry) = self.cohorts.get(judgement.cohort) {
+                *growth.entry(entry.cohort.process.pid).or_insert(0.0) +=
+                    judgement.growth_per_minute;
+            }
+        }
+        growth
+    }
+
+    /// Descriptors, ports and connect errors of the processes with open connections or errors.
+    fn resources(&self, growth: &HashMap<u32, f64>) -> Result<Vec<Resources>, String> {
+        let mut ports: HashMap<u32, HashMap<String, u64>> = HashMap::new();
+        let mut usage: BTreeMap<u32, ProcessUse> = BTreeMap::new();
+        let failed = |e: std::io::Error| format!("reading the kernel's maps failed: {e}");
+        self.probes
+            .socks
+            .for_each(|_, sock| {
+                if sock.tgid == 0 || sock.flags & SOCK_CLOSED != 0 {
+                    return;
+                }
+                let family = requests::family(sock);
+                let of_process = ports.entry(sock.tgid).or_default();
+                if family != Family::Unix && sweep::role(sock) == Role::Client {
+                    let to = requests::socket_address(family, sock.remote_addr, sock.remote_port);
+                    *of_process.entry(to).or_default() += 1;
+                }
+            })
+            .map_err(failed)?;
+        let mut errors: BTreeMap<u32, BTreeMap<u16, u64>> = BTreeMap::new();
+        self.probes
+            .errors
+            .for_each(|&ErrorKey { tgid, error }, &count| {
+                if let Ok(error) = u16::try_from(error) {
+                    errors.entry(tgid).or_default().insert(error, count);
+                }
+            })
+            .map_err(failed)?;
+        let range = ephemeral_range();
+        for pid in ports.keys().chain(errors.keys()).copied() {
+            if usage.len() >= PROCESSES_MAX {
+                break;
+            }
+            // a process that has ended holds nothing and is only shown for its connect errors
+            let (fds_open, fds_limit) = procs::fd_usage(pid).unwrap_or((0, 0));
+            if fds_limit == 0 && !errors.contains_key(&pid) {
+                continue;
+            }
+            let mut destinations: Vec<(&String, &u64)> = ports
+                .get(&pid)
+                .map(|p| p.iter().collect())
+                .unwrap_or_default();
+            destinations.retain(|&(_, &used)| used >= PORTS_WORTH_SHOWING);
+            destinations.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
+            let growth_per_minute = growth.get(&pid).copied().unwrap_or(0.0);
+            let one_destination = destinations.len() == 1;
+            usage.insert(
+                pid,
+                ProcessUse {
+                    pid,
+                    fds_open,
+                    fds_limit,
+                    fds_growth_per_minute: growth_per_minute,
+                    ports: destinations
+                        .into_iter()
+                        .take(DESTINATIONS_MAX)
+                        .map(|(destination, &used)| PortUse {
+                            destination: destination.clone(),
+                            used,
+                            range,
+                            reserved: 0,
+                            growth_per_minute: if one_destination {
+                                growth_per_minute
+                            } else {
+                                0.0
+                            },
+                        })
+                        .collect(),
+                    connect_errors: errors.get(&pid).cloned().unwrap_or_default(),
+                },
+            );
+        }
+        Ok(usage.values().map(findings::resources).collect())
+    }
+
+    /// The open connections, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// A message when reconciling failed.
+    pub fn connections(&mut self, limit: usize) -> Result<ConnectionList, String> {
+        self.refresh()?;
+        let mut sockets: Vec<(u64, Sock)> = Vec::new();
+        let socks = std::sync::Arc::clone(&self.probes.socks);
+        socks
+            .for_each(|&sk, sock| {
+                let open = sock.flags & SOCK_CLOSED == 0 && sock.tgid != 0;
+                if open && self.holder(sock) != Holder::Nobody {
+                    sockets.push((sk, *sock));
+                }
+            })
+            .map_err(|e| format!("reading the kernel's maps failed: {e}"))?;
+        sockets.sort_unstable_by_key(|(_, sock)| sock.opened_ns);
+        let omitted = sockets.len().saturating_sub(limit) as u64;
+        let now_ns = monotonic_ns();
+        let connections = sockets
+            .iter()
+            .take(limit)
+            .map(|(sk, sock)| self.row(*sk, sock, now_ns))
+            .collect();
+        Ok(ConnectionList {
+            schema: SCHEMA,
+            connections,
+            omitted,
+        })
+    }
+
+    fn row(&mut self, sk: u64, sock: &Sock, now_ns: u64) -> ConnectionRow {
+        let process = self.people.get(sock.tgid);
+        let family = requests::family(sock);
+        let role = sweep::role(sock);
+        let remote = match family {
+            Family::Unix => self.address(sock, family, role),
+            _ => requests::socket_address(family, sock.remote_addr, sock.remote_port),
+        };
+        let number = self.live.memory(sk, sock.opened_ns).request();
+        let request = number.and_then(|number| self.requests.value(number));
+        let url = request.map(|r| requests::shown(family, &remote, r));
+        let stack = match self.tickets.settle(sk, sock.request_stack) {
+            tracer_ebpf::STACK_NONE => self.tickets.settle(sk, sock.open_stack),
+            request => request,
+        };
+        let call_site = if stack == tracer_ebpf::STACK_NONE {
+            None
+        } else {
+            self.stacks.site(stack).blamed().map(|frame| CallSite {
+                function: frame.function.clone(),
+                file: frame.file.clone(),
+                line: frame.line,
+                module: frame.module.clone(),
+            })
+        };
+        let last = sock
+            .at_ns(sock.sent_ticks.max(sock.received_ticks))
+            .unwrap_or(sock.opened_ns);
+        ConnectionRow {
+            pid: process.pid,
+            comm: process.comm.clone(),
+            holder_pid: match self.holder(sock) {
+                Holder::Other(pid) => Some(pid),
+                _ => None,
+            },
+            fd: (sock.fd >= 0).then_some(sock.fd),
+            role,
+            family,
+            state: state_name(sock, family).to_owned(),
+            local_port: (family != Family::Unix).then_some(sock.local_port),
+            remote,
+            url,
+            opened_at: self.clock.date(sock.opened_ns),
+            age_seconds: seconds_between(sock.opened_ns, now_ns),
+            idle_seconds: seconds_between(last, now_ns),
+            requests: sock.turns,
+            unread: sock.unread,
+            call_site,
+            inode: sock.inode,
+        }
+    }
+
+    /// What can and what cannot be seen.
+    #[must_use]
+    pub fn coverage(&self) -> Coverage {
+        let events = self.probes.events();
+        let weakest = ["tracepoint", "kprobe", "fentry"]
+            .into_iter()
+            .find(|backend| events.iter().any(|e| e.backend == *backend))
+            .unwrap_or("none");
+        let losses: BTreeMap<String, u64> = Counter::ALL
+            .iter()
+            .filter(|c| !matches!(c, Counter::Seen | Counter::Folded | Counter::StackCopied))
+            .map(|&c| (c.name().to_owned(), self.probes.counter(c)))
+            .filter(|&(_, count)| count > 0)
+            .collect();
+        let mut degraded = self.probes.degraded().to_vec();
+        if self.totals.entries >= self.capacity("SOCKS") {
+            degraded.push("the socket map is full: further sockets are counted, not kept".into());
+        }
+        Coverage {
+            backend: weakest.to_owned(),
+            hooks: events
+                .iter()
+                .map(|e| (e.event.clone(), e.backend.clone()))
+                .collect(),
+            attached: self.probes.attached().to_vec(),
+            degraded,
+            lost_events: LASTING.iter().map(|&c| self.probes.counter(c)).sum(),
+            losses,
+            sockets_seen: self.probes.counter(Counter::Seen),
+            sockets_folded: self.probes.counter(Counter::Folded) + self.healed,
+            sockets_tracked: self.totals.open,
+            sockets_unattributed: self.totals.unattributed,
+        }
+    }
+
+    fn capacity(&self, map: &str) -> u64 {
+        self.probes
+            .capacities()
+            .get(map)
+            .copied()
+            .unwrap_or(u64::MAX)
+    }
+
+    /// Maps, programs and lifetimes.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        Health {
+            maps: vec![(
+                "SOCKS".to_owned(),
+                self.totals.entries,
+                self.capacity("SOCKS"),
+            )],
+            programs: self
+                .probes
+                .attached()
+                .iter()
+                .map(|name| (name.clone(), 0, 0))
+                .collect(),
+            lifetimes: self.lifetimes.cumulative(),
+            lifetime_sum_seconds: self.lifetimes.sum_seconds(),
+        }
+    }
+
+    /// What this kernel allows and what is attached.
+    #[must_use]
+    pub fn doctor(&self) -> Option<Doctor> {
+        let coverage = self.coverage();
+        let mut accounting = coverage.losses;
+        accounting.insert("seen".to_owned(), coverage.sockets_seen);
+        accounting.insert("folded".to_owned(), coverage.sockets_folded);
+        accounting.insert("live".to_owned(), self.totals.entries);
+        Some(Doctor {
+            schema: SCHEMA,
+            kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            architecture: std::env::consts::ARCH.to_owned(),
+            btf: "found".to_owned(),
+            lockdown: None,
+            capabilities: Vec::new(),
+            events: self.probes.events().to_vec(),
+            degraded: coverage.degraded,
+            accounting,
+            usable: true,
+        })
+    }
+}
+
+fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {
+    (to_ns.saturating_sub(from_ns) as f64 / 1e6).round() / 1e3
+}
+
+fn ephemeral_range() -> (u16, u16) {
+    let text = std::fs::read_to_string(EPHEMERAL_RANGE).unwrap_or_default();
+    let mut words = text.split_whitespace().filter_map(|word| word.parse().ok());
+    match (words.next(), words.next()) {
+        (Some(first), Some(last)) => (first, last),
+        _ => EPHEMERAL_RANGE_DEFAULT,
+    }
+}
+
+/// The state as `ss` names it.
+fn state_name(sock: &Sock, family: Family) -> &'static str {
+    if family == Family::Unix {
+        return if sock.flags & tracer_ebpf::SOCK_PEER_CLOSED != 0 {
+            "peer-closed"
+        } else {
+            "connected"
+        };
+    }
+    // include/net/tcp_states.h
+    match sock.state {
+        1 => "ESTAB",
+        2 => "SYN-SENT",
+        3 => "SYN-RECV",
+        4 => "FIN-WAIT-1",
+        5 => "FIN-WAIT-2",
+        6 => "TIME-WAIT",
+        7 => "CLOSED",
+        8 => "CLOSE-WAIT",
+        9 => "LAST-ACK",
+        10 => "LISTEN",
+        11 => "CLOSING",
+        _ => "UNKNOWN",
+    }
+}

@@ -1,0 +1,70 @@
+//! Setting up the kernel side, and errors that name what is missing.
+
+use tracer_ebpf::Config;
+
+use super::{Options, StartError};
+use crate::{
+    kernel::probes::{ProbeError, Probes, Setup},
+    procs::clock::monotonic_ns,
+};
+
+/// Loads and attaches the probes.
+///
+/// # Errors
+/// [`StartError::Unsupported`] for everything that this kernel or these privileges refuse.
+pub fn load(options: &Options, config: Config) -> Result<Probes, StartError> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err(StartError::Unsupported(format!(
+            "tracer reads user registers of x86-64 only; this machine is {}",
+            std::env::consts::ARCH
+        )));
+    }
+    Probes::load(Setup {
+        config,
+        max_sockets: options.max_sockets,
+        btf: options.btf.as_deref(),
+        backend: options.backend.as_deref(),
+    })
+    .map_err(|error| {
+        let missing = missing_capabilities();
+        let advice = match &error {
+            ProbeError::Load(_) | ProbeError::Refused { .. } if !missing.is_empty() => format!(
+                "; this process lacks {}: run it as root, or grant them",
+                missing.join(" and ")
+            ),
+            _ => String::new(),
+        };
+        StartError::Unsupported(format!("{error}{advice}"))
+    })
+}
+
+/// Of the capabilities that loading needs, those that this process has not.
+fn missing_capabilities() -> Vec<&'static str> {
+    // include/uapi/linux/capability.h
+    const SYS_ADMIN: u32 = 21;
+    const PERFMON: u32 = 38;
+    const BPF: u32 = 39;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let holds = |bit: u32| effective >> bit & 1 == 1;
+    if holds(SYS_ADMIN) {
+        return Vec::new();
+    }
+    [(BPF, "CAP_BPF"), (PERFMON, "CAP_PERFMON")]
+        .into_iter()
+        .filter(|&(bit, _)| !holds(bit))
+        .map(|(_, name)| name)
+        .collect()
+}
+
+/// Realtime clock minus monotonic clock, nanoseconds.
+pub fn realtime_offset_ns() -> u64 {
+    let since_epoch = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(0));
+    since_epoch.saturating_sub(monotonic_ns())
+}

@@ -1,0 +1,399 @@
+//! One sweep: from the kernel's map of live sockets to what the engine sees.
+
+use std::sync::Arc;
+
+use tracer_ebpf::{
+    AggKey, AggValue, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED,
+    SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, STACK_NONE, STACK_TICKET, Sock,
+    WHEN_ACCEPT, WHEN_CONNECT,
+};
+
+use super::{
+    Session,
+    cohorts::Member,
+    requests::{self, socket_address},
+};
+use crate::model::{
+    CohortId, Connection, Ended, Family, Holder, PoolState, Remote, Role, Site, StackOf,
+};
+
+/// Sockets younger than this are left to the kernel: most of them end before they matter.
+const YOUNG_NS: u64 = 1_000_000_000;
+/// Share of `AGG` in use at which it is emptied.
+const AGGREGATES_FULL: f64 = 0.75;
+/// A socket that no descriptor refers to, and whose end was not seen, is forgotten after this.
+const LOST_NS: u64 = 120_000_000_000;
+
+/// State left behind by one sweep for the next.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Live sockets, closed ones that the kernel still holds excluded.
+    pub open: u64,
+    /// Entries in the map.
+    pub entries: u64,
+    /// Open sockets without owner or stack.
+    pub unattributed: u64,
+}
+
+impl Session {
+    /// Reads the kernel's maps once and shows everything to the engine. `reconciled` after a
+    /// descriptor scan.
+    pub(super) fn sweep(&mut self, now_ns: u64, reconciled: bool) -> std::io::Result<()> {
+        self.live.begin();
+        self.take_heads()?;
+        self.engine.begin_sweep(now_ns, reconciled);
+        let mut totals = Totals::default();
+        let mut lost = Vec::new();
+        let socks = Arc::clone(&self.probes.socks);
+        socks.for_each(|&sk, sock| {
+            totals.entries += 1;
+            if self.is_gone(sock, now_ns, reconciled) {
+                lost.push((sk, *sock));
+            } else {
+                self.show(sk, sock, now_ns, &mut totals);
+            }
+        })?;
+        self.live.end();
+        self.forget_lost(&lost, now_ns)?;
+        self.deliver_ended()?;
+        self.engine.end_sweep();
+        self.totals = totals;
+        self.tickets.retain_live(&self.live);
+        Ok(())
+    }
+
+    /// Request heads that came in since the last sweep.
+    fn take_heads(&mut self) -> std::io::Result<()> {
+        let (live, interned) = (&mut self.live, &mut self.requests);
+        let mut heads = Vec::new();
+        self.probes
+            .heads
+            .drain(|key, head| heads.push((*key, *head)))?;
+        // the latest request of a socket wins
+        heads.sort_unstable_by_key(|(key, head)| (key.sk, head.opened_ns, head.turn));
+        for (key, head) in heads {
+            if let Some(number) = requests::request(&head).and_then(|r| interned.number(&r)) {
+                live.memory(key.sk, head.opened_ns).set_request(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an entry outlived its socket: no descriptor refers to it, and no event will tell.
+    fn is_gone(&self, sock: &Sock, now_ns: u64, reconciled: bool) -> bool {
+        if !reconciled || sock.scan == self.scan || sock.opened_ns >= self.scan_began_ns {
+            return false;
+        }
+        if i32::from(sock.family) == libc::AF_UNIX {
+            return true;
+        }
+        let since = sock.at_ns(
+            sock.closed_ticks
+                .max(sock.sent_ticks)
+                .max(sock.received_ticks),
+        );
+        now_ns.saturating_sub(since.unwrap_or(sock.opened_ns)) > LOST_NS
+            && sock.flags & SOCK_ACCEPT_UNOWNED == 0
+    }
+
+    fn forget_lost(&mut self, lost: &[(u64, Sock)], now_ns: u64) -> std::io::Result<()> {
+        for (sk, sock) in lost {
+            if let Some(cohort) = self.live.cohort(*sk, sock.opened_ns) {
+                let ended = Ended {
+                    count: 1,
+                    lifetime_ns: now_ns.saturating_sub(sock.opened_ns),
+                    turns: u64::from(sock.turns),
+                };
+                self.engine.ended(cohort, role(sock), &ended);
+            }
+            // between the scan and now the socket's memory may have become another socket
+            if self
+                .probes
+                .socks
+                .get(sk)?
+                .is_some_and(|now| now.opened_ns == sock.opened_ns)
+                && self.probes.socks.remove(sk)?
+            {
+                self.healed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows one socket to the engine.
+    fn show(&mut self, sk: u64, sock: &Sock, now_ns: u64, totals: &mut Totals) {
+        if sock.flags & SOCK_CLOSED != 0 {
+            return;
+        }
+        let holder = self.holder(sock);
+        if holder == Holder::Nobody {
+            return;
+        }
+        totals.open += 1;
+        let open_stack = self.tickets.settle(sk, sock.open_stack);
+        if sock.tgid == 0 || open_stack == STACK_NONE {
+            totals.unattributed += 1;
+        }
+        let request = self.live.memory(sk, sock.opened_ns).request();
+        if now_ns.saturating_sub(sock.opened_ns) < YOUNG_NS || sock.tgid == 0 {
+            return;
+        }
+        let request_stack = self.tickets.settle(sk, sock.request_stack);
+        let chosen_by = mix([
+            sock.tgid,
+            open_stack,
+            request_stack,
+            request.unwrap_or(u32::MAX),
+        ]);
+        let known = self.live.memory(sk, sock.opened_ns).cohort(chosen_by);
+        let cohort = match known {
+            Some(cohort) => cohort,
+            None => {
+                let Some(cohort) = self.choose_cohort(sock, open_stack, request_stack, request)
+                else {
+                    return;
+                };
+                self.live
+                    .memory(sk, sock.opened_ns)
+                    .set_cohort(cohort, chosen_by);
+                cohort
+            }
+        };
+        self.engine
+            .observe(cohort, role(sock), &connection(sk, sock, holder));
+    }
+
+    /// Who has a descriptor, by the latest scan.
+    pub(super) fn holder(&self, sock: &Sock) -> Holder {
+        if sock.scan == 0 || self.scan == 0 {
+            // nobody can have one yet in a listener's backlog
+            return Holder::Unknown;
+        }
+        if sock.scan != self.scan {
+            return if sock.opened_ns < self.scan_began_ns {
+                Holder::Nobody
+            } else {
+                Holder::Unknown
+            };
+        }
+        if sock.holder == sock.tgid {
+            Holder::Opener
+        } else {
+            Holder::Other(sock.holder)
+        }
+    }
+
+    fn choose_cohort(
+        &mut self,
+        sock: &Sock,
+        open_stack: u32,
+        request_stack: u32,
+        request: Option<u32>,
+    ) -> Option<CohortId> {
+        let process = self.people.get(sock.tgid);
+        let role = role(sock);
+        let family = requests::family(sock);
+        let address = self.address(sock, family, role);
+        let request = request
+            .and_then(|number| self.requests.value(number))
+            .cloned();
+        let remote = match role {
+            Role::Client => requests::client_remote(family, &address, request.as_ref()),
+            Role::Server => Arc::new(Remote {
+                family,
+                address: address.clone(),
+                host: None,
+                url: None,
+            }),
+        };
+        let opener = self.site(open_stack);
+        let (number, site_of) = if request_stack == STACK_NONE {
+            (open_stack, moment(sock.open_stack_of))
+        } else {
+            (request_stack, StackOf::Request)
+        };
+        let site = self.site(number).map(|site| (number, site));
+        let cohort = self.cohorts.of(Member {
+            process: &process,
+            site,
+            site_of,
+            opener: if site_of == StackOf::Request {
+                opener
+            } else {
+                None
+            },
+            remote: &remote,
+            role,
+        })?;
+        if let Some(request) = request {
+            self.cohorts
+                .add_example(cohort, || requests::shown(family, &address, &request));
+        }
+        let coarse = coarse_key(sock, open_stack, request_stack);
+        self.by_aggregate.entry(coarse).or_insert(cohort);
+        Some(cohort)
+    }
+
+    fn site(&mut self, number: u32) -> Option<Arc<Site>> {
+        (number != STACK_NONE).then(|| self.stacks.site(number))
+    }
+
+    /// The remote address of a client, the listening address of a server.
+    pub(super) fn address(&self, sock: &Sock, family: Family, role: Role) -> String {
+        if family == Family::Unix {
+            let hash = u64::from(sock.remote_addr[0]) | u64::from(sock.remote_addr[1]) << 32;
+            return match self.probes.paths.get(&hash) {
+                Ok(Some(path)) if hash != 0 => requests::unix_path(&path),
+                _ => "(unnamed)".to_owned(),
+            };
+        }
+        match role {
+            Role::Client => socket_address(family, sock.remote_addr, sock.remote_port),
+            Role::Server => {
+                let key = tracer_ebpf::ListenKey {
+                    netns: sock.netns,
+                    port: u32::from(sock.local_port),
+                };
+                match self.probes.listeners.get(&key) {
+                    Ok(Some(listener)) => {
+                        let family = if listener.family == 10 {
+                            Family::Tcp6
+                        } else {
+                            Family::Tcp4
+                        };
+                        socket_address(family, listener.addr, sock.local_port)
+                    }
+                    _ => socket_address(family, [0; 4], sock.local_port),
+                }
+            }
+        }
+    }
+
+    /// Tells the engine of connections that ended, where their cohort is known. `AGG` only ever
+    /// grows, so what was told before is subtracted.
+    fn deliver_ended(&mut self) -> std::io::Result<()> {
+        let capacity = self
+            .probes
+            .capacities()
+            .get("AGG")
+            .copied()
+            .unwrap_or(u64::MAX);
+        let mut current: Vec<(AggKey, AggValue)> = Vec::new();
+        self.probes
+            .aggregates
+            .for_each(|key, value| current.push((*key, *value)))?;
+        self.lifetimes
+            .current(current.iter().map(|(_, value)| value));
+        for (key, value) in &current {
+            let Some(&cohort) = self.by_aggregate.get(key) else {
+                continue;
+            };
+            let told = self.told.entry(*key).or_default();
+            let ended = Ended {
+                count: value.closed.saturating_sub(told.count),
+                lifetime_ns: value.lifetime_ns.saturating_sub(told.lifetime_ns),
+                turns: value.turns.saturating_sub(told.turns),
+            };
+            if ended.count > 0 {
+                let role = if key.role == ROLE_SERVER {
+                    Role::Server
+                } else {
+                    Role::Client
+                };
+                self.engine.ended(cohort, role, &ended);
+                *told = Ended {
+                    count: value.closed,
+                    lifetime_ns: value.lifetime_ns,
+                    turns: value.turns,
+                };
+            }
+        }
+        if current.len() as f64 > capacity as f64 * AGGREGATES_FULL {
+            let lifetimes = &mut self.lifetimes;
+            self.probes
+                .aggregates
+                .drain(|_, value| lifetimes.keep(value))?;
+            self.told.clear();
+        }
+        Ok(())
+    }
+}
+
+/// The aggregate a socket will be folded into at its end.
+fn coarse_key(sock: &Sock, open_stack: u32, request_stack: u32) -> AggKey {
+    let server = sock.role == ROLE_SERVER;
+    AggKey {
+        addr: if server { [0; 4] } else { sock.remote_addr },
+        tgid: sock.tgid,
+        open_stack: if sock.open_stack & STACK_TICKET == 0 {
+            open_stack
+        } else {
+            STACK_NONE
+        },
+        request_stack: if sock.request_stack & STACK_TICKET == 0 {
+            request_stack
+        } else {
+            STACK_NONE
+        },
+        port: if server {
+            sock.local_port
+        } else {
+            sock.remote_port
+        },
+        family: sock.family,
+        role: sock.role,
+    }
+}
+
+/// One hash of the facts a cohort is chosen by.
+fn mix(facts: [u32; 4]) -> u32 {
+    facts.iter().fold(0x811c_9dc5, |hash, fact| {
+        (hash ^ fact).wrapping_mul(0x0100_0193).rotate_left(13)
+    })
+}
+
+/// The role as the model has it; whose end is unknown counts as a client's.
+pub fn role(sock: &Sock) -> Role {
+    if sock.role == ROLE_SERVER {
+        Role::Server
+    } else {
+        Role::Client
+    }
+}
+
+/// The moment of the opener's stack.
+fn moment(when: u8) -> StackOf {
+    match when {
+        WHEN_CONNECT => StackOf::Connect,
+        WHEN_ACCEPT => StackOf::Accept,
+        _ => StackOf::FirstIo,
+    }
+}
+
+/// A kernel record as the engine sees it.
+pub fn connection(sk: u64, sock: &Sock, holder: Holder) -> Connection {
+    Connection {
+        sk,
+        opened_ns: sock.opened_ns,
+        sent_ns: sock.at_ns(sock.sent_ticks),
+        received_ns: sock.at_ns(sock.received_ticks),
+        turn_ns: sock.at_ns(sock.turn_ticks),
+        peer_closed_ns: if sock.flags & SOCK_PEER_CLOSED == 0 {
+            None
+        } else {
+            sock.at_ns(sock.peer_closed_ticks)
+        },
+        closed_ns: sock.at_ns(sock.closed_ticks),
+        turns: sock.turns,
+        unread: sock.unread,
+        fd: (sock.fd >= 0).then_some(sock.fd),
+        holder,
+        connected: sock.flags & SOCK_CONNECTED != 0,
+        reset: sock.flags & SOCK_RESET != 0,
+        shutdown: sock.flags & SOCK_SHUTDOWN != 0,
+        preexisting: sock.flags & SOCK_PREEXISTING != 0,
+        error: sock.error,
+        last_was_send: sock.last_direction == 1,
+        pool: PoolState::Unknown,
+    }
+}

@@ -1,0 +1,136 @@
+//! Whom to watch: from what the user named to what the kernel filters by.
+
+use std::path::{Path, PathBuf};
+
+use tracer_ebpf::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS};
+
+use super::{StartError, Target};
+use crate::{kernel::probes::Probes, procs};
+
+/// A target as the running session keeps it.
+#[derive(Debug)]
+pub enum Watched {
+    /// Everything.
+    Host,
+    /// Processes and what they fork; the kernel follows.
+    Processes,
+    /// A cgroup: the kernel filters by id, user space keeps the list of pids for scans.
+    Cgroup(PathBuf),
+    /// A cgroup v1 (or one whose level is unknown): pids only, refreshed at sweeps.
+    PidsOfCgroup(PathBuf),
+}
+
+/// Filter settings for a target.
+///
+/// # Errors
+/// [`StartError::Target`] when it does not exist.
+pub fn filter(target: &Target, config: &mut Config) -> Result<Watched, StartError> {
+    match target {
+        Target::Host => {
+            config.filter = FILTER_HOST;
+            Ok(Watched::Host)
+        }
+        Target::Processes(pids) => {
+            if pids.is_empty() {
+                return Err(StartError::Target("no process was named".to_owned()));
+            }
+            for &pid in pids {
+                if procs::start_ticks(pid).is_none() {
+                    return Err(StartError::Target(format!(
+                        "there is no process {pid} to watch: it has ended, or the pid is one of \
+                         another pid namespace (host pids are meant)"
+                    )));
+                }
+            }
+            config.filter = FILTER_PROCESS;
+            Ok(Watched::Processes)
+        }
+        Target::Cgroup(path) => cgroup(path, config),
+    }
+}
+
+fn cgroup(path: &Path, config: &mut Config) -> Result<Watched, StartError> {
+    if !path.join("cgroup.procs").exists() {
+        return Err(StartError::Target(format!(
+            "{} is not a cgroup directory: it has no cgroup.procs",
+            path.display()
+        )));
+    }
+    if let (Some(id), Some(level)) = (procs::cgroup_id(path), procs::cgroup_level(path)) {
+        config.filter = FILTER_CGROUP;
+        config.cgroup_id = id;
+        config.cgroup_level = level;
+        return Ok(Watched::Cgroup(path.to_owned()));
+    }
+    config.filter = FILTER_PROCESS;
+    Ok(Watched::PidsOfCgroup(path.to_owned()))
+}
+
+impl Watched {
+    /// Puts the target's processes into the kernel's filter; after attaching, so that no fork
+    /// falls between.
+    pub fn enlist(&self, target: &Target, probes: &Probes) {
+        match (self, target) {
+            (Watched::Host, _) => {}
+            (Watched::Cgroup(path) | Watched::PidsOfCgroup(path), _) => {
+                enlist_cgroup(path, probes);
+            }
+            (Watched::Processes, Target::Processes(pids)) => {
+                for &pid in pids {
+                    for pid in procs::descendants(pid).into_iter().chain([pid]) {
+                        add(probes, pid);
+                    }
+                }
+            }
+            (Watched::Processes, _) => {}
+        }
+    }
+
+    /// Brings the list of pids up to date where the kernel does not do it by itself.
+    pub fn refresh(&self, probes: &Probes) {
+        if let Watched::Cgroup(path) | Watched::PidsOfCgroup(path) = self {
+            enlist_cgroup(path, probes);
+        }
+    }
+
+    /// Processes of the target that are alive; 1 for the host.
+    pub fn alive(&self, probes: &Probes) -> u64 {
+        match self {
+            Watched::Host => 1,
+            Watched::Cgroup(path) | Watched::PidsOfCgroup(path) => {
+                procs::cgroup_pids(path).len() as u64
+            }
+            Watched::Processes => {
+                let pids = probes.targets.keys().unwrap_or_default();
+                let mut alive = 0;
+                for pid in pids {
+                    if procs::start_ticks(pid).is_some() {
+                        alive += 1;
+                    } else {
+                        // the exit hook does this at once where it is attached
+                        let _ = probes.targets.remove(&pid);
+                    }
+                }
+                alive
+            }
+        }
+    }
+}
+
+fn enlist_cgroup(path: &Path, probes: &Probes) {
+    let now = procs::cgroup_pids(path);
+    for old in probes.targets.keys().unwrap_or_default() {
+        if now.binary_search(&old).is_err() {
+            let _ = probes.targets.remove(&old);
+        }
+    }
+    for pid in now {
+        add(probes, pid);
+    }
+}
+
+fn add(probes: &Probes, pid: u32) {
+    if let Err(error) = probes.targets.set(&pid, &1) {
+        tracing::warn!(pid, %error, "a process could not be added to the target");
+    }
+}
