@@ -29,16 +29,25 @@ struct Record<const BYTES: usize> {
 
 /// For which socket, and at which moment.
 #[derive(Clone, Copy)]
-pub struct Occasion {
-    pub sk: u64,
-    pub opened_ns: u64,
-    pub when: u8,
+struct Occasion {
+    sk: u64,
+    opened_ns: u64,
+    when: u32,
 }
 
 /// The id of the current user stack; a ticket when it had to be copied; [`STACK_NONE`] when it
 /// could not be taken, which is counted by cause.
-#[inline(always)]
-pub fn stack(occasion: Occasion) -> u32 {
+///
+/// A global function: the verifier checks it once, by itself, instead of once for every path that
+/// leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn capture_stack(sk: u64, opened_ns: u64, when: u32) -> u32 {
+    let occasion = Occasion {
+        sk,
+        opened_ns,
+        when,
+    };
     if config!(want_stacks) == 0 {
         return STACK_NONE;
     }
@@ -167,7 +176,7 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &UserRegs, tgid: u32) -> u
             tid: current_tid(),
             ticket,
             len: done as u32,
-            when: u32::from(occasion.when),
+            when: occasion.when,
             pad: 0,
             ip: regs.ip,
             sp: regs.sp,

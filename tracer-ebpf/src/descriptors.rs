@@ -12,8 +12,8 @@ use crate::{
     maps::{LISTENERS, SCAN, TARGETS, count},
     offset,
     sockets::{
-        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, fold, insert, is_inet, read_addresses,
-        remember_listener, ticks,
+        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, fold_socket, insert, is_inet,
+        read_addresses, remember_listener, ticks,
     },
     unix,
 };
@@ -57,10 +57,9 @@ pub fn visit(task: Address, fd: u32, file: Address) {
     let sock = match entry(sk) {
         Some(sock) if sock.inode == 0 || sock.inode == inode => sock,
         stale => {
-            if let Some(old) = stale {
+            if stale.is_some() {
                 count(Counter::Replaced);
-                fold(sk, old);
-                let _ = crate::maps::SOCKS.remove(&sk);
+                fold_socket(sk);
             }
             if !is_target(tgid) || !found(sk, family, state, file_inode, tgid) {
                 return;

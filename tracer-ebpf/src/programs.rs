@@ -3,12 +3,21 @@
 //! Each names the tracepoint or function, its prototype, since which kernel it exists, in whose
 //! context it runs, and what is lost without it.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{EbpfContext as _, macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use crate::{
-    descriptors, processes, sockets,
+    descriptors,
+    kernel::{Address, read},
+    processes, sockets,
     transfers::{MSG_PEEK, transferred},
 };
+
+/// A pointer argument as a plain number: loaded from the context directly it would be a typed
+/// pointer, which the verifier lets no global function take.
+#[inline(always)]
+fn address(ctx: &BtfTracePointContext, index: usize) -> Address {
+    read(ctx.as_ptr() as u64, index * size_of::<u64>())
+}
 
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`, 4.16.
 /// To SYN_SENT and away from ESTABLISHED by us: in the caller's context; else in any.
@@ -16,14 +25,14 @@ use crate::{
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn tcp_state(ctx: BtfTracePointContext) -> u32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    sockets::state_changed(ctx.arg(0), old as u8, new as u8);
+    sockets::state_changed(address(&ctx, 0), old as u8, new as u8);
     0
 }
 
 /// `tcp_destroy_sock(struct sock *sk)`, 4.16; any context. Without it ends are seen by scans only.
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub fn tcp_destroy(ctx: BtfTracePointContext) -> u32 {
-    sockets::destroyed(ctx.arg(0));
+    sockets::destroyed(address(&ctx, 0));
     0
 }
 
@@ -32,7 +41,7 @@ pub fn tcp_destroy(ctx: BtfTracePointContext) -> u32 {
 /// sockets only by scans.
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn sent(ctx: BtfTracePointContext) -> u32 {
-    transferred(ctx.arg(0), ctx.arg(1), true);
+    transferred(address(&ctx, 0), ctx.arg(1), true);
     0
 }
 
@@ -41,7 +50,7 @@ pub fn sent(ctx: BtfTracePointContext) -> u32 {
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn received(ctx: BtfTracePointContext) -> u32 {
     if ctx.arg::<i32>(2) & MSG_PEEK == 0 {
-        transferred(ctx.arg(0), ctx.arg(1), false);
+        transferred(address(&ctx, 0), ctx.arg(1), false);
     }
     0
 }

@@ -8,7 +8,7 @@ use tracer_ebpf::{
 };
 
 use crate::{
-    capture::{self, Occasion},
+    capture::capture_stack,
     config,
     kernel::{
         AF_INET, AF_INET6, Address, IPPROTO_TCP, current_is_target, current_syscall, current_tgid,
@@ -71,9 +71,9 @@ pub fn read_addresses(sock: &mut Sock, sk: Address) {
 #[inline(always)]
 pub fn insert(sk: Address, sock: &Sock) {
     count(Counter::Seen);
-    if let Some(old) = entry(sk) {
+    if SOCKS.get_ptr(&sk).is_some() {
         count(Counter::Replaced);
-        fold(sk, old);
+        fold_socket(sk);
     }
     if SOCKS.insert(&sk, sock, 0).is_err() {
         count(Counter::SocketMapFull);
@@ -115,11 +115,7 @@ fn connecting(sk: Address) {
         ..Sock::default()
     };
     read_addresses(&mut sock, sk);
-    sock.open_stack = capture::stack(Occasion {
-        sk,
-        opened_ns: sock.opened_ns,
-        when: WHEN_CONNECT,
-    });
+    sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(WHEN_CONNECT));
     insert(sk, &sock);
 }
 
@@ -259,15 +255,24 @@ fn count_error(tgid: u32, error: u16) {
 /// The kernel frees a TCP socket.
 #[inline(always)]
 pub fn destroyed(sk: Address) {
-    if let Some(sock) = entry(sk) {
-        fold(sk, sock);
-        let _ = SOCKS.remove(&sk);
+    if SOCKS.get_ptr(&sk).is_some() {
+        fold_socket(sk);
     }
 }
 
-/// Adds a socket that ended to its aggregate and drops its request heads.
+/// Adds a socket that ended to its aggregate and drops it with its request heads. A global
+/// function, see [`capture_stack`]; the result only exists because such functions return one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fold_socket(sk: u64) -> u32 {
+    let Some(sock) = entry(sk) else { return 0 };
+    fold(sk, sock);
+    let _ = SOCKS.remove(&sk);
+    1
+}
+
 #[inline(always)]
-pub fn fold(sk: Address, sock: &Sock) {
+fn fold(sk: Address, sock: &Sock) {
     count(Counter::Folded);
     if sock.heads & 1 != 0 {
         let _ = HEADS.remove(&HeadKey { sk, latest: 0 });
@@ -335,24 +340,19 @@ fn settled(stack: u32) -> u32 {
     }
 }
 
-/// Floor of the binary logarithm, at most 31; 0 for 0.
+/// Floor of the binary logarithm, at most 31; 0 for 0. Without branches, each of which would double
+/// the paths that the verifier has to follow: fill with ones from the top bit down, count them.
 #[inline(always)]
 fn log2(value: u64) -> u32 {
-    let mut v = if value > u64::from(u32::MAX) {
-        u32::MAX
-    } else {
-        value as u32
-    };
-    let mut log = 0;
-    let mut step = 16;
-    while step > 0 {
-        if v >> step != 0 {
-            v >>= step;
-            log += step;
-        }
-        step >>= 1;
-    }
-    log
+    let mut v = value >> 1;
+    v |= v >> 1;
+    v |= v >> 2;
+    v |= v >> 4;
+    v |= v >> 8;
+    v |= v >> 16;
+    v |= v >> 32;
+    let log = v.count_ones();
+    if log > 31 { 31 } else { log }
 }
 
 /// Whether a socket is one whose life is followed here.

@@ -9,14 +9,14 @@ use tracer_ebpf::{
 };
 
 use crate::{
-    capture::{self, Occasion},
+    capture::capture_stack,
     config,
     kernel::{
         AF_UNIX, Address, current_is_target, current_tgid, current_tid, family, inode, netns,
         read_user, request_direction, user_regs,
     },
     maps::{HEADS, SCRATCH, SOCKS, count},
-    sockets::{ESTABLISHED, entry, fold, insert, ticks},
+    sockets::{ESTABLISHED, entry, fold_socket, insert, ticks},
     unix,
 };
 
@@ -31,49 +31,58 @@ pub fn transferred(sk: Address, bytes: i32, sent: bool) {
     if bytes <= 0 {
         return;
     }
-    let sock = match entry(sk) {
-        Some(sock) => sock,
-        None => {
-            if !first_seen(sk) {
-                return;
-            }
-            let Some(sock) = entry(sk) else { return };
-            sock
-        }
-    };
+    let direction = if sent { SENT } else { RECEIVED };
+    if is_stale(sk, direction) {
+        count(Counter::Replaced);
+        fold_socket(sk);
+    }
+    if SOCKS.get_ptr(&sk).is_none() && !first_seen(sk) {
+        return;
+    }
+    let Some(sock) = entry(sk) else { return };
     if sock.flags & SOCK_ACCEPT_UNOWNED != 0 && !take_over(sk, sock) {
         return;
     }
     let now = ticks(sock);
-    let direction = if sent {
+    if sent {
         sock.sent_ticks = now;
-        SENT
     } else {
         sock.received_ticks = now;
-        RECEIVED
-    };
+    }
     let turn_begins = direction == request_direction(sock.role) && sock.last_direction != direction;
     sock.last_direction = direction;
-    if turn_begins {
-        // UNIX sockets may end unseen, and the kernel may use their memory again
-        if sock.family == AF_UNIX as u8 && sock.inode != 0 && sock.inode != inode(sk) {
-            count(Counter::Replaced);
-            fold(sk, sock);
-            let _ = SOCKS.remove(&sk);
-            if !first_seen(sk) {
-                return;
-            }
-        }
-        let Some(sock) = entry(sk) else { return };
-        turn(sk, sock, now, bytes);
-    } else if sock.open_stack == STACK_NONE && sock.turns == 0 {
-        sock.open_stack = capture::stack(Occasion {
-            sk,
-            opened_ns: sock.opened_ns,
-            when: WHEN_FIRST_IO,
-        });
+    if !turn_begins && sock.open_stack != STACK_NONE {
+        return;
+    }
+    let when = if turn_begins {
+        WHEN_REQUEST
+    } else {
+        WHEN_FIRST_IO
+    };
+    let stack = capture_stack(sk, sock.opened_ns, u32::from(when));
+    if sock.open_stack == STACK_NONE {
+        sock.open_stack = stack;
         sock.open_stack_of = WHEN_FIRST_IO;
     }
+    if turn_begins {
+        sock.turns += 1;
+        sock.turn_ticks = now;
+        sock.request_stack = stack;
+        if config!(want_heads) != 0 {
+            keep_head(sk, sock, bytes as u32);
+        }
+    }
+}
+
+/// Whether the entry belongs to another socket: UNIX sockets may end unseen, and the kernel may
+/// use their memory again. Asked when a turn may begin.
+#[inline(always)]
+fn is_stale(sk: Address, direction: u8) -> bool {
+    let Some(sock) = entry(sk) else { return false };
+    sock.family == AF_UNIX as u8
+        && sock.last_direction != direction
+        && sock.inode != 0
+        && sock.inode != inode(sk)
 }
 
 /// A UNIX stream socket that a target process uses for the first time. (TCP sockets are known
@@ -111,28 +120,8 @@ fn take_over(sk: Address, sock: &mut Sock) -> bool {
         return true;
     }
     // another process accepts on the same port: not ours to record
-    fold(sk, sock);
-    let _ = SOCKS.remove(&sk);
+    fold_socket(sk);
     false
-}
-
-/// A request begins.
-#[inline(always)]
-fn turn(sk: Address, sock: &mut Sock, now: u32, bytes: i32) {
-    sock.turns += 1;
-    sock.turn_ticks = now;
-    sock.request_stack = capture::stack(Occasion {
-        sk,
-        opened_ns: sock.opened_ns,
-        when: WHEN_REQUEST,
-    });
-    if sock.open_stack == STACK_NONE {
-        sock.open_stack = sock.request_stack;
-        sock.open_stack_of = WHEN_FIRST_IO;
-    }
-    if config!(want_heads) != 0 {
-        keep_head(sk, sock, bytes as u32);
-    }
 }
 
 /// Address of the user buffer of the current send or receive call, 0 when there is none that can
@@ -154,19 +143,24 @@ fn user_buffer() -> u64 {
 /// First four bytes of the methods of RFC 9110, and of the HTTP/2 preface (`PRI `).
 #[inline(always)]
 fn looks_like_http(word: u32) -> bool {
-    const METHODS: [u32; 10] = [
-        u32::from_le_bytes(*b"GET "),
-        u32::from_le_bytes(*b"POST"),
-        u32::from_le_bytes(*b"PUT "),
-        u32::from_le_bytes(*b"HEAD"),
-        u32::from_le_bytes(*b"DELE"),
-        u32::from_le_bytes(*b"PATC"),
-        u32::from_le_bytes(*b"OPTI"),
-        u32::from_le_bytes(*b"CONN"),
-        u32::from_le_bytes(*b"TRAC"),
-        u32::from_le_bytes(*b"PRI "),
-    ];
-    METHODS.contains(&word)
+    const fn first(bytes: &[u8; 4]) -> u32 {
+        u32::from_le_bytes(*bytes)
+    }
+    const GET: u32 = first(b"GET ");
+    const POST: u32 = first(b"POST");
+    const PUT: u32 = first(b"PUT ");
+    const HEAD: u32 = first(b"HEAD");
+    const DELETE: u32 = first(b"DELE");
+    const PATCH: u32 = first(b"PATC");
+    const OPTIONS: u32 = first(b"OPTI");
+    const CONNECT: u32 = first(b"CONN");
+    const TRACE: u32 = first(b"TRAC");
+    const PREFACE: u32 = first(b"PRI ");
+    // comparisons, not a table: a table would live in a data section of its own
+    matches!(
+        word,
+        GET | POST | PUT | HEAD | DELETE | PATCH | OPTIONS | CONNECT | TRACE | PREFACE
+    )
 }
 
 /// Keeps the first bytes of an HTTP/1 request; other protocols' bytes are never copied.

@@ -147,18 +147,20 @@ impl Probes {
             .map_err(|e| ProbeError::Load(chain(&e)))?;
         let mut capacities = BTreeMap::new();
         let mut tables = Tables {
-            ebpf: &mut ebpf,
+            ebpf: &ebpf,
             capacities: &mut capacities,
         };
-        let (socks, aggregates) = (Arc::new(tables.take("SOCKS")?), tables.take("AGG")?);
-        let (heads, listeners) = (tables.take("HEADS")?, tables.take("LISTENERS")?);
-        let (paths, errors) = (tables.take("PATHS")?, tables.take("ERRORS")?);
-        let (targets, trie) = (tables.take("TARGETS")?, tables.take("TRIE")?);
-        let (copy_sizes, scan) = (tables.take("COPY_SIZES")?, tables.take("SCAN")?);
-        let counters = Counters::new(map_data(tables.map("COUNTERS")?)?.fd())
+        let (socks, aggregates) = (Arc::new(tables.table("SOCKS")?), tables.table("AGG")?);
+        let (heads, listeners) = (tables.table("HEADS")?, tables.table("LISTENERS")?);
+        let (paths, errors) = (tables.table("PATHS")?, tables.table("ERRORS")?);
+        let (targets, trie) = (tables.table("TARGETS")?, tables.table("TRIE")?);
+        let (copy_sizes, scan) = (tables.table("COPY_SIZES")?, tables.table("SCAN")?);
+        let counters = Counters::new(tables.data("COUNTERS")?.fd())
             .map_err(|e| ProbeError::Load(e.to_string()))?;
-        let stacks =
-            RingBuf::try_from(tables.map("STACKS")?).map_err(|e| ProbeError::Load(chain(&e)))?;
+        let stacks = ebpf
+            .take_map("STACKS")
+            .ok_or_else(|| ProbeError::Load("the object has no map STACKS".to_owned()))?;
+        let stacks = RingBuf::try_from(stacks).map_err(|e| ProbeError::Load(chain(&e)))?;
         let mut probes = Probes {
             ebpf,
             socks,
@@ -368,24 +370,34 @@ impl Probes {
     }
 }
 
+/// The maps stay in `ebpf`: programs that are loaded later refer to their descriptors.
 struct Tables<'a> {
-    ebpf: &'a mut Ebpf,
+    ebpf: &'a Ebpf,
     capacities: &'a mut BTreeMap<&'static str, u64>,
 }
 
-impl Tables<'_> {
-    fn map(&mut self, name: &'static str) -> Result<Map, ProbeError> {
-        self.ebpf
-            .take_map(name)
-            .ok_or_else(|| ProbeError::Load(format!("the object has no map {name}")))
+impl<'a> Tables<'a> {
+    fn data(&self, name: &'static str) -> Result<&'a MapData, ProbeError> {
+        match self.ebpf.map(name) {
+            Some(
+                Map::Array(data)
+                | Map::HashMap(data)
+                | Map::LruHashMap(data)
+                | Map::PerCpuArray(data),
+            ) => Ok(data),
+            Some(other) => Err(ProbeError::Load(format!(
+                "unexpected kind of map: {other:?}"
+            ))),
+            None => Err(ProbeError::Load(format!("the object has no map {name}"))),
+        }
     }
 
-    fn take<K, V>(&mut self, name: &'static str) -> Result<Table<K, V>, ProbeError>
+    fn table<K, V>(&mut self, name: &'static str) -> Result<Table<K, V>, ProbeError>
     where
         K: bytemuck::NoUninit + bytemuck::AnyBitPattern,
         V: bytemuck::NoUninit + bytemuck::AnyBitPattern,
     {
-        let data = map_data(self.map(name)?)?;
+        let data = self.data(name)?;
         let failed = |e: &dyn std::fmt::Display| ProbeError::Load(format!("map {name}: {e}"));
         let info = data.info().map_err(|e| failed(&e))?;
         if (info.key_size() as usize, info.value_size() as usize)
@@ -397,17 +409,6 @@ impl Tables<'_> {
         }
         self.capacities.insert(name, u64::from(info.max_entries()));
         Table::new(data.fd().as_fd()).map_err(|e| failed(&e))
-    }
-}
-
-fn map_data(map: Map) -> Result<MapData, ProbeError> {
-    match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) => {
-            Ok(data)
-        }
-        other => Err(ProbeError::Load(format!(
-            "unexpected kind of map: {other:?}"
-        ))),
     }
 }
 
@@ -473,11 +474,12 @@ fn reason(error: &ProgramError) -> String {
             verifier_log,
         } => {
             tracing::debug!(%verifier_log, "a program was refused");
-            let last = verifier_log.to_string();
-            let last = last
-                .lines()
-                .rev()
-                .find(|l| !l.trim().is_empty() && !l.starts_with("processed"));
+            let log = verifier_log.to_string();
+            // the log ends with statistics
+            let footer = ["processed ", "stack depth", "verification time"];
+            let last = log.lines().rev().find(|line| {
+                !line.trim().is_empty() && !footer.iter().any(|f| line.starts_with(f))
+            });
             match last {
                 Some(line) if io_error.raw_os_error() != Some(libc::EPERM) => {
                     format!("{io_error}: {line}")
