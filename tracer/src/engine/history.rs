@@ -62,6 +62,9 @@ pub const OUTLIVED: Mask = Mask::of(&[
     Class::OneShot,
 ]);
 
+/// Everything but [`Class::Active`].
+pub const IDLE: Mask = OUTLIVED.with(Mask::of(&[Class::Waiting, Class::Reused, Class::Old]));
+
 /// Members of one class at one sweep.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ClassTally {
@@ -243,7 +246,7 @@ const POINTS: usize = 64;
 /// and 9 hours.
 const SPACING_NS: [u64; 4] = [SECOND_NS, 8 * SECOND_NS, 64 * SECOND_NS, 512 * SECOND_NS];
 /// Fewer open connections than this need no series: no rule concludes anything from them.
-const WORTH_A_SERIES: u32 = 2;
+const WORTH_A_SERIES: u32 = 3;
 
 /// The series of a cohort at four resolutions.
 #[derive(Debug, Default)]
@@ -294,7 +297,13 @@ impl History {
         })
     }
 
-    /// Seconds the finest series covers, and connections closed in that time.
+    /// Points kept at present.
+    #[cfg(test)]
+    pub fn points(&self) -> usize {
+        self.levels.iter().map(VecDeque::len).sum()
+    }
+
+    /// Connections closed in the time that the finest series covers.
     pub fn recently_closed(&self, closed: u64) -> u64 {
         self.levels[0]
             .front()

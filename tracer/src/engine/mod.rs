@@ -10,10 +10,14 @@
 //! ```
 
 mod classify;
+#[cfg(test)]
+mod corpus;
 mod evidence;
 mod history;
 mod judge;
 mod rules;
+#[cfg(test)]
+mod tests;
 mod trend;
 
 use std::collections::HashMap;
@@ -52,7 +56,7 @@ impl Default for Settings {
         Settings {
             min_survivors: 5,
             min_intervals: 3,
-            max_cohorts: 16_384,
+            max_cohorts: 8192,
             idle_ns: 2 * SECOND,
             stuck_ns: 5 * SECOND,
             close_wait_ns: 3 * SECOND,

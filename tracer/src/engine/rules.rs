@@ -7,7 +7,7 @@
 use super::{
     State,
     classify::Class,
-    history::{ClassTally, Mask},
+    history::{ClassTally, IDLE, Mask},
     judge::Sight,
     trend::{Sample, Sawtooth, Trend, sawtooth, trend},
 };
@@ -75,6 +75,8 @@ const HIGH_CONCORDANCE: f64 = 0.75;
 const HIGH_SURVIVORS: u32 = 10;
 /// Share of survivors that must be at least a third of the watch old: less is mere replacement.
 const MIN_OLD_SHARE: f64 = 0.25;
+/// A connection enters a class up to this long after it was opened, seconds.
+const RIPENING_S: f64 = 6.0;
 
 /// All kinds that fit, in the order of [`Kind`].
 pub fn fits(sight: &Sight<'_>, state: &State) -> Vec<Fit> {
@@ -101,7 +103,7 @@ impl Rules<'_> {
         fits.extend(self.proof(Kind::ResponseBodyNotClosed, body));
         let stream = Mask::of(&[Class::Stream]);
         let streaming = Growing {
-            medium_seconds: 10.0,
+            medium_seconds: 6.0,
             high_seconds: 30.0,
             ..ORDINARY
         };
@@ -171,7 +173,7 @@ impl Rules<'_> {
     fn inherited(&self) -> Option<Fit> {
         let mask = Mask::of(&[Class::Inherited]);
         let all = self.state.tally.gather(mask);
-        self.growth(Kind::InheritedFd, mask, ORDINARY).or_else(|| {
+        self.scanned(Kind::InheritedFd, mask).or_else(|| {
             (all.peer_gone * 2 > all.count)
                 .then(|| self.standing(Kind::InheritedFd, mask, &all))
                 .flatten()
@@ -181,16 +183,49 @@ impl Rules<'_> {
     /// Growth, or a standing stock of connections whose condition is proof by itself.
     fn proof(&self, kind: Kind, mask: Mask) -> Option<Fit> {
         let all = self.state.tally.gather(mask);
-        self.growth(kind, mask, ORDINARY)
-            .filter(|f| f.confidence > Confidence::Low)
-            .or_else(|| self.standing(kind, mask, &all))
-            .or_else(|| self.growth(kind, mask, ORDINARY))
+        let growing = self.scanned(kind, mask);
+        if growing.is_some_and(|f| f.confidence > Confidence::Low) {
+            return growing;
+        }
+        self.standing(kind, mask, &all)
+            .or_else(|| {
+                // A single open body may be a quiet stream that somebody waits on.
+                let some = kind != Kind::ResponseBodyNotClosed
+                    || all.count >= self.sight.settings.min_survivors;
+                some.then(|| self.few(kind, mask, &all)).flatten()
+            })
+            .or(growing)
+    }
+
+    /// Growth of a class that only scans of the kernel's lists can tell (holders, unread bytes,
+    /// the close of a UNIX peer). Scans are rare, so its own series may jump; then the growth of
+    /// everything idle stands in, by the share that this class has of it now.
+    fn scanned(&self, kind: Kind, mask: Mask) -> Option<Fit> {
+        let own = self.growth(kind, mask, ORDINARY);
+        if own.is_some_and(|f| f.confidence > Confidence::Low) {
+            return own;
+        }
+        let tally = &self.state.tally;
+        let (all, idle) = (tally.gather(mask), tally.gather(IDLE));
+        if all.count < self.sight.settings.min_survivors || all.count * 4 < idle.count {
+            return own;
+        }
+        let share = f64::from(all.count) / f64::from(idle.count);
+        self.grown(kind, mask, IDLE, ORDINARY)
+            .map(|mut fit| {
+                if let Ground::Growth(trend) = &mut fit.ground {
+                    trend.per_minute *= share;
+                    trend.net *= share;
+                }
+                fit
+            })
+            .or(own)
     }
 
     fn close_wait(&self) -> Option<Fit> {
         let mask = Mask::of(&[Class::PeerClosed]);
         let all = self.state.tally.gather(mask);
-        let growing = self.growth(Kind::CloseWait, mask, ORDINARY);
+        let growing = self.scanned(Kind::CloseWait, mask);
         if growing.is_some_and(|f| f.confidence > Confidence::Low) {
             return growing;
         }
@@ -234,8 +269,13 @@ impl Rules<'_> {
     /// One or a few connections in a condition that only patience can prove.
     fn few(&self, kind: Kind, mask: Mask, all: &ClassTally) -> Option<Fit> {
         let standing = self.sight.settings.standing_ns;
-        let (low, medium) = (3 * standing, 12 * standing);
-        if all.count == 0 || all.stuck_max_ns < low || !self.state.history.held(mask, 1, 3) {
+        // Five at once are less of a coincidence than one.
+        let medium = match all.count >= self.sight.settings.min_survivors {
+            true => 6 * standing,
+            false => 12 * standing,
+        };
+        let low = 3 * standing;
+        if all.count == 0 || all.stuck_max_ns < low {
             return None;
         }
         let proven = all.stuck_max_ns >= medium;
@@ -291,13 +331,18 @@ impl Rules<'_> {
 
     /// The rule of growth on the classes of `mask`.
     fn growth(&self, kind: Kind, mask: Mask, rule: Growing) -> Option<Fit> {
+        self.grown(kind, mask, mask, rule)
+    }
+
+    /// The rule of growth on the classes of `mask`, with the series of `counted`.
+    fn grown(&self, kind: Kind, mask: Mask, counted: Mask, rule: Growing) -> Option<Fit> {
         let settings = self.sight.settings;
         let all = self.state.tally.gather(mask);
         if all.count + 2 < settings.min_survivors {
             return None;
         }
         let mut best: Option<Fit> = None;
-        for series in self.state.history.series(mask, self.sight.started_ns) {
+        for series in self.state.history.series(counted, self.sight.started_ns) {
             let fit = self
                 .steady(kind, mask, rule, &all, &series)
                 .or_else(|| self.sawtooth(kind, mask, rule, &all, &series));
@@ -323,7 +368,10 @@ impl Rules<'_> {
         let grows = trend.concordance >= MIN_CONCORDANCE
             && trend.per_minute > 0.0
             && trend.rising_to_the_end
-            && all.older_than(trend.seconds / 3.0) >= MIN_OLD_SHARE;
+            && all.older_than(trend.seconds / 3.0) >= MIN_OLD_SHARE
+            // What rises must have been opened meanwhile, not only have changed its condition.
+            && f64::from(all.count) * (1.0 - all.older_than(trend.seconds + RIPENING_S))
+                >= 0.5 * trend.net;
         if !grows {
             return None;
         }

@@ -20,7 +20,7 @@ pub struct Trend {
     pub concordance: f64,
     /// Last value minus first.
     pub net: f64,
-    /// The last third still rises about as the first two did.
+    /// The last third still rises about as the first two did, and nothing fell away at the end.
     pub rising_to_the_end: bool,
 }
 
@@ -91,7 +91,8 @@ fn rising_to_the_end(series: &[Sample]) -> bool {
     match means {
         (Some(a), Some(b), Some(c)) => {
             let (early, late) = (b - a, c - b);
-            late > 0.0 && late >= 0.4 * early && c - a >= 1.5
+            let peak = series.iter().map(|s| s.value).fold(0.0, f64::max);
+            late > 0.0 && late >= 0.4 * early && c - a >= 1.5 && last.value >= 0.6 * peak
         }
         _ => false,
     }
@@ -186,5 +187,96 @@ fn median(values: &mut [f64]) -> f64 {
         0 => 0.0,
         n if n % 2 == 1 => values[n / 2],
         n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn series(values: impl IntoIterator<Item = f64>) -> Vec<Sample> {
+        let values = values.into_iter().enumerate();
+        values
+            .map(|(i, value)| Sample {
+                at: i as f64,
+                value,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn straight_line() {
+        let t = trend(&series((0..20).map(|i| f64::from(i) * 2.0)));
+        let expected = Trend {
+            seconds: 19.0,
+            per_minute: 120.0,
+            concordance: 1.0,
+            net: 38.0,
+            rising_to_the_end: true,
+        };
+        assert_eq!(t, Some(expected));
+    }
+
+    #[test]
+    fn one_wild_value_changes_little() {
+        let mut line = series((0..20).map(f64::from));
+        line[9].value = 1000.0;
+        let t = trend(&line).map_or(0.0, |t| t.per_minute);
+        assert!((t - 60.0).abs() < 6.0, "{t}");
+    }
+
+    #[test]
+    fn plateau_and_fall_do_not_rise_to_the_end() {
+        let plateau = series((0..30).map(|i| f64::from(i.min(10))));
+        let fall = series((0..30).map(|i| if i < 28 { f64::from(i) } else { 2.0 }));
+        let steps = series((0..40).map(|i| f64::from(i / 10 * 5)));
+        let rises = |s: &[Sample]| trend(s).is_some_and(|t| t.rising_to_the_end);
+        assert!(!rises(&plateau));
+        assert!(!rises(&fall));
+        assert!(rises(&steps));
+    }
+
+    #[test]
+    fn teeth() {
+        let saw = series((0..60).map(|i| f64::from(i % 20)));
+        let found = sawtooth(&saw).map(|s| (s.teeth, s.per_minute.round()));
+        assert_eq!(found, Some((3, 60.0)));
+        assert_eq!(sawtooth(&series((0..60).map(f64::from))), None);
+        let flat = series((0..60).map(|i| 10.0 + f64::from(i * 7 % 5)));
+        assert_eq!(sawtooth(&flat), None);
+    }
+
+    #[test]
+    fn bursts() {
+        let mut births = [0; 64];
+        for i in [1, 11, 12, 21, 31, 32, 41] {
+            births[i] = 5;
+        }
+        assert_eq!(burst_period(&births), Some(10.0));
+        assert_eq!(burst_period(&[3; 64]), None);
+        births[45] = 1;
+        assert_eq!(burst_period(&births), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_series_is_survived(values in proptest::collection::vec((0.0..1e6, 0.0..1e9), 0..80)) {
+            let mut at = 0.0;
+            let series: Vec<Sample> = values
+                .into_iter()
+                .map(|(step, value): (f64, f64)| {
+                    at += step.floor();
+                    Sample { at, value: value.floor() }
+                })
+                .collect();
+            if let Some(t) = trend(&series) {
+                prop_assert!(t.per_minute.is_finite() && t.concordance.abs() <= 1.0);
+            }
+            if let Some(s) = sawtooth(&series) {
+                prop_assert!(s.per_minute.is_finite());
+            }
+        }
     }
 }

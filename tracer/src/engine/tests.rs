@@ -1,0 +1,266 @@
+//! What the engine promises beside its verdicts.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{Engine, Judgement, Settings, State, explain_servers};
+use crate::model::{CohortId, Confidence, Connection, Ended, Holder, Kind, PoolState, Role};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn idle(sk: u64, opened_ns: u64) -> Connection {
+    Connection {
+        sk,
+        opened_ns,
+        sent_ns: None,
+        received_ns: None,
+        turn_ns: None,
+        peer_closed_ns: None,
+        closed_ns: None,
+        turns: 0,
+        unread: 0,
+        fd: None,
+        holder: Holder::Unknown,
+        connected: true,
+        reset: false,
+        shutdown: false,
+        preexisting: false,
+        error: 0,
+        last_was_send: false,
+        pool: PoolState::Unknown,
+    }
+}
+
+/// A leak of two connections a second, watched for `seconds`.
+fn leak(seconds: u64, reconciled: bool, backwards: bool) -> Engine {
+    let mut engine = Engine::new(Settings::default());
+    for s in 0..=seconds {
+        engine.begin_sweep(s * SECOND, reconciled);
+        let mut live: Vec<u64> = (0..2 * s).collect();
+        if backwards {
+            live.reverse();
+        }
+        for i in live {
+            engine.observe(CohortId(1), Role::Client, &idle(i, i * SECOND / 2));
+        }
+        engine.end_sweep();
+    }
+    engine
+}
+
+#[test]
+fn order_within_a_sweep_does_not_matter() {
+    let (mut a, mut b) = (leak(30, true, false), leak(30, true, true));
+    let judged = a.judge();
+    assert_eq!(judged.len(), 1);
+    assert_eq!(judged, b.judge());
+    assert_eq!(judged, a.judge());
+}
+
+#[test]
+fn numbers_are_those_of_the_history() {
+    let judged = leak(30, true, false).judge();
+    let [j] = judged.as_slice() else {
+        panic!("{judged:?}");
+    };
+    assert_eq!(
+        (j.kind, j.confidence),
+        (Kind::NeverClosed, Confidence::High)
+    );
+    assert_eq!(j.connections.open, 60);
+    assert_eq!(j.connections.opened, 60);
+    assert_eq!(j.connections.closed, 0);
+    assert_eq!(j.connections.peak_open, 60);
+    // All but the youngest, which are not idle yet.
+    assert_eq!(j.connections.outlived, 57);
+    assert!((j.growth_per_minute - 120.0).abs() < 2.0, "{j:?}");
+    assert_eq!(j.oldest_opened_ns, Some(0));
+    assert_eq!((j.requests, j.leaked_per_request), (0, 0.0));
+    assert_eq!(j.settle_seconds, None);
+}
+
+#[test]
+fn nothing_is_certain_before_the_kernels_lists_agree() {
+    let judged = leak(30, false, false).judge();
+    assert_eq!(judged[0].confidence, Confidence::Low);
+}
+
+#[test]
+fn a_watch_too_short_says_how_long_it_would_take() {
+    let judged = leak(7, true, false).judge();
+    let [j] = judged.as_slice() else {
+        panic!("{judged:?}");
+    };
+    assert_eq!(j.confidence, Confidence::Low);
+    let settle = j.settle_seconds.unwrap_or(0.0);
+    assert!((1.0..30.0).contains(&settle), "{settle}");
+    let longer = 7 + settle.ceil() as u64;
+    assert!(leak(longer, true, false).judge()[0].confidence > Confidence::Low);
+}
+
+#[test]
+fn first_seen_stays_when_the_verdict_is_repeated() {
+    let mut engine = leak(30, true, false);
+    let first = engine.judge()[0].first_seen_ns;
+    engine.begin_sweep(31 * SECOND, true);
+    for i in 0..62 {
+        engine.observe(CohortId(1), Role::Client, &idle(i, i * SECOND / 2));
+    }
+    engine.end_sweep();
+    assert_eq!(engine.judge()[0].first_seen_ns, first);
+}
+
+#[test]
+fn too_many_cohorts_are_counted_and_cost_nothing() {
+    let mut engine = Engine::new(Settings {
+        max_cohorts: 10,
+        ..Settings::default()
+    });
+    engine.begin_sweep(SECOND, true);
+    for i in 0..25 {
+        engine.observe(CohortId(i), Role::Client, &idle(u64::from(i), 0));
+    }
+    let one = Ended {
+        count: 1,
+        lifetime_ns: 1,
+        turns: 1,
+    };
+    engine.ended(CohortId(99), Role::Client, &one);
+    engine.end_sweep();
+    assert_eq!(engine.overflow(), 16);
+    assert!(engine.connections(CohortId(9)).is_some());
+    assert!(engine.connections(CohortId(10)).is_none());
+}
+
+#[test]
+fn memory_is_per_cohort() {
+    // With 8192 cohorts at most, and without their series, this is 40 MB.
+    assert!(size_of::<State>() <= 5 << 10, "{}", size_of::<State>());
+    let mut engine = Engine::new(Settings::default());
+    for s in 0..300u64 {
+        engine.begin_sweep(s * SECOND, true);
+        for i in 0..10 {
+            engine.observe(CohortId(1), Role::Client, &idle(i, 0));
+        }
+        engine.end_sweep();
+    }
+    let state = &engine.cohorts[&CohortId(1)];
+    assert!(state.history.points() <= 4 * 64);
+}
+
+#[test]
+fn a_client_that_leaks_excuses_the_server() {
+    let client = leak(30, true, false).judge()[0].clone();
+    let server = |kind| Judgement {
+        cohort: CohortId(2),
+        kind,
+        ..client.clone()
+    };
+    let pairs = [(CohortId(2), CohortId(1))];
+    let mut judged = vec![client.clone(), server(Kind::AcceptedNeverClosed)];
+    explain_servers(&mut judged, &pairs);
+    assert_eq!(judged.len(), 1);
+    let mut judged = vec![client.clone(), server(Kind::CloseWait)];
+    explain_servers(&mut judged, &pairs);
+    assert_eq!(judged.len(), 2);
+    let mut judged = vec![client.clone(), server(Kind::AcceptedNeverClosed)];
+    explain_servers(&mut judged, &[]);
+    assert_eq!(judged.len(), 2);
+}
+
+/// A million live connections in one cohort: the counts are right, and the state no larger.
+#[test]
+fn a_million_connections() {
+    let mut engine = Engine::new(Settings::default());
+    for s in [10, 11] {
+        engine.begin_sweep(s * SECOND, true);
+        for i in 0..1_000_000 {
+            engine.observe(CohortId(1), Role::Client, &idle(i, i * 1000));
+        }
+        engine.end_sweep();
+    }
+    let counts = engine.connections(CohortId(1)).unwrap_or_default();
+    assert_eq!((counts.open, counts.outlived), (1_000_000, 1_000_000));
+    assert_eq!(engine.candidates(), 1);
+}
+
+fn any_connection() -> impl Strategy<Value = Connection> {
+    let time = || prop_oneof![Just(0), Just(u64::MAX), 0..200 * SECOND];
+    let moment = move || proptest::option::of(time());
+    let holder = prop_oneof![
+        Just(Holder::Opener),
+        any::<u32>().prop_map(Holder::Other),
+        Just(Holder::Nobody),
+        Just(Holder::Unknown),
+    ];
+    let pool = prop_oneof![
+        Just(PoolState::Unknown),
+        Just(PoolState::InFlight),
+        Just(PoolState::Response),
+        Just(PoolState::Reading),
+        Just(PoolState::Idle),
+        Just(PoolState::Released),
+    ];
+    let times = (time(), moment(), moment(), moment(), moment());
+    let flags = Arc::new((any::<[bool; 5]>(), any::<u16>()));
+    (times, any::<u32>(), any::<u32>(), holder, pool, flags).prop_map(
+        |(
+            (opened_ns, sent_ns, received_ns, turn_ns, peer_closed_ns),
+            turns,
+            unread,
+            holder,
+            pool,
+            (f, error),
+        )| {
+            Connection {
+                sent_ns,
+                received_ns,
+                turn_ns,
+                peer_closed_ns,
+                turns,
+                unread,
+                holder,
+                pool,
+                error,
+                connected: f[0],
+                reset: f[1],
+                shutdown: f[2],
+                preexisting: f[3],
+                last_was_send: f[4],
+                ..idle(1, opened_ns)
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_history_is_survived(
+        sweeps in proptest::collection::vec(
+            (0..30 * SECOND, proptest::collection::vec(any_connection(), 0..40)),
+            1..30,
+        ),
+        server in any::<bool>(),
+    ) {
+        let role = if server { Role::Server } else { Role::Client };
+        let mut engine = Engine::new(Settings::default());
+        let mut now = 0;
+        for (step, connections) in &sweeps {
+            now += step;
+            engine.begin_sweep(now, true);
+            for c in connections {
+                engine.observe(CohortId(1), role, c);
+            }
+            engine.ended(CohortId(1), role, &Ended { count: 1, lifetime_ns: *step, turns: 1 });
+            engine.end_sweep();
+            for j in engine.judge() {
+                prop_assert!(j.connections.outlived <= j.connections.open);
+                prop_assert!(j.growth_per_minute.is_finite() && j.growth_per_minute >= 0.0);
+                prop_assert!(!j.also.contains(&j.kind));
+                prop_assert!(!j.evidence.is_empty());
+            }
+        }
+    }
+}
