@@ -8,6 +8,7 @@ use super::{
     baseline,
     command::{Gated, Running},
     output::{self, OutputFile, Paint},
+    preflight,
     signals::Signals,
     target, text, users,
     watch::{self, Ended},
@@ -33,14 +34,15 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
     let signals = Signals::hold(!args.command.is_empty())
         .map_err(|e| Failure::failed(format!("cannot hold signals back: {e}")))?;
 
-    let gated = match args.command.as_slice() {
-        [] => None,
-        command => Some(Gated::start(command, user)?),
-    };
-    let target = match &gated {
-        Some(gated) => Target::Processes(vec![gated.pid()]),
-        None => target::resolve(&args.target)?,
-    };
+    let mut target = target::resolve(&args.target)?;
+    preflight::check(&args.attach)?;
+
+    let mut gated = None;
+    if !args.command.is_empty() {
+        let command = Gated::start(&args.command, user)?;
+        target = Target::Processes(vec![command.pid()]);
+        gated = Some(command);
+    }
     let session = Session::start(Options {
         target: target.clone(),
         backend: args.attach.backend.clone(),

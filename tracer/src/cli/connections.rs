@@ -128,7 +128,10 @@ pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
     let text = columns::write(args.output, COLUMNS, &list.connections, &list, now, width)?;
     output::print(&text)?;
     if list.omitted > 0 {
-        output::note(&format!("{} more; --limit shows them", list.omitted));
+        output::note(&format!(
+            "{} more were left out; raise --limit to see them",
+            list.omitted
+        ));
     }
     Ok(0)
 }

@@ -9,6 +9,7 @@ use super::{
     args::{DoctorArgs, ReportForm},
     client::{self, Endpoint},
     output::{self, Paint, clean, wrap},
+    preflight::BTF,
 };
 use crate::{
     collector::{MAX_SOCKETS, Options, Session, Target},
@@ -16,8 +17,6 @@ use crate::{
     report::{Doctor, EventStatus, SCHEMA},
 };
 
-/// Kernel type information of the running kernel.
-const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Lockdown state; missing where securityfs is not mounted.
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 

@@ -12,6 +12,7 @@ mod doctor;
 mod live;
 mod merge;
 pub mod output;
+mod preflight;
 #[cfg(test)]
 pub mod samples;
 mod serve;

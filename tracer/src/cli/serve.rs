@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Failure, STATUS_FAILURE, args::Daemon, output, target};
+use super::{Failure, STATUS_FAILURE, args::Daemon, output, preflight, target};
 use crate::{
     collector::{MAX_SOCKETS, Options},
     daemon::{
@@ -17,6 +17,7 @@ use crate::{
 /// [`Failure`] with the status of the contract.
 pub fn run(args: &Daemon) -> Result<u8, Failure> {
     let settings = settings(args)?;
+    preflight::check(&args.attach)?;
     output::log_to_stderr("info");
     match daemon::run(settings) {
         Ok(()) => Ok(0),

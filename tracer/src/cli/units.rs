@@ -56,7 +56,8 @@ pub fn duration(seconds: f64) -> String {
         return format!("{:.0}ms", seconds * 1000.0);
     }
     if seconds < 9.95 {
-        return format!("{seconds:.1}s");
+        let text = format!("{seconds:.1}");
+        return format!("{}s", text.strip_suffix(".0").unwrap_or(&text));
     }
     let pair = |big: f64, unit: &str, small: f64, rest: &str| {
         let whole = (seconds / big).floor();
@@ -137,6 +138,7 @@ mod tests {
         for (seconds, text) in [
             (0.85, "850ms"),
             (4.2, "4.2s"),
+            (4.0, "4s"),
             (75.0, "75s"),
             (750.0, "12m 30s"),
             (3600.0, "1h"),
