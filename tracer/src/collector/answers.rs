@@ -65,7 +65,6 @@ impl Session {
             coverage: self.coverage(),
             node: None,
             suspects,
-            ignore: &findings::Ignore::default(),
             resources: self.resources(&growth)?,
             unsettled,
         }))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{id, ignore::Ignore};
+use super::id;
 use crate::{
     engine::Judgement,
     model::{Cohort, Confidence, Family, Role, StackQuality},
@@ -45,8 +45,6 @@ pub struct Inputs<'a> {
     pub node: Option<&'a str>,
     /// The judged cohorts.
     pub suspects: Vec<Suspect>,
-    /// What not to show.
-    pub ignore: &'a Ignore,
     /// Limits of the watched processes.
     pub resources: Vec<Resources>,
     /// Reasons of the collector's own why nothing can be concluded, as sentences: a target that
@@ -54,7 +52,8 @@ pub struct Inputs<'a> {
     pub unsettled: Vec<String>,
 }
 
-/// Makes the report: one finding per id, worst first, with the verdict.
+/// Makes the report: one finding per id, worst first, with the verdict. What the configuration
+/// ignores is taken out of it later, by whoever has the configuration.
 #[must_use]
 pub fn assemble(inputs: Inputs<'_>) -> Report {
     let mut groups: BTreeMap<String, Vec<&Suspect>> = BTreeMap::new();
@@ -67,9 +66,6 @@ pub fn assemble(inputs: Inputs<'_>) -> Report {
         .into_iter()
         .filter_map(|(id, group)| finding(id, group, &inputs))
         .collect();
-    let before = findings.len();
-    findings.retain(|f| !inputs.ignore.hides(f));
-    let ignored = (before - findings.len()) as u64;
     findings.sort_by(worst_first);
 
     let (verdict, inconclusive_because) = verdict(&findings, &inputs.coverage, inputs.unsettled);
@@ -92,7 +88,7 @@ pub fn assemble(inputs: Inputs<'_>) -> Report {
         inconclusive_because,
         settle_seconds,
         findings,
-        ignored,
+        ignored: 0,
         resources: inputs.resources,
         baseline: None,
     }
@@ -287,4 +283,174 @@ impl Inputs<'_> {
 /// Two decimals are enough for people and steady enough for comparisons.
 fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{CohortId, Frame, Kind, Process, Remote, Site, StackOf};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn suspect(pid: u32, line: u32, confidence: Confidence) -> Suspect {
+        let frame = Frame {
+            function: "main.fetch".to_owned(),
+            file: Some("/src/main.go".to_owned()),
+            line: Some(line),
+            module: Some("/app".to_owned()),
+            inlined: false,
+        };
+        Suspect {
+            judgement: Judgement {
+                cohort: CohortId(pid),
+                kind: Kind::NeverClosed,
+                also: vec![],
+                confidence,
+                connections: Connections {
+                    open: 10 * u64::from(pid),
+                    outlived: 9 * u64::from(pid),
+                    opened: 11 * u64::from(pid),
+                    closed: u64::from(pid),
+                    peak_open: 10 * u64::from(pid),
+                },
+                requests: 10,
+                leaked_per_request: 0.9,
+                growth_per_minute: 6.0,
+                burst_period_seconds: None,
+                oldest_opened_ns: Some(95 * SECOND),
+                first_seen_ns: 110 * SECOND,
+                evidence: vec!["Numbers.".to_owned()],
+                advice: "Close it.",
+                settle_seconds: (confidence == Confidence::Low).then_some(12.3),
+            },
+            cohort: Cohort {
+                process: Arc::new(Process {
+                    pid,
+                    ns_pid: None,
+                    start_ticks: 1,
+                    comm: "app".to_owned(),
+                    exe: Some("/app".to_owned()),
+                    runtime: None,
+                    container_id: None,
+                }),
+                site: Some(Arc::new(Site {
+                    frames: vec![frame],
+                    call_site: Some(0),
+                    quality: StackQuality::Complete,
+                    line_in_function: Some(line - 20),
+                })),
+                site_of: StackOf::Request,
+                opener: None,
+                remote: Arc::new(Remote {
+                    family: Family::Tcp4,
+                    address: "10.0.0.7:80".to_owned(),
+                    host: Some("api".to_owned()),
+                    url: Some("http://api/v2/{}".to_owned()),
+                }),
+                role: Role::Client,
+            },
+            examples: vec!["GET http://api/v2/7".to_owned()],
+            pod: None,
+        }
+    }
+
+    fn report(suspects: Vec<Suspect>, lost_events: u64, unsettled: Vec<String>) -> Report {
+        let start = Timestamp::UNIX_EPOCH;
+        assemble(Inputs {
+            started_at: start,
+            duration_seconds: 20.0,
+            clock: (100 * SECOND, start),
+            coverage: Coverage {
+                lost_events,
+                ..Coverage::default()
+            },
+            node: None,
+            suspects,
+            resources: Vec::new(),
+            unsettled,
+        })
+    }
+
+    #[test]
+    fn replicas_with_one_leak_are_one_finding() {
+        let r = report(
+            vec![
+                suspect(1, 24, Confidence::High),
+                suspect(3, 24, Confidence::High),
+                suspect(2, 24, Confidence::Medium),
+            ],
+            0,
+            vec![],
+        );
+        assert_eq!(r.verdict, Verdict::Leak);
+        let [f] = r.findings.as_slice() else {
+            panic!("{r:?}");
+        };
+        assert_eq!(f.process.pid, 3);
+        let instances: Vec<(u32, u64)> =
+            f.instances.iter().map(|i| (i.pid, i.connections)).collect();
+        assert_eq!(instances, [(3, 30), (1, 10), (2, 20)]);
+        assert_eq!(f.connections.outlived, 54);
+        assert_eq!((f.requests, f.leaked_per_request), (30, 1.8));
+        assert_eq!(f.growth_per_minute, 18.0);
+        assert_eq!(f.remote.examples, ["GET http://api/v2/7"]);
+        assert_eq!(
+            f.oldest_opened_at.map(|t| t.to_string()).as_deref(),
+            Some("1969-12-31T23:59:55Z")
+        );
+        assert_eq!(
+            f.instances[0].first_seen_at.to_string(),
+            "1970-01-01T00:00:10Z"
+        );
+    }
+
+    #[test]
+    fn worst_comes_first() {
+        let r = report(
+            vec![
+                suspect(9, 24, Confidence::Low),
+                suspect(1, 25, Confidence::Medium),
+                suspect(1, 26, Confidence::High),
+            ],
+            0,
+            vec![],
+        );
+        let lines: Vec<Option<u32>> = r
+            .findings
+            .iter()
+            .map(|f| f.call_site.as_ref().and_then(|c| c.line))
+            .collect();
+        assert_eq!(lines, [Some(26), Some(25), Some(24)]);
+        // A proven leak beside it settles the verdict.
+        assert_eq!((r.verdict, r.settle_seconds), (Verdict::Leak, None));
+    }
+
+    #[test]
+    fn without_a_stack_it_is_reported_with_less_confidence() {
+        let mut s = suspect(1, 24, Confidence::High);
+        s.cohort.site = None;
+        let r = report(vec![s], 0, vec![]);
+        let f = &r.findings[0];
+        assert_eq!(r.verdict, Verdict::Leak);
+        assert_eq!(f.confidence, Confidence::Medium);
+        assert_eq!(f.stack_quality, StackQuality::None);
+        assert_eq!((&f.call_site, f.stack_of), (&None, None));
+    }
+
+    #[test]
+    fn verdicts() {
+        assert_eq!(report(vec![], 0, vec![]).verdict, Verdict::Clean);
+        let low = report(vec![suspect(1, 24, Confidence::Low)], 0, vec![]);
+        assert_eq!(low.verdict, Verdict::Inconclusive);
+        assert_eq!(low.settle_seconds, Some(13.0));
+        assert_eq!(low.inconclusive_because.len(), 1);
+        let lost = report(vec![], 7, vec!["It ended.".to_owned()]);
+        assert_eq!(lost.verdict, Verdict::Inconclusive);
+        assert_eq!(lost.inconclusive_because.len(), 2);
+        let leak = report(vec![suspect(1, 24, Confidence::Medium)], 7, vec![]);
+        assert_eq!(leak.verdict, Verdict::Leak);
+        assert!(leak.inconclusive_because.is_empty());
+    }
 }

@@ -2,10 +2,8 @@
 
 mod assemble;
 mod identity;
-mod ignore;
 mod resources;
 
 pub use assemble::{Inputs, Suspect, assemble, verdict};
 pub use identity::{id, program};
-pub use ignore::Ignore;
 pub use resources::{PortUse, ProcessUse, errno_name, resources};
