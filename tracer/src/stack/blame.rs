@@ -133,32 +133,21 @@ static BUILT_IN: LazyLock<Vec<Rule>> =
 pub struct Program<'a> {
     /// Path of its executable.
     pub executable: Option<&'a str>,
-    /// Prefix of the functions that are its own, where the build says so (Go: the main module).
-    pub own: Option<&'a str>,
 }
 
-/// Whose a frame is.
+/// Whose a frame is: what the user says, else `known` (from the build), else the built-in table.
 #[must_use]
-pub fn origin(frame: &Frame, user: &[Rule], program: Program<'_>) -> Origin {
+pub fn origin(frame: &Frame, known: Option<Origin>, user: &[Rule]) -> Origin {
     if let Some(rule) = user.iter().find(|rule| rule.fits(frame)) {
         return rule.is;
     }
-    if program.own.is_some_and(|own| owns(own, &frame.function)) {
-        return Origin::Own;
+    if let Some(known) = known {
+        return known;
     }
     BUILT_IN
         .iter()
         .find(|rule| rule.fits(frame))
         .map_or(Origin::Own, |rule| rule.is)
-}
-
-/// `true` for functions of package `own` or one below it; `main.` is always the program's own.
-fn owns(own: &str, function: &str) -> bool {
-    function.starts_with("main.")
-        || (!own.is_empty()
-            && function
-                .strip_prefix(own)
-                .is_some_and(|rest| rest.starts_with(['.', '/', '_'])))
 }
 
 /// Index of the frame to blame; `None` only for no frames at all.
@@ -167,10 +156,15 @@ fn owns(own: &str, function: &str) -> bool {
 /// beside it; else the innermost own frame of any library; else whatever is least remote from the
 /// application: a dependency, a client library, the system.
 #[must_use]
-pub fn call_site(frames: &[Frame], user: &[Rule], program: Program<'_>) -> Option<usize> {
+pub fn call_site(
+    frames: &[Frame],
+    known: &[Option<Origin>],
+    user: &[Rule],
+    program: Program<'_>,
+) -> Option<usize> {
     let mut best: Option<(u8, usize)> = None;
     for (index, frame) in frames.iter().enumerate() {
-        let rank = match origin(frame, user, program) {
+        let rank = match origin(frame, known.get(index).copied().flatten(), user) {
             Origin::Own if near(frame, program) => 5,
             Origin::Own if named(frame) => 4,
             Origin::Dependency => 3,
@@ -245,9 +239,8 @@ mod tests {
     fn blamed(frames: &[Frame], exe: &str) -> String {
         let program = Program {
             executable: Some(exe),
-            own: None,
         };
-        frames[call_site(frames, &[], program).unwrap()]
+        frames[call_site(frames, &[], &[], program).unwrap()]
             .function
             .clone()
     }
@@ -372,33 +365,6 @@ mod tests {
     }
 
     #[test]
-    fn go_blames_the_main_module() {
-        let frames = [
-            frame(
-                "net/http.(*Client).do",
-                Some("/usr/local/go/src/net/http/client.go"),
-                Some("/app/go"),
-            ),
-            frame(
-                "github.com/org/lib.Get",
-                Some("/root/go/pkg/mod/github.com/org/lib@v1.0.0/get.go"),
-                Some("/app/go"),
-            ),
-            frame(
-                "github.com/acme/svc/poll.Once",
-                Some("/build/poll/once.go"),
-                Some("/app/go"),
-            ),
-            frame("main.main", Some("/build/main.go"), Some("/app/go")),
-        ];
-        let program = Program {
-            executable: Some("/app/go"),
-            own: Some("github.com/acme/svc"),
-        };
-        assert_eq!(call_site(&frames, &[], program), Some(2));
-    }
-
-    #[test]
     fn without_own_frames_the_least_remote_is_blamed() {
         let frames = [
             frame("__connect", None, LIBC),
@@ -411,7 +377,7 @@ mod tests {
             "curl_easy_perform"
         );
         assert_eq!(blamed(&frames[..1], "/usr/bin/python3.11"), "__connect");
-        assert_eq!(call_site(&[], &[], Program::default()), None);
+        assert_eq!(call_site(&[], &[], &[], Program::default()), None);
     }
 
     #[test]
@@ -423,11 +389,10 @@ mod tests {
         ];
         let program = Program {
             executable: Some("/app/app"),
-            own: None,
         };
-        assert_eq!(call_site(&frames, &user, program), Some(1));
+        assert_eq!(call_site(&frames, &[], &user, program), Some(1));
         let curl = frame("x", None, Some("/usr/lib/libcurl.so.4"));
-        assert_eq!(super::origin(&curl, &user, program), Origin::Own);
+        assert_eq!(super::origin(&curl, None, &user), Origin::Own);
     }
 
     #[test]

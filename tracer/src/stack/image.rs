@@ -15,8 +15,8 @@ use std::{
 use memmap2::Mmap;
 use object::{
     LittleEndian,
-    elf::{FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD},
-    read::elf::{FileHeader, ProgramHeader, SectionHeader},
+    elf::{FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB},
+    read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym},
 };
 
 use super::cfi::FrameIndex;
@@ -216,6 +216,39 @@ impl Image {
         self.eh_frame_hdr
             .as_ref()
             .or_else(|| self.section(".eh_frame_hdr"))
+    }
+
+    /// Address (as linked) and size of symbols by name, from the dynamic symbol table, else the
+    /// full one.
+    #[must_use]
+    pub fn symbols(&self, names: &[&str]) -> Vec<Option<(u64, u64)>> {
+        let mut found = vec![None; names.len()];
+        let Ok(header) = FileHeader64::<LittleEndian>::parse(&**self) else {
+            return found;
+        };
+        let Ok(sections) = header.sections(LittleEndian, &**self) else {
+            return found;
+        };
+        for kind in [SHT_DYNSYM, SHT_SYMTAB] {
+            let Ok(table) = sections.symbols(LittleEndian, &**self, kind) else {
+                continue;
+            };
+            for symbol in table.iter() {
+                let Ok(name) = symbol.name(LittleEndian, table.strings()) else {
+                    continue;
+                };
+                if let Some(at) = names.iter().position(|n| n.as_bytes() == name)
+                    && found[at].is_none()
+                    && symbol.st_value(LittleEndian) != 0
+                {
+                    found[at] = Some((symbol.st_value(LittleEndian), symbol.st_size(LittleEndian)));
+                }
+            }
+            if found.iter().all(Option::is_some) {
+                break;
+            }
+        }
+        found
     }
 
     /// Bytes of a part.

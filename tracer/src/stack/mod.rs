@@ -13,6 +13,7 @@ pub mod maps;
 pub mod modules;
 mod naming;
 pub mod perfmap;
+pub mod python;
 pub mod symbolize;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use self::{
     cfi::Rules,
     modules::{Modules, Process},
     naming::Naming,
+    python::Python,
     symbolize::Named,
     trie::Trie,
     unwind::{RawFrame, Stop, Unwound, unwind},
@@ -70,22 +72,30 @@ pub struct Taken {
     pub want_bytes: Option<usize>,
 }
 
+/// Frames of interpreted code and where they belong.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Interleaved {
+    /// Index of a native frame that interprets, and the frames to show inside of (before) it,
+    /// innermost first.
+    pub frames: Vec<(usize, Vec<Named>)>,
+    /// They are those of the moment of the copy, beyond doubt.
+    pub exact: bool,
+}
+
 /// Adds the frames of interpreted code to a native stack.
 pub trait Interpreter: std::fmt::Debug + Send {
     /// `true` when the process runs such code: its native frames alone then don't tell call paths
     /// apart, and none is learned.
     fn runs_in(&mut self, tgid: u32, process: &Process, modules: &mut Modules) -> bool;
 
-    /// For native frames that interpret code, by index: the interpreted frames to show inside of
-    /// (before) them, innermost first. `stack` are the copied bytes.
+    /// The frames to show. `stack` are the copied bytes. Called only after `runs_in` said `true`.
     fn frames(
         &mut self,
         copy: &StackCopy,
         stack: &[u8],
         process: &Process,
         unwound: &Unwound,
-        modules: &mut Modules,
-    ) -> Vec<(usize, Vec<Named>)>;
+    ) -> Interleaved;
 
     /// Forgets what is known of a process.
     fn forget(&mut self, tgid: u32);
@@ -134,7 +144,7 @@ pub struct Stacks {
 }
 
 impl Stacks {
-    /// An empty table with the built-in rules of blame.
+    /// An empty table with the built-in rules of blame, which shows Python frames.
     #[must_use]
     pub fn new(limits: Limits) -> Stacks {
         Stacks {
@@ -143,7 +153,7 @@ impl Stacks {
             rules: Rules::new(),
             trie: Trie::default(),
             naming: Naming::default(),
-            interpreters: Vec::new(),
+            interpreters: vec![Box::<Python>::default()],
             ids: HashMap::new(),
             records: HashMap::new(),
             last: 0,
@@ -158,7 +168,7 @@ impl Stacks {
         self
     }
 
-    /// Adds a runtime whose frames are to be shown.
+    /// Adds another runtime whose frames are to be shown.
     #[must_use]
     pub fn with_interpreter(mut self, interpreter: Box<dyn Interpreter>) -> Stacks {
         self.interpreters.push(interpreter);
@@ -186,25 +196,21 @@ impl Stacks {
         };
         let unwound = unwind(&*process, &mut self.rules, copy, stack);
         let mut interpreted = Vec::new();
-        let mut native = true;
+        let (mut native, mut exact) = (true, true);
         for interpreter in &mut self.interpreters {
             if interpreter.runs_in(copy.tgid, &process, &mut self.modules) {
+                let found = interpreter.frames(copy, stack, &process, &unwound);
                 native = false;
-                interpreted.extend(interpreter.frames(
-                    copy,
-                    stack,
-                    &process,
-                    &unwound,
-                    &mut self.modules,
-                ));
+                exact &= found.exact;
+                interpreted.extend(found.frames);
             }
         }
-        let id = self.number(
-            copy.tgid,
-            kept(&unwound, &interpreted),
-            unwound.stop,
-            &process,
-        );
+        let stop = if exact || unwound.stop != Stop::Complete {
+            unwound.stop
+        } else {
+            Stop::Late
+        };
+        let id = self.number(copy.tgid, kept(&unwound, &interpreted), stop, &process);
         let want_bytes = unwound.stop.wants_more().filter(|want| *want > stack.len());
         let learned = if native && want_bytes.is_none() && id != STACK_NONE {
             self.trie.learn(&unwound, copy.sp, copy.tgid, id)

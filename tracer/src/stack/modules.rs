@@ -99,6 +99,12 @@ impl Process {
         self.regions.iter().filter_map(|r| r.module)
     }
 
+    /// The text of `/proc/PID/maps`.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// Path of the executable as the process sees it.
     #[must_use]
     pub fn executable(&self) -> Option<&Arc<str>> {

@@ -8,9 +8,11 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+
 use super::{
     Kept,
-    blame::{self, Program, Rule},
+    blame::{self, Origin, Program, Rule},
     cfi::function_start,
     image::{Image, ImageKey},
     modules::Modules,
@@ -18,6 +20,7 @@ use super::{
     symbolize::{FunctionTable, Named, Names},
     unwind::RawFrame,
 };
+use crate::go::{GoBinary, callsite};
 use crate::model::{Frame, Site, StackQuality};
 
 /// Perf maps larger than this are read up to here.
@@ -58,7 +61,7 @@ impl Naming {
     ) -> Site {
         let mut frames = Vec::new();
         let mut first_lines = Vec::new();
-        let mut own = None;
+        let mut origins = Vec::new();
         for frame in kept {
             match frame {
                 Kept::Interpreted(f) => {
@@ -70,6 +73,7 @@ impl Naming {
                         inlined: false,
                     });
                     first_lines.push(f.function_line);
+                    origins.push(None);
                 }
                 Kept::Native(raw) => {
                     let module = raw
@@ -78,9 +82,10 @@ impl Naming {
                         .map(|m| m.path.clone());
                     let image = raw.module.and_then(|m| modules.image(m));
                     let table = image.as_ref().and_then(|i| self.table(i));
-                    own = own.or_else(|| table.as_ref().and_then(|t| t.own().map(str::to_owned)));
-                    for named in self.names(tgid, raw, module.as_deref(), image.as_ref(), table) {
+                    let (module_path, image) = (module.as_deref(), image.as_ref());
+                    for named in self.names(tgid, raw, module_path, image, table.clone()) {
                         first_lines.push(named.function_line);
+                        origins.push(table.as_ref().and_then(|t| t.origin(&named)));
                         frames.push(Frame {
                             function: named.function,
                             file: named.file,
@@ -92,11 +97,8 @@ impl Naming {
                 }
             }
         }
-        let program = Program {
-            executable,
-            own: own.as_deref(),
-        };
-        let call_site = blame::call_site(&frames, &self.user_rules, program);
+        let call_site =
+            blame::call_site(&frames, &origins, &self.user_rules, Program { executable });
         let line_in_function = call_site.and_then(|at| {
             let line = frames.get(at)?.line?;
             line.checked_sub((*first_lines.get(at)?)?)
@@ -186,9 +188,52 @@ impl Naming {
     }
 }
 
-/// What a language runtime's own table says; Go's is read by its own module.
-fn function_table(_image: &Arc<Image>) -> Table {
-    None
+/// A pinned file's contents, shared with Go's reader.
+struct Contents(Arc<Image>);
+
+impl AsRef<[u8]> for Contents {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Go's function table with the names of its main module.
+#[derive(Debug)]
+struct GoTable(GoBinary);
+
+impl FunctionTable for GoTable {
+    fn frames(&self, address: u64) -> Vec<Named> {
+        let positions = self.0.positions(address).into_iter();
+        positions
+            .map(|p| Named {
+                function: p.function,
+                file: p.file,
+                line: p.line,
+                inlined: p.inlined,
+                function_line: p.start_line,
+            })
+            .collect()
+    }
+
+    fn origin(&self, named: &Named) -> Option<Origin> {
+        // Names from elsewhere (C code linked in) are for the rules.
+        if self.0.info.main_package.is_empty() && self.0.info.main_module.is_empty() {
+            return None;
+        }
+        named.file.as_ref()?;
+        Some(match callsite::origin(&self.0.info, &named.function) {
+            callsite::Origin::Application => Origin::Own,
+            callsite::Origin::Dependency => Origin::Dependency,
+            callsite::Origin::Standard => Origin::System,
+        })
+    }
+}
+
+/// What a language runtime's own table in this file says.
+fn function_table(image: &Arc<Image>) -> Table {
+    // The file that is being parsed lives as long as the table: its descriptor stays open.
+    let binary = GoBinary::parse(Bytes::from_owner(Contents(image.clone()))).ok()?;
+    Some(Arc::new(GoTable(binary)))
 }
 
 /// The perf map that the process itself writes, by its pid in its own namespace, below its own

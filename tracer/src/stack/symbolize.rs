@@ -19,7 +19,10 @@ use std::{
 
 use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer, source};
 
-use super::image::{Image, ImageKey};
+use super::{
+    blame::Origin,
+    image::{Image, ImageKey},
+};
 
 /// A function at an address, as its debug information or symbol table has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,10 +45,8 @@ pub trait FunctionTable: std::fmt::Debug + Send + Sync {
     /// The functions at an address as linked, innermost (inlined) first; empty when unknown.
     fn frames(&self, address: u64) -> Vec<Named>;
 
-    /// Path prefix of the functions that are the application's own (Go: the main module).
-    fn own(&self) -> Option<&str> {
-        None
-    }
+    /// Whose a function of this table is, where the build says so (Go: by its modules).
+    fn origin(&self, named: &Named) -> Option<Origin>;
 }
 
 /// Answers kept, those without a name included.

@@ -34,26 +34,26 @@ impl Program {
         );
         let mut line = String::new();
         BufReader::new(child.0.stdout.as_mut().ok_or("stdout")?).read_line(&mut line)?;
-        child.until_asleep()?;
+        until_asleep(child.pid())?;
         Ok(child)
     }
 
     fn pid(&self) -> u32 {
         self.0.id()
     }
+}
 
-    /// Waits until the main thread sleeps in a system call.
-    fn until_asleep(&self) -> Result {
-        loop {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-            let state = stat
-                .rsplit_once(") ")
-                .and_then(|(_, rest)| rest.chars().next());
-            match state {
-                Some('S') => return Ok(()),
-                Some('Z' | 'X') => return Err("the program has ended".into()),
-                _ => std::thread::yield_now(),
-            }
+/// Waits until the main thread sleeps in a system call.
+fn until_asleep(pid: u32) -> Result {
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        match stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next())
+        {
+            Some('S') => return Ok(()),
+            Some('Z' | 'X') => return Err("the program has ended".into()),
+            _ => std::thread::yield_now(),
         }
     }
 }
@@ -85,6 +85,8 @@ fn capture(pid: u32, bytes: usize) -> Result<(StackCopy, Vec<u8>)> {
     std::os::unix::fs::FileExt::read_exact_at(&memory, &mut stack, regs.rsp)?;
     // SAFETY: plain integers.
     unsafe { libc::ptrace(libc::PTRACE_DETACH, id, 0, 0) };
+    // The system call begins anew.
+    until_asleep(pid)?;
     let copy = StackCopy {
         tgid: pid,
         tid: pid,
@@ -371,4 +373,165 @@ fn a_signal_handler_is_followed_into_the_code_it_interrupted() -> Result {
 fn the_facade_can_move_to_another_thread() {
     fn movable<T: Send>(_: &T) {}
     movable(&Stacks::new(Limits::default()));
+}
+
+/// Sleeps in `connect`'s neighbourhood: the main thread in `recv` below several Python calls, one
+/// of them through a C function (`sorted` calls back).
+const PYTHON_SOURCE: &str = "import socket, sys
+a, b = socket.socketpair()
+
+def wait(x):
+    print('ready', flush=True)
+    return a.recv(
+        1)
+
+def outer(n):
+    if n:
+        return outer(n - 1)
+    return sorted([1], key=wait)
+
+class Job:
+    def run(self):
+        # the caller
+        return outer(2)
+
+Job().run()
+";
+
+/// Interpreters of several versions, where they are installed.
+fn pythons() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = vec!["/usr/bin/python3".into()];
+    let home = std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .unwrap_or_default();
+    if let Ok(versions) = std::fs::read_dir(home.join(".pyenv/versions")) {
+        found.extend(versions.flatten().flat_map(|v| {
+            (8..=13).map(move |minor| v.path().join(format!("bin/python3.{minor}")))
+        }));
+    }
+    found.retain(|path| path.exists());
+    found
+}
+
+#[test]
+fn python_frames_are_shown_inside_the_interpreters() -> Result {
+    let dir = tempfile::tempdir()?;
+    let script = dir.path().join("job.py");
+    std::fs::write(&script, PYTHON_SOURCE)?;
+    for python in pythons() {
+        let child = Program::start(Command::new(&python).arg(&script))?;
+        let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
+        let python = python.display();
+        let mut stacks = Stacks::new(Limits::default());
+        let taken = stacks.take(&copy, &stack);
+        assert!(
+            taken.learned.is_empty(),
+            "{python}: native frames alone say nothing"
+        );
+        let site = stacks.site(taken.id);
+        let place = |f: &Frame| (f.function.clone(), f.line.unwrap_or(0));
+        let script_frames: Vec<_> = site
+            .frames
+            .iter()
+            .filter(|f| f.file.as_deref() == script.to_str())
+            .map(place)
+            .collect();
+        let qualified = script_frames.iter().any(|(f, _)| f == "Job.run");
+        let expected = [
+            ("wait", 6),
+            ("outer", 12),
+            ("outer", 11),
+            ("outer", 11),
+            (if qualified { "Job.run" } else { "run" }, 17),
+            ("<module>", 19),
+        ];
+        assert_eq!(
+            script_frames,
+            expected.map(|(f, l)| (f.to_owned(), l)),
+            "{python}: {:#?}",
+            site.frames
+        );
+        let blamed = site.blamed().ok_or("no call site")?;
+        assert_eq!(place(blamed), ("wait".to_owned(), 6), "{python}");
+        assert_eq!(site.line_in_function, Some(2), "{python}");
+        assert_eq!(stacks.stop(taken.id), Some(Stop::Complete), "{python}");
+        // `sorted` lies between the two calls of the interpreter.
+        let names = functions(&site.frames);
+        let (inner, outer) = (
+            names.iter().position(|f| *f == "wait"),
+            names.iter().position(|f| *f == "outer"),
+        );
+        let (Some(inner), Some(outer)) = (inner, outer) else {
+            return Err("frames".into());
+        };
+        assert!(
+            names[inner..outer].contains(&"_PyEval_EvalFrameDefault"),
+            "{python}: {names:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_test_binary_itself_is_named_by_its_debug_information() -> Result {
+    // Own stack, own registers: everything a copy has, taken from inside.
+    #[inline(never)]
+    fn here(stacks: &mut Stacks) -> Result<super::Taken> {
+        let maps = super::maps::parse(&std::fs::read("/proc/self/maps")?);
+        let (ip, sp, bp, bx, r12, r13, r14, r15): (u64, u64, u64, u64, u64, u64, u64, u64);
+        // SAFETY: only reads registers.
+        unsafe {
+            std::arch::asm!(
+                "lea {ip}, [rip]", "mov {sp}, rsp", "mov {bp}, rbp", "mov {bx}, rbx",
+                ip = out(reg) ip, sp = out(reg) sp, bp = out(reg) bp, bx = out(reg) bx,
+                options(nomem, nostack, preserves_flags)
+            );
+            std::arch::asm!(
+                "mov {a}, r12", "mov {b}, r13", "mov {c}, r14", "mov {d}, r15",
+                a = out(reg) r12, b = out(reg) r13, c = out(reg) r14, d = out(reg) r15,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        let end = maps
+            .iter()
+            .find(|m| m.range.contains(&sp))
+            .ok_or("no stack")?
+            .range
+            .end;
+        let mut bytes = vec![0; usize::try_from(end - sp)?.min(COPY_BYTES_MAX)];
+        std::os::unix::fs::FileExt::read_exact_at(
+            &std::fs::File::open("/proc/self/mem")?,
+            &mut bytes,
+            sp,
+        )?;
+        let copy = StackCopy {
+            tgid: std::process::id(),
+            len: u32::try_from(bytes.len())?,
+            ip,
+            sp,
+            bp,
+            saved: [bx, r12, r13, r14, r15],
+            ..StackCopy::default()
+        };
+        Ok(stacks.take(&copy, &bytes))
+    }
+    let mut stacks = Stacks::new(Limits::default());
+    let taken = here(&mut stacks)?;
+    let site = stacks.site(taken.id);
+    let blamed = site.blamed().ok_or("no call site")?;
+    assert!(blamed.function.ends_with("::here"), "{blamed:?}");
+    assert!(
+        blamed
+            .file
+            .as_deref()
+            .is_some_and(|f| f.ends_with("stack/tests.rs")),
+        "{blamed:?}"
+    );
+    assert_eq!(
+        stacks.stop(taken.id),
+        Some(Stop::Complete),
+        "{:#?}",
+        functions(&site.frames)
+    );
+    Ok(())
 }

@@ -41,6 +41,9 @@ pub enum Stop {
     BadReturnAddress,
     /// More than [`FRAMES_MAX`] frames.
     TooDeep,
+    /// At the thread's first frame, but interpreted frames were read when the thread may have
+    /// gone on already.
+    Late,
 }
 
 impl Stop {
@@ -53,6 +56,7 @@ impl Stop {
             Stop::NoRule => "no unwind information",
             Stop::BadReturnAddress => "implausible return address",
             Stop::TooDeep => "too many frames",
+            Stop::Late => "interpreted frames were read late",
         }
     }
 

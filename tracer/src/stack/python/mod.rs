@@ -1,0 +1,350 @@
+//! CPython: the frames of the script inside of those of its interpreter.
+//!
+//! The native stack tells only that the interpreter runs; which function, file and line it runs
+//! is in structures that lead from the thread's state to its frames. They are read from the
+//! process's memory when a stack copy arrives. Where the thread still sits in the system call
+//! of the copy they are exactly those of the copy; where it has gone on they may belong to a
+//! moment shortly after, and the stack counts as truncated. On 3.11 and 3.12 the innermost frame
+//! is known exactly in any case, since the pointer to it is part of the copied stack.
+
+pub mod code;
+pub mod layout;
+
+use std::{collections::HashMap, fs::File, ops::Range, os::unix::fs::FileExt};
+
+use tracer_ebpf::StackCopy;
+
+use self::{
+    code::{Memory, describe},
+    layout::{Current, DEBUG_OFFSETS_BYTES, Entry, Instruction, Layout},
+};
+use super::{
+    Interleaved, Interpreter, maps,
+    modules::{ModuleId, Modules, Process},
+    symbolize::Named,
+    unwind::Unwound,
+};
+
+/// Frames shown of one thread.
+const FRAMES_MAX: usize = 128;
+/// Threads of one process among which the right one is looked for.
+const THREADS_MAX: usize = 4096;
+/// Processes whose interpreter is remembered.
+const PROCESSES_MAX: usize = 4096;
+
+/// The interpreter of one process.
+#[derive(Debug, Clone)]
+struct Runtime {
+    layout: Layout,
+    /// Address of `_PyRuntime`.
+    address: u64,
+    /// Address of `PyCode_Type`, by which code objects are told.
+    code_type: u64,
+    /// The module and the addresses (as linked) of `_PyEval_EvalFrameDefault`.
+    evaluate: (ModuleId, Range<u64>),
+}
+
+/// One frame, as the interpreter keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PythonFrame {
+    code: u64,
+    offset: i64,
+    /// The last one of its native call.
+    entry: bool,
+}
+
+/// Reads the frames of CPython 3.8 to 3.13.
+#[derive(Debug, Default)]
+pub struct Python {
+    processes: HashMap<u32, (Vec<ModuleId>, Option<Runtime>)>,
+}
+
+struct ProcessMemory(File);
+
+impl Memory for ProcessMemory {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        self.0.read_exact_at(buffer, address).is_ok()
+    }
+}
+
+impl Interpreter for Python {
+    fn runs_in(&mut self, tgid: u32, process: &Process, modules: &mut Modules) -> bool {
+        let mapped: Vec<ModuleId> = process.modules().collect();
+        if let Some((known, runtime)) = self.processes.get(&tgid)
+            && *known == mapped
+        {
+            return runtime.is_some();
+        }
+        let runtime = find(tgid, process, modules);
+        let found = runtime.is_some();
+        if self.processes.len() >= PROCESSES_MAX {
+            self.processes.clear();
+        }
+        self.processes.insert(tgid, (mapped, runtime));
+        found
+    }
+
+    fn frames(
+        &mut self,
+        copy: &StackCopy,
+        stack: &[u8],
+        process: &Process,
+        unwound: &Unwound,
+    ) -> Interleaved {
+        let Some((_, Some(runtime))) = self.processes.get(&copy.tgid) else {
+            return Interleaved::default();
+        };
+        let calls: Vec<usize> = unwound
+            .frames
+            .iter()
+            .enumerate()
+            .filter(|(_, f)| {
+                f.module == Some(runtime.evaluate.0) && runtime.evaluate.1.contains(&f.lookup)
+            })
+            .map(|(index, _)| index)
+            .collect();
+        if calls.is_empty() {
+            return Interleaved {
+                frames: Vec::new(),
+                exact: true,
+            };
+        }
+        let Ok(memory) = File::open(format!("/proc/{}/mem", copy.tgid)) else {
+            return Interleaved::default();
+        };
+        let memory = ProcessMemory(memory);
+        let frames = chain(runtime, &memory, copy, stack, process).unwrap_or_default();
+        let named: Vec<(Option<Named>, bool)> = frames
+            .iter()
+            .map(|f| {
+                (
+                    describe(&runtime.layout, &memory, f.code, f.offset),
+                    f.entry,
+                )
+            })
+            .collect();
+        // Looked at after the reading: a thread that is still where it was has not changed them.
+        let exact = !frames.is_empty()
+            && named.iter().all(|(name, _)| name.is_some())
+            && has_not_moved(copy);
+        Interleaved {
+            frames: interleave(&calls, named),
+            exact,
+        }
+    }
+
+    fn forget(&mut self, tgid: u32) {
+        self.processes.remove(&tgid);
+    }
+}
+
+/// Gives each native call of the interpreter the frames it runs.
+fn interleave(calls: &[usize], named: Vec<(Option<Named>, bool)>) -> Vec<(usize, Vec<Named>)> {
+    let mut result: Vec<(usize, Vec<Named>)> = calls.iter().map(|at| (*at, Vec::new())).collect();
+    let mut call = 0;
+    for (name, entry) in named {
+        if let Some((_, frames)) = result.get_mut(call.min(calls.len().saturating_sub(1))) {
+            frames.extend(name);
+        }
+        if entry {
+            call += 1;
+        }
+    }
+    result
+}
+
+/// Finds the interpreter among the modules of a process.
+fn find(tgid: u32, process: &Process, modules: &mut Modules) -> Option<Runtime> {
+    let mut seen = Vec::new();
+    for id in process.modules() {
+        if seen.contains(&id) {
+            continue;
+        }
+        seen.push(id);
+        let Some(minor) = modules.module(id).and_then(|m| version(&m.path)) else {
+            continue;
+        };
+        let (Some(image), Some(bias)) = (modules.image(id), process.bias(id)) else {
+            continue;
+        };
+        let symbols = image.symbols(&["_PyRuntime", "PyCode_Type", "_PyEval_EvalFrameDefault"]);
+        let [Some(runtime), Some(code_type), Some(evaluate)] = symbols[..] else {
+            continue;
+        };
+        let address = runtime.0.wrapping_add(bias);
+        let mut offsets = [0; DEBUG_OFFSETS_BYTES];
+        if minor >= 13 {
+            File::open(format!("/proc/{tgid}/mem"))
+                .ok()?
+                .read_exact_at(&mut offsets, address)
+                .ok()?;
+        }
+        return Some(Runtime {
+            layout: Layout::of(minor, &offsets)?,
+            address,
+            code_type: code_type.0.wrapping_add(bias),
+            evaluate: (id, evaluate.0..evaluate.0.wrapping_add(evaluate.1)),
+        });
+    }
+    None
+}
+
+/// Minor version in the name of an executable or library: `python3.11`, `libpython3.11.so.1.0`.
+fn version(path: &str) -> Option<u32> {
+    let name = path.rsplit('/').next()?;
+    let rest = name
+        .strip_prefix("lib")
+        .unwrap_or(name)
+        .strip_prefix("python3.")?;
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+/// The thread's frames, innermost first.
+fn chain(
+    runtime: &Runtime,
+    memory: &dyn Memory,
+    copy: &StackCopy,
+    stack: &[u8],
+    process: &Process,
+) -> Option<Vec<PythonFrame>> {
+    let layout = &runtime.layout;
+    let thread = thread(runtime, memory, copy, process)?;
+    let mut frame = match layout.current {
+        Current::Frame(at) => memory.word(thread.wrapping_add(at))?,
+        Current::OnStack(at, frame) => {
+            let c_frame = memory.word(thread.wrapping_add(at))?.wrapping_add(frame);
+            let offset = c_frame
+                .checked_sub(copy.sp)
+                .and_then(|o| usize::try_from(o).ok());
+            match offset.and_then(|o| stack.get(o..o.checked_add(8)?)) {
+                Some(word) => u64::from_le_bytes(word.try_into().ok()?),
+                None => memory.word(c_frame)?,
+            }
+        }
+    };
+    let mut frames: Vec<PythonFrame> = Vec::new();
+    for _ in 0..2 * FRAMES_MAX {
+        if frame == 0 || frames.len() == FRAMES_MAX {
+            break;
+        }
+        let owner = |at: u64| {
+            let mut byte = [0];
+            memory
+                .read(frame.wrapping_add(at), &mut byte)
+                .then_some(byte[0])
+        };
+        let shim = matches!(layout.entry, Entry::Shim(at) if owner(at)? == 3);
+        if shim {
+            if let Some(last) = frames.last_mut() {
+                last.entry = true;
+            }
+        } else {
+            let code = memory.word(frame.wrapping_add(layout.frame_code))?;
+            // Anything else is a frame that was left and overwritten.
+            if memory.word(code.wrapping_add(8))? != runtime.code_type {
+                break;
+            }
+            let at = frame.wrapping_add(layout.frame_instruction);
+            let offset = match layout.instruction {
+                Instruction::Bytes => i64::from(memory.int(at)?),
+                Instruction::Units => i64::from(memory.int(at)?) * 2,
+                Instruction::Pointer(first) => {
+                    memory.word(at)?.wrapping_sub(code.wrapping_add(first)) as i64
+                }
+            };
+            let entry = match layout.entry {
+                Entry::Every => true,
+                Entry::Flag(at) => owner(at)? != 0,
+                Entry::Shim(_) => false,
+            };
+            frames.push(PythonFrame {
+                code,
+                offset,
+                entry,
+            });
+        }
+        frame = memory.word(frame.wrapping_add(layout.frame_previous))?;
+    }
+    Some(frames)
+}
+
+/// The state of the thread that was copied.
+fn thread(
+    runtime: &Runtime,
+    memory: &dyn Memory,
+    copy: &StackCopy,
+    process: &Process,
+) -> Option<u64> {
+    let layout = &runtime.layout;
+    let mut threads = Vec::new();
+    let mut interpreter = memory.word(runtime.address.wrapping_add(layout.interpreters_head))?;
+    while interpreter != 0 && threads.len() < THREADS_MAX {
+        let mut thread = memory.word(interpreter.wrapping_add(layout.threads_head))?;
+        while thread != 0 && threads.len() < THREADS_MAX {
+            threads.push(thread);
+            thread = memory.word(thread.wrapping_add(layout.thread_next))?;
+        }
+        interpreter = memory.word(interpreter.wrapping_add(layout.interpreter_next))?;
+    }
+    if let Some(at) = layout.native_thread_id {
+        let own_tid = u64::from(thread_in_its_namespace(copy));
+        return threads
+            .into_iter()
+            .find(|t| memory.word(t.wrapping_add(at)) == Some(own_tid));
+    }
+    // Before 3.11 a thread is known by `pthread_self()`, which for all but the main thread lies
+    // above its stack in the same mapping. The main thread's state is the oldest, at the end.
+    if copy.tid == copy.tgid {
+        return threads.last().copied();
+    }
+    let stack = maps::parse(process.text())
+        .into_iter()
+        .find(|m| m.range.contains(&copy.sp))
+        .map(|m| m.range)?;
+    threads.into_iter().find(|t| {
+        memory
+            .word(t.wrapping_add(layout.thread_id))
+            .is_some_and(|id| stack.contains(&id) && id >= copy.sp)
+    })
+}
+
+fn thread_in_its_namespace(copy: &StackCopy) -> u32 {
+    std::fs::read_to_string(format!("/proc/{}/task/{}/status", copy.tgid, copy.tid))
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|l| l.strip_prefix("NSpid:"))?;
+            line.split_ascii_whitespace().last()?.parse().ok()
+        })
+        .unwrap_or(copy.tid)
+}
+
+/// `true` while the thread sits in the system call at which it was copied
+/// (`/proc/PID/task/TID/syscall`: number, arguments, stack pointer, instruction pointer).
+fn has_not_moved(copy: &StackCopy) -> bool {
+    let Ok(text) =
+        std::fs::read_to_string(format!("/proc/{}/task/{}/syscall", copy.tgid, copy.tid))
+    else {
+        return false;
+    };
+    let mut words = text
+        .split_ascii_whitespace()
+        .rev()
+        .map(|w| u64::from_str_radix(w.strip_prefix("0x").unwrap_or(w), 16).ok());
+    words.next().flatten() == Some(copy.ip) && words.next().flatten() == Some(copy.sp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn versions_are_in_the_names() {
+        assert_eq!(version("/usr/bin/python3.11"), Some(11));
+        assert_eq!(version("/opt/lib/libpython3.8.so.1.0"), Some(8));
+        assert_eq!(version("/usr/bin/python3"), None);
+        assert_eq!(version("/usr/lib/libpython2.7.so"), None);
+    }
+}
