@@ -71,7 +71,7 @@ pub enum Error {
 /// Serves until SIGTERM or SIGINT; then detaches everything and removes the socket.
 ///
 /// # Errors
-/// [`Error`]; nothing stays attached and no socket file stays behind.
+/// [`enum@Error`]; nothing stays attached and no socket file stays behind.
 pub fn run(settings: Settings) -> Result<(), Error> {
     let bound = socket::bind(&settings.socket)?;
     let tcp = settings.listen.map(listen).transpose()?;

@@ -89,7 +89,7 @@ impl Drop for BoundSocket {
 /// Binds `path` for its owner only, replacing the file that a dead daemon left behind.
 ///
 /// # Errors
-/// [`Error`].
+/// [`enum@Error`].
 pub fn bind(path: &Path) -> Result<BoundSocket, Error> {
     let failed = |what, path: &Path, error| Error::Failed {
         what,
