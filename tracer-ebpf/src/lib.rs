@@ -15,11 +15,13 @@ extern crate std;
 
 mod config;
 mod counters;
+mod python;
 mod socket;
 mod stack;
 
 pub use config::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets};
 pub use counters::Counter;
+pub use python::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, TRIE_PYTHON};
 pub use socket::{
     AggKey, AggValue, ErrorKey, HEAD_BYTES, Head, HeadKey, LIFETIME_BUCKETS, ListenKey,
     ListenValue, PATH_BYTES, PathValue, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, ROLE_UNKNOWN,

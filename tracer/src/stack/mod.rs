@@ -22,14 +22,16 @@ pub mod unwind;
 
 use std::{collections::HashMap, sync::Arc};
 
-use tracer_ebpf::{STACK_NONE, STACK_TICKET, StackCopy, TrieKey, TrieValue};
+use tracer_ebpf::{
+    PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, StackCopy, TrieKey, TrieValue,
+};
 
 use self::{
     blame::Rule,
     cfi::Rules,
     modules::{Modules, Process},
     naming::Naming,
-    python::Python,
+    python::{Interleaved, Python},
     symbolize::Named,
     trie::Trie,
     unwind::{RawFrame, Stop, Unwound, unwind},
@@ -72,35 +74,6 @@ pub struct Taken {
     pub want_bytes: Option<usize>,
 }
 
-/// Frames of interpreted code and where they belong.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Interleaved {
-    /// Index of a native frame that interprets, and the frames to show inside of (before) it,
-    /// innermost first.
-    pub frames: Vec<(usize, Vec<Named>)>,
-    /// They are those of the moment of the copy, beyond doubt.
-    pub exact: bool,
-}
-
-/// Adds the frames of interpreted code to a native stack.
-pub trait Interpreter: std::fmt::Debug + Send {
-    /// `true` when the process runs such code: its native frames alone then don't tell call paths
-    /// apart, and none is learned.
-    fn runs_in(&mut self, tgid: u32, process: &Process, modules: &mut Modules) -> bool;
-
-    /// The frames to show. `stack` are the copied bytes. Called only after `runs_in` said `true`.
-    fn frames(
-        &mut self,
-        copy: &StackCopy,
-        stack: &[u8],
-        process: &Process,
-        unwound: &Unwound,
-    ) -> Interleaved;
-
-    /// Forgets what is known of a process.
-    fn forget(&mut self, tgid: u32);
-}
-
 /// One frame as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Kept {
@@ -136,7 +109,7 @@ pub struct Stacks {
     rules: Rules,
     trie: Trie,
     naming: Naming,
-    interpreters: Vec<Box<dyn Interpreter>>,
+    python: Python,
     ids: HashMap<(u32, Arc<[Kept]>), StackId>,
     records: HashMap<StackId, Record>,
     last: StackId,
@@ -153,7 +126,7 @@ impl Stacks {
             rules: Rules::new(),
             trie: Trie::default(),
             naming: Naming::default(),
-            interpreters: vec![Box::<Python>::default()],
+            python: Python::default(),
             ids: HashMap::new(),
             records: HashMap::new(),
             last: 0,
@@ -165,13 +138,6 @@ impl Stacks {
     #[must_use]
     pub fn with_rules(mut self, rules: Vec<Rule>) -> Stacks {
         self.naming.user_rules = rules;
-        self
-    }
-
-    /// Adds another runtime whose frames are to be shown.
-    #[must_use]
-    pub fn with_interpreter(mut self, interpreter: Box<dyn Interpreter>) -> Stacks {
-        self.interpreters.push(interpreter);
         self
     }
 
@@ -187,24 +153,46 @@ impl Stacks {
         self.modules.inherit(parent, child);
     }
 
+    /// How the kernel side can collect the Python frames of a process; `None` when it runs no
+    /// Python (that is understood). To be asked after [`Stacks::pin`] and whenever a copy came
+    /// with eval frames but without Python frames.
+    pub fn python_plan(&mut self, tgid: u32) -> Option<PythonPlan> {
+        let process = self.modules.process(tgid)?.clone();
+        self.python.plan(tgid, &process, &mut self.modules)
+    }
+
     /// Unwinds one copy; `bytes` are the stack bytes that follow the record (only the first
     /// [`StackCopy::len`] count).
     pub fn take(&mut self, copy: &StackCopy, bytes: &[u8]) -> Taken {
+        self.take_with_python(copy, bytes, &[])
+    }
+
+    /// [`Stacks::take`] where the kernel side collects Python frames too. `python` are the Python frames the kernel side found at the
+    /// same moment, innermost first; without any they are read now, which may be late.
+    pub fn take_with_python(
+        &mut self,
+        copy: &StackCopy,
+        bytes: &[u8],
+        python: &[PythonFrame],
+    ) -> Taken {
         let stack = &bytes[..bytes.len().min(copy.len as usize)];
         let Some(process) = self.modules.refresh(copy.tgid) else {
             return Taken::default();
         };
         let unwound = unwind(&*process, &mut self.rules, copy, stack);
-        let mut interpreted = Vec::new();
-        let (mut native, mut exact) = (true, true);
-        for interpreter in &mut self.interpreters {
-            if interpreter.runs_in(copy.tgid, &process, &mut self.modules) {
-                let found = interpreter.frames(copy, stack, &process, &unwound);
-                native = false;
-                exact &= found.exact;
-                interpreted.extend(found.frames);
+        let runs_python = self.python.runs_in(copy.tgid, &process, &mut self.modules);
+        let interpreted = if runs_python {
+            self.python.frames(copy, stack, &process, &unwound, python)
+        } else {
+            Interleaved {
+                exact: true,
+                ..Interleaved::default()
             }
-        }
+        };
+        // Native frames alone don't tell Python's call paths apart.
+        let native = interpreted.frames.is_empty() && interpreted.exact;
+        let python = if native { &[] } else { python };
+        let (exact, interpreted) = (interpreted.exact, interpreted.frames);
         let stop = if exact || unwound.stop != Stop::Complete {
             unwound.stop
         } else {
@@ -212,8 +200,9 @@ impl Stacks {
         };
         let id = self.number(copy.tgid, kept(&unwound, &interpreted), stop, &process);
         let want_bytes = unwound.stop.wants_more().filter(|want| *want > stack.len());
-        let learned = if native && want_bytes.is_none() && id != STACK_NONE {
-            self.trie.learn(&unwound, copy.sp, copy.tgid, id)
+        let learnable = native || (exact && !python.is_empty());
+        let learned = if learnable && want_bytes.is_none() && id != STACK_NONE {
+            self.trie.learn(&unwound, python, copy.sp, copy.tgid, id)
         } else {
             Vec::new()
         };
@@ -298,9 +287,7 @@ impl Stacks {
     pub fn forget_process(&mut self, tgid: u32) -> Vec<TrieKey> {
         self.modules.forget(tgid);
         self.naming.forget(tgid);
-        for interpreter in &mut self.interpreters {
-            interpreter.forget(tgid);
-        }
+        self.python.forget(tgid);
         self.ids.retain(|(owner, _), _| *owner != tgid);
         self.records.retain(|_, record| record.tgid != tgid);
         self.trie.forget(tgid)

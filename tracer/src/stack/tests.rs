@@ -6,7 +6,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use tracer_ebpf::{COPY_BYTES_MAX, StackCopy, TRIE_END};
+use tracer_ebpf::{
+    COPY_BYTES_MAX, PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, StackCopy, TRIE_END,
+};
 
 use super::{Limits, Stacks, unwind::Stop};
 use crate::model::{Frame, StackQuality};
@@ -60,6 +62,11 @@ fn until_asleep(pid: u32) -> Result {
 
 /// What the kernel side would hand over: registers and stack bytes of the main thread.
 fn capture(pid: u32, bytes: usize) -> Result<(StackCopy, Vec<u8>)> {
+    capture_all(pid, bytes).map(|(copy, stack, _)| (copy, stack))
+}
+
+/// The same with the thread's `fsbase`.
+fn capture_all(pid: u32, bytes: usize) -> Result<(StackCopy, Vec<u8>, u64)> {
     let id = libc::pid_t::try_from(pid)?;
     // SAFETY: plain integers; the target is our own child.
     let attached = unsafe { libc::ptrace(libc::PTRACE_ATTACH, id, 0, 0) };
@@ -98,7 +105,7 @@ fn capture(pid: u32, bytes: usize) -> Result<(StackCopy, Vec<u8>)> {
         saved: [regs.rbx, regs.r12, regs.r13, regs.r14, regs.r15],
         ..StackCopy::default()
     };
-    Ok((copy, stack))
+    Ok((copy, stack, regs.fs_base))
 }
 
 /// Sleeps at the end of `depth` calls through frames of several shapes.
@@ -413,6 +420,36 @@ fn pythons() -> Vec<PathBuf> {
     found
 }
 
+/// What the kernel side does with a plan.
+fn follow(pid: u32, plan: &PythonPlan, fs_base: u64) -> Result<Vec<PythonFrame>> {
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
+    let word = |address: u64, len: u32| -> Result<u64> {
+        let mut bytes = [0; 8];
+        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes[..len as usize], address)?;
+        Ok(u64::from_le_bytes(bytes))
+    };
+    let state = word(fs_base + u64::from(plan.thread_state), 8)?;
+    let mut frame = word(state + u64::from(plan.current), 8)?;
+    if plan.c_frame_current != u32::MAX {
+        frame = word(frame + u64::from(plan.c_frame_current), 8)?;
+    }
+    let mut found = Vec::new();
+    while frame != 0 && found.len() < PYTHON_FRAMES_MAX {
+        let at = |offset: u32| frame + u64::from(offset);
+        found.push(PythonFrame {
+            code: word(at(plan.frame_code), 8)?,
+            instruction: word(at(plan.frame_instruction), plan.instruction_bytes)?,
+            owner: if plan.frame_owner == u32::MAX {
+                0
+            } else {
+                word(at(plan.frame_owner), 1)?
+            },
+        });
+        frame = word(at(plan.frame_previous), 8)?;
+    }
+    Ok(found)
+}
+
 #[test]
 fn python_frames_are_shown_inside_the_interpreters() -> Result {
     let dir = tempfile::tempdir()?;
@@ -420,7 +457,7 @@ fn python_frames_are_shown_inside_the_interpreters() -> Result {
     std::fs::write(&script, PYTHON_SOURCE)?;
     for python in pythons() {
         let child = Program::start(Command::new(&python).arg(&script))?;
-        let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
+        let (copy, stack, fs_base) = capture_all(child.pid(), COPY_BYTES_MAX)?;
         let python = python.display();
         let mut stacks = Stacks::new(Limits::default());
         let taken = stacks.take(&copy, &stack);
@@ -455,6 +492,23 @@ fn python_frames_are_shown_inside_the_interpreters() -> Result {
         assert_eq!(place(blamed), ("wait".to_owned(), 6), "{python}");
         assert_eq!(site.line_in_function, Some(2), "{python}");
         assert_eq!(stacks.stop(taken.id), Some(Stop::Complete), "{python}");
+        // What the kernel side would collect gives the same stack, and can be learned.
+        let plan = stacks.python_plan(child.pid()).ok_or("no plan")?;
+        let found = follow(child.pid(), &plan, fs_base)?;
+        let with = stacks.take_with_python(&copy, &stack, &found);
+        assert_eq!(with.id, taken.id, "{python}");
+        let native = stacks.records[&taken.id]
+            .frames
+            .iter()
+            .filter(|f| matches!(f, super::Kept::Native(_)))
+            .count();
+        assert_eq!(with.learned.len(), native + found.len(), "{python}");
+        assert_eq!(
+            with.learned
+                .last()
+                .map(|(key, value)| (key.address, value.node)),
+            found.last().map(|f| (f.key(), taken.id))
+        );
         // `sorted` lies between the two calls of the interpreter.
         let names = functions(&site.frames);
         let (inner, outer) = (

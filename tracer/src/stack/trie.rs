@@ -6,16 +6,21 @@
 
 use std::collections::HashMap;
 
-use tracer_ebpf::{FRAMES_MAX, TRIE_END, TRIE_ROOT, TrieKey, TrieValue};
+use tracer_ebpf::{
+    FRAMES_MAX, PYTHON_FRAMES_MAX, PythonFrame, TRIE_END, TRIE_PYTHON, TRIE_ROOT, TrieKey,
+    TrieValue,
+};
 
 use super::unwind::Unwound;
 
-/// The entries that make the kernel recognize `unwound` as stack `id`, new ones only. `None` when
-/// the path can't be learned: a frame of varying size lies in it, so that the same return address
-/// is followed at different distances, or it leaves the stack.
+/// The entries that make the kernel recognize `unwound`, on which the Python frames `python` run,
+/// as stack `id`; new ones only. `None` when the path can't be learned: a frame of varying size
+/// lies in it, so that the same return address is followed at different distances, or it leaves
+/// the stack.
 #[must_use]
 pub fn entries(
     unwound: &Unwound,
+    python: &[PythonFrame],
     sp: u64,
     tgid: u32,
     id: u32,
@@ -23,48 +28,50 @@ pub fn entries(
     existing: impl Fn(&TrieKey) -> Option<TrieValue>,
 ) -> Option<Vec<(TrieKey, TrieValue)>> {
     let frames = &unwound.frames;
-    if frames.is_empty() || frames.len() > FRAMES_MAX || unwound.slots.len() + 1 != frames.len() {
+    if frames.is_empty()
+        || frames.len() > FRAMES_MAX
+        || python.len() > PYTHON_FRAMES_MAX
+        || unwound.slots.len() + 1 != frames.len()
+    {
         return None;
     }
+    // Each step: what is looked up, and how the kernel gets to the next one.
+    let mut steps = Vec::with_capacity(frames.len() + python.len());
+    let mut above = sp;
+    for (frame, slot) in frames.iter().zip(&unwound.slots) {
+        let delta = u32::try_from(slot.checked_sub(above)?).ok()?;
+        if delta >= TRIE_PYTHON {
+            return None;
+        }
+        steps.push((frame.address, delta));
+        above = *slot;
+    }
+    let last = frames.last()?;
+    steps.push((last.address, TRIE_PYTHON));
+    steps.extend(python.iter().map(|f| (f.key(), 0)));
+    if let Some(end) = steps.last_mut() {
+        end.1 = TRIE_END;
+    }
+
     let mut new = Vec::new();
     let mut node = TRIE_ROOT;
-    let mut above = sp;
-    for (i, frame) in frames.iter().enumerate() {
+    for (address, delta) in steps {
         let key = TrieKey {
-            address: frame.address,
+            address,
             tgid,
             node,
         };
-        let value = match unwound.slots.get(i) {
-            Some(slot) => {
-                let delta = u32::try_from(slot.checked_sub(above)?).ok()?;
-                if delta == TRIE_END {
-                    return None;
-                }
-                above = *slot;
-                match existing(&key) {
-                    Some(known) if known.delta == delta => {
-                        node = known.node;
-                        continue;
-                    }
-                    Some(_) => return None,
-                    None => TrieValue {
-                        node: alloc_node(),
-                        delta,
-                    },
-                }
+        node = match existing(&key) {
+            Some(known) if known.delta == delta && (delta != TRIE_END || known.node == id) => {
+                known.node
             }
-            None => match existing(&key) {
-                Some(known) if known.delta == TRIE_END && known.node == id => continue,
-                Some(_) => return None,
-                None => TrieValue {
-                    node: id,
-                    delta: TRIE_END,
-                },
-            },
+            Some(_) => return None,
+            None => {
+                let node = if delta == TRIE_END { id } else { alloc_node() };
+                new.push((key, TrieValue { node, delta }));
+                node
+            }
         };
-        node = value.node;
-        new.push((key, value));
     }
     Some(new)
 }
@@ -81,6 +88,7 @@ impl Trie {
     pub fn learn(
         &mut self,
         unwound: &Unwound,
+        python: &[PythonFrame],
         sp: u64,
         tgid: u32,
         id: u32,
@@ -92,8 +100,10 @@ impl Trie {
             *nodes = nodes.wrapping_add(1).max(TRIE_ROOT + 1);
             *nodes
         };
-        let new = entries(unwound, sp, tgid, id, alloc, |key| known.get(key).copied())
-            .unwrap_or_default();
+        let new = entries(unwound, python, sp, tgid, id, alloc, |key| {
+            known.get(key).copied()
+        })
+        .unwrap_or_default();
         known.extend(new.iter().copied());
         new
     }
@@ -171,8 +181,8 @@ mod tests {
         let a = [(10, 0), (20, 8), (30, 64), (40, 72)];
         let b = [(10, 0), (20, 8), (31, 64), (40, 96)];
         let mut trie = Trie::default();
-        let mut kernel: HashMap<_, _> = trie.learn(&path(&a), SP, 7, 1).into_iter().collect();
-        let second = trie.learn(&path(&b), SP, 7, 2);
+        let mut kernel: HashMap<_, _> = trie.learn(&path(&a), &[], SP, 7, 1).into_iter().collect();
+        let second = trie.learn(&path(&b), &[], SP, 7, 2);
         assert_eq!(second.len(), 2, "the common part is shared");
         kernel.extend(second);
         assert_eq!(walk(&kernel, 7, 10, &words(&a)), Some(1));
@@ -189,23 +199,24 @@ mod tests {
     fn a_frame_of_varying_size_is_not_learned_twice() {
         let mut trie = Trie::default();
         assert_eq!(
-            trie.learn(&path(&[(10, 0), (20, 8), (30, 64)]), SP, 7, 1)
+            trie.learn(&path(&[(10, 0), (20, 8), (30, 64)]), &[], SP, 7, 1)
                 .len(),
             3
         );
         assert!(
-            trie.learn(&path(&[(10, 0), (20, 8), (30, 80)]), SP, 7, 2)
+            trie.learn(&path(&[(10, 0), (20, 8), (30, 80)]), &[], SP, 7, 2)
                 .is_empty()
         );
         assert!(
-            trie.learn(&path(&[(10, 0), (20, 8)]), SP, 7, 3).is_empty(),
+            trie.learn(&path(&[(10, 0), (20, 8)]), &[], SP, 7, 3)
+                .is_empty(),
             "a path's beginning"
         );
     }
 
     #[test]
     fn one_frame_is_a_path() {
-        let entries = Trie::default().learn(&path(&[(10, 0)]), SP, 7, 5);
+        let entries = Trie::default().learn(&path(&[(10, 0)]), &[], SP, 7, 5);
         assert_eq!(
             entries.first().unwrap().1,
             TrieValue {
@@ -225,7 +236,7 @@ mod tests {
                 let mut at = 0;
                 let frames: Vec<_> = steps.iter().map(|(a, up)| { at += up * 8; (*a, at) }).collect();
                 let id = i as u32 + 1;
-                let new = trie.learn(&path(&frames), SP, tgid, id);
+                let new = trie.learn(&path(&frames), &[], SP, tgid, id);
                 if new.iter().any(|(_, v)| v.delta == TRIE_END) {
                     learned.push((frames, id));
                 } else {

@@ -60,6 +60,9 @@ pub struct Layout {
     pub interpreter_next: u64,
     /// `PyInterpreterState`.`threads.head` (`tstate_head` before 3.11)
     pub threads_head: u64,
+    /// `_PyRuntimeState`.`gilstate.autoTSSkey._key` (`autoTSSkey._key` from 3.12 on): the key of
+    /// thread-local storage under which each thread has its state
+    pub storage_key: u64,
     /// `PyThreadState`.`next`
     pub thread_next: u64,
     /// `PyThreadState`.`thread_id`: `pthread_self()`
@@ -109,6 +112,7 @@ impl Layout {
                 interpreters_head: 32,
                 interpreter_next: 0,
                 threads_head: 8,
+                storage_key: if minor == 8 { 1396 } else { 588 },
                 thread_next: 8,
                 thread_id: 176,
                 native_thread_id: None,
@@ -139,6 +143,7 @@ impl Layout {
                 interpreters_head: 40,
                 interpreter_next: 0,
                 threads_head: 16,
+                storage_key: 596,
                 thread_next: 8,
                 thread_id: 152,
                 native_thread_id: Some(160),
@@ -161,6 +166,7 @@ impl Layout {
                 interpreters_head: 40,
                 interpreter_next: 0,
                 threads_head: 72,
+                storage_key: 1548,
                 thread_next: 8,
                 thread_id: 136,
                 native_thread_id: Some(144),
@@ -199,6 +205,8 @@ impl Layout {
             interpreters_head: at(5)?,
             interpreter_next: at(8)?,
             threads_head: at(9)?,
+            // Not published; `Python::plan` tries it out.
+            storage_key: 2164,
             thread_next: at(21)?,
             current: Current::Frame(at(23)?),
             thread_id: at(24)?,

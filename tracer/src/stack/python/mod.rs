@@ -12,23 +12,23 @@ pub mod layout;
 
 use std::{collections::HashMap, fs::File, ops::Range, os::unix::fs::FileExt};
 
-use tracer_ebpf::StackCopy;
+use tracer_ebpf::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, StackCopy};
 
 use self::{
     code::{Memory, describe},
     layout::{Current, DEBUG_OFFSETS_BYTES, Entry, Instruction, Layout},
 };
 use super::{
-    Interleaved, Interpreter, maps,
+    maps,
     modules::{ModuleId, Modules, Process},
     symbolize::Named,
     unwind::Unwound,
 };
 
-/// Frames shown of one thread.
-const FRAMES_MAX: usize = 128;
 /// Threads of one process among which the right one is looked for.
 const THREADS_MAX: usize = 4096;
+/// `FRAME_OWNED_BY_CSTACK`.
+const SHIM: u64 = 3;
 /// Processes whose interpreter is remembered.
 const PROCESSES_MAX: usize = 4096;
 
@@ -44,13 +44,14 @@ struct Runtime {
     evaluate: (ModuleId, Range<u64>),
 }
 
-/// One frame, as the interpreter keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PythonFrame {
-    code: u64,
-    offset: i64,
-    /// The last one of its native call.
-    entry: bool,
+/// Frames of interpreted code and where they belong.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Interleaved {
+    /// Index of a native frame that interprets, and the frames to show inside of (before) it,
+    /// innermost first.
+    pub frames: Vec<(usize, Vec<Named>)>,
+    /// They are those of the moment of the copy, beyond doubt.
+    pub exact: bool,
 }
 
 /// Reads the frames of CPython 3.8 to 3.13.
@@ -67,8 +68,9 @@ impl Memory for ProcessMemory {
     }
 }
 
-impl Interpreter for Python {
-    fn runs_in(&mut self, tgid: u32, process: &Process, modules: &mut Modules) -> bool {
+impl Python {
+    /// `true` when the process runs an interpreter that is understood.
+    pub fn runs_in(&mut self, tgid: u32, process: &Process, modules: &mut Modules) -> bool {
         let mapped: Vec<ModuleId> = process.modules().collect();
         if let Some((known, runtime)) = self.processes.get(&tgid)
             && *known == mapped
@@ -84,12 +86,65 @@ impl Interpreter for Python {
         found
     }
 
-    fn frames(
+    /// How the kernel side can find the frames itself. It is tried out first on a thread of the
+    /// process: another C library keeps thread-local storage elsewhere.
+    pub fn plan(
+        &mut self,
+        tgid: u32,
+        process: &Process,
+        modules: &mut Modules,
+    ) -> Option<PythonPlan> {
+        if !self.runs_in(tgid, process, modules) {
+            return None;
+        }
+        let runtime = self.processes.get(&tgid)?.1.as_ref()?;
+        let layout = &runtime.layout;
+        let memory = ProcessMemory(File::open(format!("/proc/{tgid}/mem")).ok()?);
+        let key = memory.int(runtime.address.wrapping_add(layout.storage_key))?;
+        // glibc's `struct pthread` begins at fsbase, where `pthread_self()` points, too; it has
+        // the first 32 thread-specific values, each with a sequence number before it, at 0x310
+        // (nptl/descr.h, unchanged since 2.11).
+        let key = u32::try_from(key).ok().filter(|key| *key < 32)?;
+        let thread_state = 0x310 + key * 16 + 8;
+        let tried = threads(runtime, &memory)?.into_iter().any(|thread| {
+            memory
+                .word(thread.wrapping_add(layout.thread_id))
+                .and_then(|base| memory.word(base.wrapping_add(u64::from(thread_state))))
+                == Some(thread)
+        });
+        let small = |offset: u64| u32::try_from(offset).ok();
+        let (current, c_frame_current) = match layout.current {
+            Current::Frame(at) => (small(at)?, u32::MAX),
+            Current::OnStack(at, frame) => (small(at)?, small(frame)?),
+        };
+        tried.then_some(PythonPlan {
+            thread_state,
+            current,
+            c_frame_current,
+            frame_code: small(layout.frame_code)?,
+            frame_previous: small(layout.frame_previous)?,
+            frame_instruction: small(layout.frame_instruction)?,
+            instruction_bytes: match layout.instruction {
+                Instruction::Bytes | Instruction::Units => 4,
+                Instruction::Pointer(_) => 8,
+            },
+            frame_owner: match layout.entry {
+                Entry::Every => u32::MAX,
+                Entry::Flag(at) | Entry::Shim(at) => small(at)?,
+            },
+        })
+    }
+
+    /// The frames to show. `stack` are the copied bytes, `found` the frames that the kernel side
+    /// collected; without any they are read from the process now. Called only after
+    /// [`Python::runs_in`] said `true`.
+    pub fn frames(
         &mut self,
         copy: &StackCopy,
         stack: &[u8],
         process: &Process,
         unwound: &Unwound,
+        found: &[PythonFrame],
     ) -> Interleaved {
         let Some((_, Some(runtime))) = self.processes.get(&copy.tgid) else {
             return Interleaved::default();
@@ -113,27 +168,25 @@ impl Interpreter for Python {
             return Interleaved::default();
         };
         let memory = ProcessMemory(memory);
-        let frames = chain(runtime, &memory, copy, stack, process).unwrap_or_default();
-        let named: Vec<(Option<Named>, bool)> = frames
-            .iter()
-            .map(|f| {
-                (
-                    describe(&runtime.layout, &memory, f.code, f.offset),
-                    f.entry,
-                )
-            })
-            .collect();
+        let given = !found.is_empty();
+        let found = if given {
+            found.to_vec()
+        } else {
+            read_now(runtime, &memory, copy, stack, process).unwrap_or_default()
+        };
+        let named = describe_all(runtime, &memory, &found);
         // Looked at after the reading: a thread that is still where it was has not changed them.
-        let exact = !frames.is_empty()
+        let exact = !named.is_empty()
             && named.iter().all(|(name, _)| name.is_some())
-            && has_not_moved(copy);
+            && (given || has_not_moved(copy));
         Interleaved {
             frames: interleave(&calls, named),
             exact,
         }
     }
 
-    fn forget(&mut self, tgid: u32) {
+    /// Forgets what is known of a process.
+    pub fn forget(&mut self, tgid: u32) {
         self.processes.remove(&tgid);
     }
 }
@@ -202,8 +255,8 @@ fn version(path: &str) -> Option<u32> {
     rest[..end].parse().ok()
 }
 
-/// The thread's frames, innermost first.
-fn chain(
+/// The thread's frames as they are now, innermost first: what the kernel side would collect.
+fn read_now(
     runtime: &Runtime,
     memory: &dyn Memory,
     copy: &StackCopy,
@@ -225,50 +278,86 @@ fn chain(
             }
         }
     };
-    let mut frames: Vec<PythonFrame> = Vec::new();
-    for _ in 0..2 * FRAMES_MAX {
-        if frame == 0 || frames.len() == FRAMES_MAX {
-            break;
-        }
-        let owner = |at: u64| {
-            let mut byte = [0];
-            memory
-                .read(frame.wrapping_add(at), &mut byte)
-                .then_some(byte[0])
+    let mut found = Vec::new();
+    while frame != 0 && found.len() < PYTHON_FRAMES_MAX {
+        let at = frame.wrapping_add(layout.frame_instruction);
+        let instruction = match layout.instruction {
+            Instruction::Bytes | Instruction::Units => u64::from(memory.int(at)? as u32),
+            Instruction::Pointer(_) => memory.word(at)?,
         };
-        let shim = matches!(layout.entry, Entry::Shim(at) if owner(at)? == 3);
-        if shim {
-            if let Some(last) = frames.last_mut() {
-                last.entry = true;
+        let owner = match layout.entry {
+            Entry::Every => 0,
+            Entry::Flag(at) | Entry::Shim(at) => {
+                let mut byte = [0];
+                memory
+                    .read(frame.wrapping_add(at), &mut byte)
+                    .then(|| u64::from(byte[0]))?
             }
-        } else {
-            let code = memory.word(frame.wrapping_add(layout.frame_code))?;
-            // Anything else is a frame that was left and overwritten.
-            if memory.word(code.wrapping_add(8))? != runtime.code_type {
-                break;
-            }
-            let at = frame.wrapping_add(layout.frame_instruction);
-            let offset = match layout.instruction {
-                Instruction::Bytes => i64::from(memory.int(at)?),
-                Instruction::Units => i64::from(memory.int(at)?) * 2,
-                Instruction::Pointer(first) => {
-                    memory.word(at)?.wrapping_sub(code.wrapping_add(first)) as i64
-                }
-            };
-            let entry = match layout.entry {
-                Entry::Every => true,
-                Entry::Flag(at) => owner(at)? != 0,
-                Entry::Shim(_) => false,
-            };
-            frames.push(PythonFrame {
-                code,
-                offset,
-                entry,
-            });
-        }
+        };
+        let code = memory.word(frame.wrapping_add(layout.frame_code))?;
+        found.push(PythonFrame {
+            code,
+            instruction,
+            owner,
+        });
         frame = memory.word(frame.wrapping_add(layout.frame_previous))?;
     }
-    Some(frames)
+    Some(found)
+}
+
+/// Names frames; with each, whether it is the last one of its native call. A frame that was left
+/// and overwritten ends the list.
+fn describe_all(
+    runtime: &Runtime,
+    memory: &dyn Memory,
+    found: &[PythonFrame],
+) -> Vec<(Option<Named>, bool)> {
+    let layout = &runtime.layout;
+    let mut named: Vec<(Option<Named>, bool)> = Vec::new();
+    for frame in found {
+        if matches!(layout.entry, Entry::Shim(_)) && frame.owner == SHIM {
+            if let Some(last) = named.last_mut() {
+                last.1 = true;
+            }
+            continue;
+        }
+        if memory.word(frame.code.wrapping_add(8)) != Some(runtime.code_type) {
+            break;
+        }
+        let offset = match layout.instruction {
+            Instruction::Bytes => i64::from(frame.instruction as i32),
+            Instruction::Units => i64::from(frame.instruction as i32) * 2,
+            Instruction::Pointer(first) => frame
+                .instruction
+                .wrapping_sub(frame.code.wrapping_add(first))
+                as i64,
+        };
+        let entry = match layout.entry {
+            Entry::Every => true,
+            Entry::Flag(_) => frame.owner != 0,
+            Entry::Shim(_) => false,
+        };
+        named.push((describe(layout, memory, frame.code, offset), entry));
+    }
+    named
+}
+
+/// The states of all threads of all interpreters, newest first.
+fn threads(runtime: &Runtime, memory: &dyn Memory) -> Option<Vec<u64>> {
+    let layout = &runtime.layout;
+    let mut threads = Vec::new();
+    let mut interpreter = memory.word(runtime.address.wrapping_add(layout.interpreters_head))?;
+    let mut interpreters = 0;
+    while interpreter != 0 && interpreters < THREADS_MAX {
+        let mut thread = memory.word(interpreter.wrapping_add(layout.threads_head))?;
+        while thread != 0 && threads.len() < THREADS_MAX {
+            threads.push(thread);
+            thread = memory.word(thread.wrapping_add(layout.thread_next))?;
+        }
+        interpreter = memory.word(interpreter.wrapping_add(layout.interpreter_next))?;
+        interpreters += 1;
+    }
+    Some(threads)
 }
 
 /// The state of the thread that was copied.
@@ -279,16 +368,7 @@ fn thread(
     process: &Process,
 ) -> Option<u64> {
     let layout = &runtime.layout;
-    let mut threads = Vec::new();
-    let mut interpreter = memory.word(runtime.address.wrapping_add(layout.interpreters_head))?;
-    while interpreter != 0 && threads.len() < THREADS_MAX {
-        let mut thread = memory.word(interpreter.wrapping_add(layout.threads_head))?;
-        while thread != 0 && threads.len() < THREADS_MAX {
-            threads.push(thread);
-            thread = memory.word(thread.wrapping_add(layout.thread_next))?;
-        }
-        interpreter = memory.word(interpreter.wrapping_add(layout.interpreter_next))?;
-    }
+    let threads = threads(runtime, memory)?;
     if let Some(at) = layout.native_thread_id {
         let own_tid = u64::from(thread_in_its_namespace(copy));
         return threads
