@@ -52,6 +52,10 @@ counters! {
     StackCopied = 13, "stack_copied";
     /// Connections that ended and were replaced or removed by reconciling (also in `folded`).
     Healed = 14, "healed";
+    /// A connection of a Go program got no state: `GO_CONNS` is full.
+    GoConnMapFull = 15, "go_connection_map_full";
+    /// A Go requester's stack could not be stored: `GO_STACKS` is full.
+    GoStackMapFull = 16, "go_stack_map_full";
 }
 
 const _: () = {

@@ -11,6 +11,8 @@ mod capture;
 #[cfg(target_arch = "bpf")]
 mod descriptors;
 #[cfg(target_arch = "bpf")]
+mod go_programs;
+#[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
 mod maps;
