@@ -4,6 +4,7 @@
 //! The tests know tracer by its commands, its JSON and its exit statuses only.
 
 pub mod fixtures;
+pub mod go;
 pub mod host;
 pub mod http;
 pub mod pace;

@@ -14,6 +14,10 @@ pub const GO_HANDED_OVER: u8 = 4;
 /// A server connection without a request so far.
 pub const GO_NEW: u8 = 5;
 
+/// As [`GO_RESPONSE`], and somebody reads the body or waits for more of it. Streams only; for
+/// connections see [`crate::SOCK_READING`].
+pub const GO_READING: u8 = 6;
+
 /// A client connection of HTTP/1 (`net/http.persistConn`).
 pub const GO_CLIENT: u8 = 1;
 /// A client stream of HTTP/2; several share a socket.
@@ -76,6 +80,8 @@ pub struct GoLayout {
     pub stream_url: u32,
     /// `tconn` of the HTTP/2 `ClientConn`
     pub stream_conn: u32,
+    /// `bufPipe` of the HTTP/2 `clientStream`
+    pub stream_pipe: u32,
     /// `net/url.URL.Host`
     pub url_host: u32,
     /// `net/url.URL.Path`
@@ -92,6 +98,8 @@ pub struct GoLayout {
     pub files_fdt: u32,
     /// The kernel's `struct fdtable`.`fd`
     pub fdt_fd: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
 
 /// Value of `GO_PROCESSES`, whose key is the process id: the processes whose probes do anything.
@@ -206,7 +214,7 @@ pub struct GoFinalizedKey {
     pub pad: u32,
 }
 
-const _: () = assert!(size_of::<GoLayout>() == 112 && align_of::<GoLayout>() == 8);
+const _: () = assert!(size_of::<GoLayout>() == 120 && align_of::<GoLayout>() == 8);
 const _: () = assert!(size_of::<GoProcess>() == 16);
 const _: () = assert!(size_of::<GoKey>() == 16);
 const _: () = assert!(size_of::<GoConn>() == 344 && align_of::<GoConn>() == 8);

@@ -24,8 +24,8 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     Counter, GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_IDLE, GO_IN_FLIGHT, GO_NEW,
-    GO_RESPONSE, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoFinalizedKey, GoKey, GoLayout,
-    GoProcess, GoStack, STACK_GO, STACK_NONE,
+    GO_READING, GO_RESPONSE, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoFinalizedKey,
+    GoKey, GoLayout, GoProcess, GoStack, SOCK_READING, STACK_GO, STACK_NONE,
 };
 
 use crate::{
@@ -398,6 +398,8 @@ pub fn go_read_response(ctx: ProbeContext) -> u32 {
         && let Some(conn) = hit.conn(register!(hit, ax))
     {
         set_state(conn, GO_RESPONSE);
+        // A UNIX socket may have come into view with its first transfer only.
+        hit.charge(conn);
     }
     0
 }
@@ -445,6 +447,45 @@ pub fn go_close(ctx: ProbeContext) -> u32 {
         }
     }
     0
+}
+
+/// `func (pc *persistConn) Read(p []byte) (n int, err error)`: the transport, or whoever reads the
+/// body, wants more from the socket. What is received clears the mark again.
+#[uprobe]
+pub fn go_read(ctx: ProbeContext) -> u32 {
+    if let Some(hit) = Hit::new(&ctx)
+        && let Some(conn) = hit.conn(register!(hit, ax))
+        && let Some(sock) = SOCKS.get_ptr_mut(&conn.sk)
+    {
+        // SAFETY: a live map value.
+        unsafe { (*sock).flags |= SOCK_READING };
+    }
+    0
+}
+
+/// `func (p *pipe) Read(d []byte) (n int, err error)` of HTTP/2: somebody reads a stream's body.
+/// (Servers use the same type; theirs are no streams of ours.)
+#[uprobe]
+pub fn go_stream_read(ctx: ProbeContext) -> u32 {
+    stream_moves(&ctx, GO_READING);
+    0
+}
+
+/// `func (p *pipe) Write(d []byte) (n int, err error)` of HTTP/2: a part of a stream's body came.
+#[uprobe]
+pub fn go_stream_data(ctx: ProbeContext) -> u32 {
+    stream_moves(&ctx, GO_RESPONSE);
+    0
+}
+
+#[inline(always)]
+fn stream_moves(ctx: &ProbeContext, state: u8) {
+    if let Some(hit) = Hit::new(ctx) {
+        let stream = register!(hit, ax).wrapping_sub(u64::from(hit.layout.stream_pipe));
+        if let Some(conn) = hit.conn(stream) {
+            set_state(conn, state);
+        }
+    }
 }
 
 /// `func (cc *ClientConn) roundTrip(req, …)` of HTTP/2 (`RoundTrip` before Go 1.23): the

@@ -4,8 +4,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_probe_read_user as raw_probe_read_user};
 use tracer_ebpf::{
-    Counter, HEAD_BYTES, HeadKey, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_NONE, Sock,
-    WHEN_FIRST_IO, WHEN_REQUEST,
+    Counter, HEAD_BYTES, HeadKey, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, SOCK_READING, STACK_GO,
+    STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
 };
 
 use crate::{
@@ -48,6 +48,7 @@ pub fn transferred(sk: Address, bytes: i32, sent: bool) {
         sock.sent_ticks = now;
     } else {
         sock.received_ticks = now;
+        sock.flags &= !SOCK_READING;
     }
     let turn_begins = direction == request_direction(sock.role) && sock.last_direction != direction;
     sock.last_direction = direction;
@@ -59,7 +60,12 @@ pub fn transferred(sk: Address, bytes: i32, sent: bool) {
     } else {
         WHEN_FIRST_IO
     };
-    let stack = capture_stack(sk, sock.opened_ns, u32::from(when));
+    // A Go program's transport sends on another goroutine; who asked for it is known already.
+    let stack = if sock.request_stack & (STACK_GO | STACK_TICKET) == STACK_GO {
+        sock.request_stack
+    } else {
+        capture_stack(sk, sock.opened_ns, u32::from(when))
+    };
     if sock.open_stack == STACK_NONE {
         sock.open_stack = stack;
         sock.open_stack_of = WHEN_FIRST_IO;

@@ -36,6 +36,7 @@ pub struct Image {
     /// (address, value) of relative relocations, sorted by address.
     relocations: Vec<(u64, u64)>,
     position_independent: bool,
+    entry: u64,
 }
 
 /// Sections that are looked for by name.
@@ -108,6 +109,7 @@ impl Image {
             sections,
             relocations,
             position_independent,
+            entry: elf.elf_header().e_entry(endian),
             data,
         })
     }
@@ -116,6 +118,12 @@ impl Image {
     #[must_use]
     pub fn position_independent(&self) -> bool {
         self.position_independent
+    }
+
+    /// Address of the first instruction of the process.
+    #[must_use]
+    pub fn entry(&self) -> u64 {
+        self.entry
     }
 
     /// The loadable segments, in file order.

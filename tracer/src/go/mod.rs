@@ -1,16 +1,28 @@
 //! Go programs: build information, pclntab, net/http connection states.
 //!
-//! The parsers ([`image`], [`buildinfo`], [`pclntab`], [`moduledata`], [`callsite`]) are pure:
-//! bytes in, values out. [`GoBinary`] joins them for one executable.
+//! The parsers ([`image`], [`buildinfo`], [`pclntab`], [`moduledata`], [`callsite`], [`prologue`],
+//! [`state`]) are pure: bytes in, values out. [`GoBinary`] joins them for one executable;
+//! [`GoTracer`] attaches probes to the programs in view and reads what these keep in the kernel.
 
 mod binary;
 pub mod buildinfo;
 pub mod callsite;
 pub mod image;
+pub mod memory;
 pub mod moduledata;
+pub mod offsets;
 pub mod pclntab;
+mod programs;
+pub mod prologue;
+pub mod settings;
+pub mod state;
+mod tracer;
 
 pub use binary::{GoBinary, GoFrame, is_go};
+pub use programs::GoProgram;
+pub use settings::TransportSettings;
+pub use state::{GoConnection, GoKind, GoRequest};
+pub use tracer::{GoTracer, is_go_stack};
 
 use thiserror::Error;
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::{
-    Btf as AyaBtf, Ebpf, EbpfLoader, Endianness,
+    Btf as AyaBtf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Map, MapData, RingBuf},
     programs::{BtfTracePoint, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint},
 };
@@ -138,7 +138,9 @@ impl Probes {
                 .is_some(),
         );
         raise_memory_limit();
+        // A refused program is not loaded again for the verifier's log: large ones take seconds.
         let mut ebpf = EbpfLoader::new()
+            .verifier_log_level(VerifierLogLevel::DISABLE)
             .btf(Some(&aya_btf))
             .override_global("OFFSETS", bytemuck::bytes_of(&offsets), true)
             .override_global("CONFIG", bytemuck::bytes_of(&config), true)
@@ -337,6 +339,27 @@ impl Probes {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// The loaded object, for probes that are attached to programs as these come into view.
+    pub(crate) fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Another map of the object.
+    ///
+    /// # Errors
+    /// When there is none of this name and layout.
+    pub(crate) fn table<K, V>(&mut self, name: &'static str) -> Result<Table<K, V>, ProbeError>
+    where
+        K: bytemuck::NoUninit + bytemuck::AnyBitPattern,
+        V: bytemuck::NoUninit + bytemuck::AnyBitPattern,
+    {
+        let mut tables = Tables {
+            ebpf: &self.ebpf,
+            capacities: &mut self.capacities,
+        };
+        tables.table(name)
     }
 
     /// The value of a counter.

@@ -1,0 +1,356 @@
+//! The executables that are probed: parsed once each, probes attached once each.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::{self, File},
+    io,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        UProbe,
+        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
+    },
+};
+use bytes::Bytes;
+use memmap2::Mmap;
+use tracer_ebpf::{GoLayout, GoProcess};
+
+use super::{
+    GoBinary, image,
+    offsets::{self, Members},
+    prologue,
+};
+
+/// Where a probe goes: program name and file offset.
+type Place = (&'static str, u64);
+
+/// Identity of an executable file: device and inode.
+type FileId = (u64, u64);
+
+/// Executables probed at one time; also the size of `GO_LAYOUTS`.
+const PROGRAMS_MAX: u32 = 256;
+/// Files remembered as not being Go programs.
+const FOREIGN_MAX: usize = 65_536;
+
+/// Offsets of the kernel's structures on the way from a descriptor to its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileOffsets {
+    /// `struct task_struct`.`files`
+    pub task_files: u32,
+    /// `struct files_struct`.`fdt`
+    pub files_fdt: u32,
+    /// `struct fdtable`.`fd`
+    pub fdt_fd: u32,
+}
+
+/// One executable.
+pub struct GoProgram {
+    /// Its tables.
+    pub binary: Arc<GoBinary>,
+    /// Where members of Go's structures are.
+    pub members: Members,
+    /// Path as its first process saw it.
+    pub path: String,
+    /// Why its connection pools can't be asked; `None` while they can.
+    pub kernel_only: Option<String>,
+    layout: u32,
+    links: Vec<UProbeLink>,
+    processes: BTreeSet<u32>,
+}
+
+impl std::fmt::Debug for GoProgram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GoProgram")
+            .field("path", &self.path)
+            .field("version", &self.binary.info.version)
+            .field("probes", &self.links.len())
+            .field("processes", &self.processes)
+            .field("kernel_only", &self.kernel_only)
+            .finish_non_exhaustive()
+    }
+}
+
+impl GoProgram {
+    /// Number of probes attached.
+    #[must_use]
+    pub fn probes(&self) -> usize {
+        self.links.len()
+    }
+}
+
+/// What [`Programs::admit`] found a process to run.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    /// Not a Go program.
+    Foreign,
+    /// A Go program; what to tell the kernel side about the process, if it is probed.
+    Go {
+        program: FileId,
+        process: Option<GoProcess>,
+    },
+}
+
+/// All executables in use.
+#[derive(Debug)]
+pub(super) struct Programs {
+    by_file: HashMap<FileId, GoProgram>,
+    foreign: HashMap<FileId, ()>,
+    free_layouts: Vec<u32>,
+    kernel: FileOffsets,
+}
+
+impl Programs {
+    pub(super) fn new(kernel: FileOffsets) -> Programs {
+        Programs {
+            by_file: HashMap::new(),
+            foreign: HashMap::new(),
+            // Number 0 stays unused, so that 0 can stand for none.
+            free_layouts: (1..PROGRAMS_MAX).rev().collect(),
+            kernel,
+        }
+    }
+
+    pub(super) fn get(&self, file: FileId) -> Option<&GoProgram> {
+        self.by_file.get(&file)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &GoProgram> {
+        self.by_file.values()
+    }
+
+    /// Looks at the executable of a process, attaching probes when it is a Go program seen for the
+    /// first time. `set_layout` hands a layout to the kernel side.
+    pub(super) fn admit(
+        &mut self,
+        ebpf: &mut Ebpf,
+        pid: u32,
+        set_layout: impl FnOnce(u32, &GoLayout) -> io::Result<()>,
+    ) -> io::Result<Admitted> {
+        let link = PathBuf::from(format!("/proc/{pid}/exe"));
+        let file = File::open(&link)?;
+        let meta = file.metadata()?;
+        let id = (meta.dev(), meta.ino());
+        if self.foreign.contains_key(&id) {
+            return Ok(Admitted::Foreign);
+        }
+        if !self.by_file.contains_key(&id) {
+            let path = fs::read_link(&link)?.to_string_lossy().into_owned();
+            // SAFETY: the file is the text of a running program, which the kernel protects from
+            // being written (ETXTBSY); it is only read.
+            let map = unsafe { Mmap::map(&file) }?;
+            let Ok(binary) = GoBinary::parse(Bytes::from_owner(map)) else {
+                if self.foreign.len() >= FOREIGN_MAX {
+                    self.foreign.clear();
+                }
+                self.foreign.insert(id, ());
+                return Ok(Admitted::Foreign);
+            };
+            let program = self.probe(ebpf, binary, path, &file, set_layout);
+            self.by_file.insert(id, program);
+        }
+        let Some(program) = self.by_file.get_mut(&id) else {
+            return Ok(Admitted::Foreign);
+        };
+        program.processes.insert(pid);
+        let process = if program.kernel_only.is_none() {
+            Some(GoProcess {
+                bias: load_bias(pid, program.binary.image())?,
+                layout: program.layout,
+                pad: 0,
+            })
+        } else {
+            None
+        };
+        Ok(Admitted::Go {
+            program: id,
+            process,
+        })
+    }
+
+    fn probe(
+        &mut self,
+        ebpf: &mut Ebpf,
+        binary: GoBinary,
+        path: String,
+        file: &File,
+        set_layout: impl FnOnce(u32, &GoLayout) -> io::Result<()>,
+    ) -> GoProgram {
+        let mut program = GoProgram {
+            members: offsets::members(binary.info.minor()),
+            binary: Arc::new(binary),
+            path,
+            kernel_only: None,
+            layout: 0,
+            links: Vec::new(),
+            processes: BTreeSet::new(),
+        };
+        let attached = self
+            .reserve(&program.binary)
+            .and_then(|(number, layout, places)| {
+                program.layout = number;
+                set_layout(number, &layout).map_err(|e| format!("its layout: {e}"))?;
+                attach(ebpf, file, &places)
+            });
+        match attached {
+            Ok(links) => program.links = links,
+            Err(reason) => {
+                if program.layout != 0 {
+                    self.free_layouts.push(program.layout);
+                    program.layout = 0;
+                }
+                program.kernel_only = Some(reason);
+            }
+        }
+        program
+    }
+
+    /// The layout of an executable and its number, and where its probes go.
+    fn reserve(&mut self, binary: &GoBinary) -> Result<(u32, GoLayout, Vec<Place>), String> {
+        let minor = binary.info.minor();
+        if minor.is_some_and(|m| m < offsets::OLDEST) {
+            return Err(format!(
+                "{} is older than Go 1.{}, whose functions have no place for probes",
+                binary.info.version,
+                offsets::OLDEST
+            ));
+        }
+        let (layout, places) = plan(binary, self.kernel)?;
+        let number = self
+            .free_layouts
+            .pop()
+            .ok_or_else(|| format!("more than {} Go programs", PROGRAMS_MAX - 1))?;
+        Ok((number, layout, places))
+    }
+
+    /// Takes a process off its program; probes go when it was the last.
+    pub(super) fn dismiss(&mut self, file: FileId, pid: u32) {
+        let Some(program) = self.by_file.get_mut(&file) else {
+            return;
+        };
+        program.processes.remove(&pid);
+        if program.processes.is_empty() {
+            if program.layout != 0 {
+                self.free_layouts.push(program.layout);
+            }
+            self.by_file.remove(&file);
+        }
+    }
+
+    /// Gives up asking a program's pools; returns its processes.
+    pub(super) fn distrust(&mut self, file: FileId, reason: &str) -> Vec<u32> {
+        let Some(program) = self.by_file.get_mut(&file) else {
+            return Vec::new();
+        };
+        program.links.clear();
+        program.kernel_only = Some(reason.to_owned());
+        program.processes.iter().copied().collect()
+    }
+}
+
+/// Layout and probe places of an executable.
+fn plan(binary: &GoBinary, kernel: FileOffsets) -> Result<(GoLayout, Vec<Place>), String> {
+    const MARKS: [&str; 6] = [
+        "net.(*TCPConn).Close",
+        "net.(*UnixConn).Close",
+        "crypto/tls.(*Conn).Close",
+        "runtime.runfinq",
+        "runtime.runFinalizers",
+        "runtime.runCleanups",
+    ];
+    let mut names = MARKS.to_vec();
+    names.extend(offsets::PROBES.iter().flat_map(|p| p.functions));
+    let found = binary.functions_named(&names);
+    let address = |i: usize| found.get(i).copied().flatten().map_or(0, |f| f.entry);
+    let layout = GoLayout {
+        tcp_close: address(0),
+        unix_close: address(1),
+        tls_close: address(2),
+        finalizers: [address(3).max(address(4)), address(5)],
+        task_files: kernel.task_files,
+        files_fdt: kernel.files_fdt,
+        fdt_fd: kernel.fdt_fd,
+        ..offsets::layout(binary.info.minor())
+    };
+    let mut rest = found.iter().skip(MARKS.len());
+    let mut places = Vec::new();
+    let mut unfit = Vec::new();
+    for probe in offsets::PROBES {
+        let candidates: Vec<_> = rest.by_ref().take(probe.functions.len()).collect();
+        let Some(function) = candidates.into_iter().flatten().next() else {
+            continue;
+        };
+        let place = binary
+            .code(*function)
+            .and_then(prologue::attach_offset)
+            .and_then(|at| binary.image().file_offset(function.entry + at as u64));
+        match place {
+            Some(place) => places.push((probe.program, place)),
+            None => unfit.push(probe.program),
+        }
+    }
+    if places.is_empty() && unfit.is_empty() {
+        return Err("it does not contain net/http".to_owned());
+    }
+    // A state machine with a missing step would tell wrong states.
+    if !unfit.is_empty() {
+        return Err(format!(
+            "its functions do not begin as expected: {}",
+            unfit.join(", ")
+        ));
+    }
+    Ok((layout, places))
+}
+
+/// Attaches every probe to an open file, or none.
+fn attach(ebpf: &mut Ebpf, file: &File, places: &[Place]) -> Result<Vec<UProbeLink>, String> {
+    let path = Path::new("/proc/self/fd").join(file.as_raw_fd().to_string());
+    let mut links = Vec::new();
+    for &(name, offset) in places {
+        let failed = |e: &dyn std::error::Error| {
+            let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
+            format!("{name} could not be attached: {e}{cause}")
+        };
+        let program: &mut UProbe = ebpf
+            .program_mut(name)
+            .ok_or_else(|| format!("the object has no program {name}"))?
+            .try_into()
+            .map_err(|e: aya::programs::ProgramError| failed(&e))?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| failed(&e))?;
+        }
+        let link = program
+            .attach(
+                UProbeAttachLocation::AbsoluteOffset(offset),
+                &path,
+                UProbeScope::AllProcesses,
+            )
+            .and_then(|id| program.take_link(id))
+            .map_err(|e| failed(&e))?;
+        links.push(link);
+    }
+    Ok(links)
+}
+
+/// Where a process has its executable, relative to the file's addresses.
+pub(super) fn load_bias(pid: u32, image: &image::Image) -> io::Result<u64> {
+    if !image.position_independent() {
+        return Ok(0);
+    }
+    /// `include/uapi/linux/auxvec.h`
+    const AT_ENTRY: u64 = 9;
+    let auxv = fs::read(format!("/proc/{pid}/auxv"))?;
+    let words: Vec<u64> = auxv
+        .chunks_exact(8)
+        .filter_map(|w| w.try_into().ok().map(u64::from_ne_bytes))
+        .collect();
+    words
+        .chunks_exact(2)
+        .find(|pair| pair[0] == AT_ENTRY)
+        .map(|pair| pair[1].wrapping_sub(image.entry()))
+        .ok_or_else(|| io::Error::other(format!("process {pid} has no AT_ENTRY")))
+}

@@ -1,0 +1,296 @@
+//! Go programs in view: which processes, and what their connection pools say.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    path::Path,
+    sync::Arc,
+};
+
+use tracer_ebpf::{
+    GoConn, GoFinalizedKey, GoKey, GoLayout, GoProcess, GoStack, STACK_GO, STACK_TICKET,
+};
+
+use super::{
+    memory::Memory,
+    offsets::Members,
+    programs::{Admitted, FileOffsets, GoProgram, Programs},
+    settings::{self, TransportSettings},
+    state::{self, GoConnection},
+};
+use crate::{
+    kernel::{
+        btf::Btf,
+        maps::Table,
+        probes::{ProbeError, Probes},
+    },
+    model::{Site, StackQuality},
+};
+
+/// Names kept of stacks.
+const SITES_MAX: usize = 8_192;
+/// Entries that made no sense before a program's layout is not believed any more.
+const IMPLAUSIBLE_MAX: u32 = 3;
+
+/// A watched Go process.
+#[derive(Debug)]
+struct GoProc {
+    program: (u64, u64),
+    bias: u64,
+    implausible: u32,
+}
+
+/// Watches the connection pools of Go programs. Used from one thread.
+#[derive(Debug)]
+pub struct GoTracer {
+    programs: Programs,
+    processes: BTreeMap<u32, GoProc>,
+    sites: HashMap<u32, Arc<Site>>,
+    settings: HashMap<(u32, u64), Option<TransportSettings>>,
+    in_kernel: Tables,
+}
+
+#[derive(Debug)]
+struct Tables {
+    processes: Table<u32, GoProcess>,
+    layouts: Table<u32, GoLayout>,
+    conns: Table<GoKey, GoConn>,
+    stacks: Table<u32, GoStack>,
+    finalized: Table<GoFinalizedKey, u64>,
+}
+
+/// `true` for stack ids that [`GoTracer::site`] knows.
+#[must_use]
+pub fn is_go_stack(id: u32) -> bool {
+    id & (STACK_GO | STACK_TICKET) == STACK_GO
+}
+
+impl GoTracer {
+    /// Takes over the Go part of loaded programs; nothing is attached yet. `btf` replaces the
+    /// kernel's own type information.
+    ///
+    /// # Errors
+    /// [`ProbeError`] when the maps or the offsets that are needed are not there.
+    pub fn new(probes: &mut Probes, btf: Option<&Path>) -> Result<GoTracer, ProbeError> {
+        let in_kernel = Tables {
+            processes: probes.table("GO_PROCESSES")?,
+            layouts: probes.table("GO_LAYOUTS")?,
+            conns: probes.table("GO_CONNS")?,
+            stacks: probes.table("GO_STACKS")?,
+            finalized: probes.table("GO_FINALIZED")?,
+        };
+        let kernel = file_offsets(btf)
+            .ok_or_else(|| ProbeError::Load("no type information about descriptors".to_owned()))?;
+        Ok(GoTracer {
+            programs: Programs::new(kernel),
+            processes: BTreeMap::new(),
+            sites: HashMap::new(),
+            settings: HashMap::new(),
+            in_kernel,
+        })
+    }
+
+    /// Looks at a process that came into view or executed another program. Attaches probes when
+    /// it is the first of its Go executable; does nothing for other programs and for processes
+    /// that are known.
+    ///
+    /// # Errors
+    /// When the process is gone, may not be read, or the kernel side is full.
+    pub fn consider(&mut self, probes: &mut Probes, pid: u32) -> io::Result<bool> {
+        if self.processes.contains_key(&pid) {
+            return Ok(true);
+        }
+        let tables = &self.in_kernel;
+        let admitted = self
+            .programs
+            .admit(probes.ebpf_mut(), pid, |number, layout| {
+                tables.layouts.set(&number, layout)
+            })?;
+        let Admitted::Go { program, process } = admitted else {
+            return Ok(false);
+        };
+        if let Some(process) = &process {
+            tables.processes.set(&pid, process)?;
+        }
+        let bias = process.map_or(0, |p| p.bias);
+        self.processes.insert(
+            pid,
+            GoProc {
+                program,
+                bias,
+                implausible: 0,
+            },
+        );
+        Ok(true)
+    }
+
+    /// Forgets a process that has ended or executes another program. Probes of an executable
+    /// without processes are detached.
+    pub fn forget_process(&mut self, pid: u32) {
+        let Some(process) = self.processes.remove(&pid) else {
+            return;
+        };
+        let _ = self.in_kernel.processes.remove(&pid);
+        self.programs.dismiss(process.program, pid);
+        self.settings.retain(|(of, _), _| *of != pid);
+        self.forget_entries(|tgid| tgid == pid);
+        let mut stacks = Vec::new();
+        let _ = self.in_kernel.stacks.for_each(|id, stack| {
+            if stack.tgid == pid {
+                stacks.push(*id);
+            }
+        });
+        for id in stacks {
+            let _ = self.in_kernel.stacks.remove(&id);
+            self.sites.remove(&id);
+        }
+    }
+
+    fn forget_entries(&self, gone: impl Fn(u32) -> bool) {
+        let mut keys = Vec::new();
+        let _ = self.in_kernel.conns.for_each(|key, _| {
+            if gone(key.tgid) {
+                keys.push(*key);
+            }
+        });
+        for key in keys {
+            let _ = self.in_kernel.conns.remove(&key);
+        }
+    }
+
+    /// Every connection and stream that the watched programs know. A program whose entries make no
+    /// sense is not believed from then on, and its probes are detached.
+    ///
+    /// # Errors
+    /// The kernel's, when the map can't be read.
+    pub fn sweep(&mut self) -> io::Result<Vec<GoConnection>> {
+        let mut connections = Vec::new();
+        let mut implausible: Vec<(GoKey, &'static str)> = Vec::new();
+        self.in_kernel
+            .conns
+            .for_each(|key, conn| match state::connection(key, conn) {
+                Ok(connection) => connections.push(connection),
+                Err(state::Implausible(what)) => implausible.push((*key, what)),
+            })?;
+        for (key, what) in implausible {
+            let _ = self.in_kernel.conns.remove(&key);
+            let Some(process) = self.processes.get_mut(&key.tgid) else {
+                continue;
+            };
+            process.implausible += 1;
+            if process.implausible >= IMPLAUSIBLE_MAX {
+                let program = process.program;
+                self.distrust(
+                    program,
+                    &format!("its structures have another layout ({what} makes no sense)"),
+                );
+            }
+        }
+        connections.retain(|c| {
+            self.program_of(c.tgid)
+                .is_some_and(|p| p.kernel_only.is_none())
+        });
+        Ok(connections)
+    }
+
+    fn distrust(&mut self, program: (u64, u64), reason: &str) {
+        let pids = self.programs.distrust(program, reason);
+        for pid in &pids {
+            let _ = self.in_kernel.processes.remove(pid);
+        }
+        self.forget_entries(|tgid| pids.contains(&tgid));
+    }
+
+    /// Forgets the entry of a connection whose socket is gone.
+    pub fn forget_connection(&mut self, connection: &GoConnection) {
+        let _ = self.in_kernel.conns.remove(&GoKey {
+            object: connection.object,
+            tgid: connection.tgid,
+            pad: 0,
+        });
+    }
+
+    /// The requester's stack with names; `None` when the id is not known (any more).
+    pub fn site(&mut self, id: u32) -> Option<Arc<Site>> {
+        if let Some(site) = self.sites.get(&id) {
+            return Some(Arc::clone(site));
+        }
+        let stack = self.in_kernel.stacks.get(&id).ok()??;
+        let process = self.processes.get(&stack.tgid)?;
+        let program = self.programs.get(process.program)?;
+        let (addresses, cut) = state::addresses(&stack, process.bias);
+        let quality = if cut {
+            StackQuality::Truncated
+        } else {
+            StackQuality::Complete
+        };
+        let site = Arc::new(
+            program
+                .binary
+                .site(&addresses, Some(&program.path), quality),
+        );
+        if self.sites.len() >= SITES_MAX {
+            self.sites.clear();
+        }
+        self.sites.insert(id, Arc::clone(&site));
+        Some(site)
+    }
+
+    /// The live settings of a transport, read once.
+    pub fn settings(&mut self, pid: u32, transport: u64) -> Option<TransportSettings> {
+        if let Some(known) = self.settings.get(&(pid, transport)) {
+            return *known;
+        }
+        let members: Members = self.program_of(pid)?.members;
+        let read = Memory::open(pid)
+            .ok()
+            .and_then(|memory| settings::read(&memory, &members, transport));
+        if self.settings.len() >= SITES_MAX {
+            self.settings.clear();
+        }
+        self.settings.insert((pid, transport), read);
+        read
+    }
+
+    /// Connections that a finalizer closed since watching began, by the kernel's stack ids.
+    ///
+    /// # Errors
+    /// The kernel's, when the map can't be read.
+    pub fn finalized(&self) -> io::Result<Vec<(GoFinalizedKey, u64)>> {
+        let mut all = Vec::new();
+        self.in_kernel
+            .finalized
+            .for_each(|key, count| all.push((*key, *count)))?;
+        Ok(all)
+    }
+
+    /// The program that a process runs, when it is a Go program in view.
+    #[must_use]
+    pub fn program_of(&self, pid: u32) -> Option<&GoProgram> {
+        self.programs.get(self.processes.get(&pid)?.program)
+    }
+
+    /// Every executable in view.
+    pub fn programs(&self) -> impl Iterator<Item = &GoProgram> {
+        self.programs.iter()
+    }
+
+    /// The Go version that a process runs, such as `go1.27.3`.
+    #[must_use]
+    pub fn version(&self, pid: u32) -> Option<&str> {
+        self.program_of(pid)
+            .map(|p| p.binary.info.version.as_str())
+            .filter(|v| !v.is_empty())
+    }
+}
+
+fn file_offsets(btf: Option<&Path>) -> Option<FileOffsets> {
+    let blob = std::fs::read(btf.unwrap_or(Path::new("/sys/kernel/btf/vmlinux"))).ok()?;
+    let btf = Btf::parse(blob)?;
+    let offset = |structure, path| btf.field(structure, path).map(|f| f.offset);
+    Some(FileOffsets {
+        task_files: offset("task_struct", "files")?,
+        files_fdt: offset("files_struct", "fdt")?,
+        fdt_fd: offset("fdtable", "fd")?,
+    })
+}

@@ -1,0 +1,434 @@
+//! The Go probes against real Go programs on the running kernel.
+
+use std::{fs, path::Path, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tracer::{
+    go::{GoConnection, GoKind, GoTracer},
+    kernel::probes::{Probes, Setup},
+    model::PoolState,
+};
+use tracer_ebpf::{Config, FILTER_PROCESS};
+use tracer_tests::{
+    go::{self, Variant},
+    program::Program,
+    runner, wait,
+};
+
+tracer_tests::tests![
+    states_sites_and_urls_of_leaks,
+    healthy_clients_leave_nothing_behind,
+    settings_are_those_of_the_program,
+    probes_come_once_and_go_with_the_last_process,
+];
+
+fn main() -> ExitCode {
+    runner::main(&[TESTS])
+}
+
+/// The probes, loaded once for many scenes.
+struct Kernel {
+    probes: Probes,
+    go: GoTracer,
+}
+
+impl Kernel {
+    fn load() -> Result<Kernel> {
+        tracer_tests::host::require_root()?;
+        let mut probes = Probes::load(Setup {
+            config: Config {
+                filter: FILTER_PROCESS,
+                own_tgid: std::process::id(),
+                ..Config::default()
+            },
+            max_sockets: 4096,
+            btf: None,
+            backend: None,
+        })?;
+        let go = GoTracer::new(&mut probes, None)?;
+        Ok(Kernel { probes, go })
+    }
+
+    fn watch(&mut self, scene: &Scene) -> Result<()> {
+        let pid = scene.client.pid();
+        self.probes.targets.set(&pid, &1)?;
+        ensure!(
+            self.go.consider(&mut self.probes, pid)?,
+            "not taken for a Go program"
+        );
+        if let Some(program) = self.go.program_of(pid)
+            && let Some(reason) = &program.kernel_only
+        {
+            bail!("not probed: {reason}");
+        }
+        Ok(())
+    }
+
+    /// What the client's pools say.
+    fn of(&mut self, scene: &Scene) -> Result<Vec<GoConnection>> {
+        let pid = scene.client.pid();
+        let mut found = self.go.sweep()?;
+        found.retain(|c| c.tgid == pid);
+        Ok(found)
+    }
+}
+
+/// A client of a fixture server, waiting to be let go.
+struct Scene {
+    client: Program,
+    _server: Program,
+    _directory: tempfile::TempDir,
+}
+
+impl Scene {
+    fn start(version: &str, variant: Variant, scenario: &str, n: u32) -> Result<Scene> {
+        let program = go::build(version, variant)?;
+        let directory = tempfile::tempdir()?;
+        let (server, addresses) = Program::ready(
+            &program,
+            &["serve", "-dir", &directory.path().to_string_lossy()],
+        )?;
+        let repetitions = n.to_string();
+        let (client, _) = Program::ready(
+            &program,
+            &[
+                scenario,
+                "-wait",
+                "-n",
+                &repetitions,
+                "-every",
+                "20ms",
+                "-servers",
+                &addresses,
+            ],
+        )?;
+        Ok(Scene {
+            client,
+            _server: server,
+            _directory: directory,
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.client.write("go\n")?;
+        self.client.line("DONE", Duration::from_secs(60))?;
+        Ok(())
+    }
+}
+
+/// What a leaky scenario leaves behind.
+struct Leak {
+    scenario: &'static str,
+    kind: GoKind,
+    state: PoolState,
+    url: &'static str,
+    mark: &'static str,
+    /// Of 6 repetitions.
+    count: usize,
+    tls: bool,
+}
+
+const fn leak(
+    scenario: &'static str,
+    mark: &'static str,
+    state: PoolState,
+    url: &'static str,
+) -> Leak {
+    Leak {
+        scenario,
+        kind: GoKind::Client,
+        state,
+        url,
+        mark,
+        count: 6,
+        tls: false,
+    }
+}
+
+const LEAKS: &[Leak] = &[
+    leak(
+        "body-http",
+        "LEAK body-http",
+        PoolState::Response,
+        "GET http://H/v2/app/tags/list",
+    ),
+    Leak {
+        tls: true,
+        ..leak(
+            "body-https",
+            "LEAK body-https",
+            PoolState::Response,
+            "GET https://H/v2/app/manifests/latest",
+        )
+    },
+    leak(
+        "body-unix",
+        "LEAK body-unix",
+        PoolState::Response,
+        "GET http://engine/containers/json",
+    ),
+    Leak {
+        count: 3,
+        ..leak(
+            "error-path",
+            "LEAK error-path",
+            PoolState::Response,
+            "GET http://H/missing",
+        )
+    },
+    leak(
+        "dependency",
+        "LEAK dependency",
+        PoolState::Response,
+        "GET http://H/v2/dependency",
+    ),
+    leak(
+        "helper",
+        "LEAK helper",
+        PoolState::Response,
+        "GET http://H/v2/helper",
+    ),
+    leak(
+        "client-per-call",
+        "LEAK client-per-call",
+        PoolState::Idle,
+        "GET http://H/small",
+    ),
+    leak(
+        "follow",
+        "LEAK follow",
+        PoolState::Response,
+        "GET http://H/logs",
+    ),
+    leak(
+        "later-request",
+        "LEAK later-request",
+        PoolState::Response,
+        "GET http://H/v2/later",
+    ),
+    Leak {
+        kind: GoKind::Stream,
+        tls: true,
+        ..leak(
+            "h2-stream",
+            "LEAK h2-stream",
+            PoolState::Response,
+            "GET https://H/v2/watch",
+        )
+    },
+];
+
+fn versions() -> Vec<&'static str> {
+    if std::env::var_os("TRACER_TEST_FULL").is_some() {
+        go::ALL_VERSIONS.to_vec()
+    } else {
+        go::DEFAULT_VERSIONS.to_vec()
+    }
+}
+
+fn states_sites_and_urls_of_leaks() -> Result<()> {
+    let mut kernel = Kernel::load()?;
+    let mut wrong = Vec::new();
+    for version in versions() {
+        let mut variants = vec![Variant::Plain, Variant::Stripped];
+        if version == go::ALL_VERSIONS[6] {
+            variants.extend([Variant::Pie, Variant::Cgo]);
+        }
+        for variant in variants {
+            for leak in LEAKS {
+                let name = format!("{version} {} {}", variant.name(), leak.scenario);
+                match one_leak(&mut kernel, version, variant, leak) {
+                    Ok(()) => println!("{name:40} ok"),
+                    Err(error) => {
+                        println!("{name:40} WRONG: {error:#}");
+                        wrong.push(name);
+                    }
+                }
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "wrong: {}", wrong.join(", "));
+    Ok(())
+}
+
+fn one_leak(kernel: &mut Kernel, version: &str, variant: Variant, leak: &Leak) -> Result<()> {
+    let mut scene = Scene::start(version, variant, leak.scenario, 6)?;
+    kernel.watch(&scene)?;
+    scene.run()?;
+    let pid = scene.client.pid();
+    let mut mine = Vec::new();
+    wait::until("the states", Duration::from_secs(10), || {
+        mine = kernel.of(&scene)?;
+        mine.retain(|c| c.kind == leak.kind && c.state == leak.state);
+        Ok(mine.len() == leak.count)
+    })
+    .with_context(|| format!("{:#?}", kernel.of(&scene)))?;
+    let [(file, line)] = &go::marked(leak.mark)?[..] else {
+        bail!("{} is marked more than once", leak.mark);
+    };
+    for c in &mine {
+        let request = c.request.as_ref().context("no request")?;
+        let (host, path) = (
+            &request.host,
+            request.target.split('?').next().unwrap_or(""),
+        );
+        let scheme = if request.https { "https" } else { "http" };
+        let host = if host.starts_with("127.0.0.1:") {
+            "H"
+        } else {
+            host
+        };
+        let url = format!("{} {scheme}://{host}{path}", request.method);
+        ensure!(url == leak.url, "the URL is {url}");
+        ensure!(c.tls == leak.tls, "tls is {}", c.tls);
+        let fd = c.fd.context("no descriptor")?;
+        let inode = fs::read_link(
+            Path::new("/proc")
+                .join(pid.to_string())
+                .join(format!("fd/{fd}")),
+        )?;
+        ensure!(
+            inode.to_string_lossy() == format!("socket:[{}]", c.inode),
+            "descriptor {fd} is {}, not inode {}",
+            inode.display(),
+            c.inode
+        );
+        ensure!(c.confirmed, "the kernel does not know the socket");
+        let sock = kernel.probes.socks.get(&c.sk)?.context("no such socket")?;
+        // Streams share their socket, which shows the latest.
+        ensure!(
+            leak.kind == GoKind::Stream || Some(sock.request_stack) == c.stack,
+            "charged to another stack"
+        );
+        let site = c
+            .stack
+            .and_then(|id| kernel.go.site(id))
+            .context("no stack")?;
+        let blamed = site
+            .blamed()
+            .with_context(|| format!("nobody to blame in {site:#?}"))?;
+        ensure!(
+            blamed.file.as_deref() == file.to_str() && blamed.line == Some(*line),
+            "blamed {}:{:?} in {site:#?}",
+            blamed.file.as_deref().unwrap_or("?"),
+            blamed.line
+        );
+        ensure!(
+            site.frames
+                .last()
+                .is_some_and(|f| f.function.starts_with("runtime.goexit")),
+            "the stack does not end at its goroutine's start: {site:#?}"
+        );
+        if leak.kind == GoKind::Client {
+            let before = u32::from(leak.scenario == "later-request");
+            ensure!(
+                c.requests == 1 + before || leak.scenario == "error-path",
+                "{} requests",
+                c.requests
+            );
+        }
+    }
+    Ok(())
+}
+
+fn healthy_clients_leave_nothing_behind() -> Result<()> {
+    let mut kernel = Kernel::load()?;
+    let mut wrong = Vec::new();
+    for version in versions() {
+        for scenario in [
+            "pool",
+            "read-eof",
+            "no-body",
+            "slow-body",
+            "long-poll",
+            "timeout",
+            "h2-healthy",
+        ] {
+            let mut scene = Scene::start(version, Variant::Stripped, scenario, 4)?;
+            kernel.watch(&scene)?;
+            scene.run()?;
+            let busy = wait::until("idle connections", Duration::from_secs(5), || {
+                Ok(kernel
+                    .of(&scene)?
+                    .iter()
+                    .all(|c| c.state == PoolState::Idle && c.kind == GoKind::Client))
+            });
+            match busy {
+                Ok(()) => println!("{version} {scenario:12} ok"),
+                Err(_) => {
+                    println!("{version} {scenario:12} WRONG: {:#?}", kernel.of(&scene)?);
+                    wrong.push(format!("{version} {scenario}"));
+                }
+            }
+        }
+        // An upgraded connection leaves the pool; a stream of events stays a response.
+        for (scenario, state) in [
+            ("websocket", PoolState::Released),
+            ("events", PoolState::Response),
+        ] {
+            let mut scene = Scene::start(version, Variant::Stripped, scenario, 2)?;
+            kernel.watch(&scene)?;
+            scene.run()?;
+            let states: Vec<PoolState> = kernel.of(&scene)?.iter().map(|c| c.state).collect();
+            if states != [state] {
+                println!("{version} {scenario:12} WRONG: {states:?}");
+                wrong.push(format!("{version} {scenario}"));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "wrong: {}", wrong.join(", "));
+    Ok(())
+}
+
+fn settings_are_those_of_the_program() -> Result<()> {
+    let mut kernel = Kernel::load()?;
+    for version in versions() {
+        let mut scene = Scene::start(version, Variant::Stripped, "body-http", 1)?;
+        kernel.watch(&scene)?;
+        scene.run()?;
+        let found = kernel.of(&scene)?;
+        let transport = found.first().context("no connection")?.transport;
+        let settings = kernel
+            .go
+            .settings(scene.client.pid(), transport)
+            .context("no settings")?;
+        ensure!(
+            settings.max_conns_per_host == 500
+                && settings.max_idle_conns_per_host == 7
+                && !settings.disable_keep_alives,
+            "{version}: {settings:?}"
+        );
+    }
+    Ok(())
+}
+
+fn probes_come_once_and_go_with_the_last_process() -> Result<()> {
+    let mut kernel = Kernel::load()?;
+    let first = Scene::start(go::DEFAULT_VERSIONS[1], Variant::Pie, "pool", 1)?;
+    let second = Scene::start(go::DEFAULT_VERSIONS[1], Variant::Pie, "pool", 1)?;
+    let own = std::process::id();
+    ensure!(
+        !kernel.go.consider(&mut kernel.probes, own)?,
+        "the test itself was taken for a Go program"
+    );
+    ensure!(
+        kernel
+            .go
+            .consider(&mut kernel.probes, u32::MAX - 1)
+            .is_err()
+    );
+    kernel.watch(&first)?;
+    kernel.watch(&second)?;
+    kernel.watch(&second)?;
+    let probes: Vec<usize> = kernel
+        .go
+        .programs()
+        .map(tracer::go::GoProgram::probes)
+        .collect();
+    ensure!(probes == [13], "{probes:?}");
+    kernel.go.forget_process(first.client.pid());
+    ensure!(kernel.go.programs().count() == 1, "probes left too early");
+    kernel.go.forget_process(second.client.pid());
+    ensure!(kernel.go.programs().count() == 0, "probes stayed");
+    Ok(())
+}
