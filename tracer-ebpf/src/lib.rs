@@ -15,20 +15,20 @@ extern crate std;
 
 mod config;
 mod counters;
-mod python;
 mod go;
+mod python;
 mod socket;
 mod stack;
 
 pub use config::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets};
 pub use counters::Counter;
-pub use python::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, TRIE_PYTHON};
 pub use go::{
     GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_HOST_BYTES, GO_IDLE, GO_IN_FLIGHT,
     GO_METHOD_BYTES, GO_NEW, GO_PATH_BYTES, GO_QUERY_BYTES, GO_READING, GO_RESPONSE,
     GO_SCHEME_BYTES, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoFinalizedKey, GoKey,
     GoLayout, GoProcess, GoStack, STACK_GO,
 };
+pub use python::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, TRIE_PYTHON};
 pub use socket::{
     AggKey, AggValue, ErrorKey, HEAD_BYTES, Head, HeadKey, LIFETIME_BUCKETS, ListenKey,
     ListenValue, PATH_BYTES, PathValue, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, ROLE_UNKNOWN,

@@ -99,7 +99,10 @@ fn documentation(ready: &Ready) -> Result<Verdict> {
         "--document-private-items",
     ]);
     with_toolchain(&mut doc, ready);
-    sh::run(doc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"))?;
+    sh::run(doc.env(
+        "RUSTDOCFLAGS",
+        "-D warnings -A rustdoc::private_intra_doc_links",
+    ))?;
     Ok(Verdict::Fine)
 }
 
