@@ -98,12 +98,20 @@ pub fn path(name: &str) -> Result<PathBuf> {
 /// A Python fixture: interpreter and script.
 ///
 /// # Errors
-/// [`Skip`] when there is no Python 3.
+/// [`Skip`] when there is no Python 3, or only half of it.
 pub fn python(script: &str) -> Result<(PathBuf, PathBuf)> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fixtures/python")
         .join(script);
-    Ok((host::tool("python3")?, script))
+    let interpreter = host::tool("python3")?;
+    // Distributions split the standard library; a small machine may have the interpreter alone.
+    let modules = Command::new(&interpreter)
+        .args(["-c", "import http.client"])
+        .output()?;
+    if !modules.status.success() {
+        bail!(Skip("python3 has no http.client here".to_owned()));
+    }
+    Ok((interpreter, script))
 }
 
 /// Builds every C fixture into `directory` and copies the Rust ones beside them; statically linked
