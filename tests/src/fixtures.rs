@@ -55,7 +55,7 @@ pub const RUST: &[&str] = &["fixture-server", "fixture-client", "leaky-shop"];
 /// When there is not exactly one.
 pub fn line_of(source: &str, name: &str) -> Result<u32> {
     let mark = format!("AT {name}");
-    let marked = |line: &&str| line.contains("/*") || line.contains("//");
+    let marked = |line: &&str| ["/*", "//", "# "].iter().any(|mark| line.contains(mark));
     let mut lines = (1..).zip(source.lines()).filter(|(_, line)| {
         marked(line)
             && line.split_once(&mark).is_some_and(|(_, rest)| {

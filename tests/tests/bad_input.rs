@@ -265,7 +265,7 @@ fn unwritable_paths() -> Result<()> {
     let pid = target.pid().to_string();
     // Refused before the watch of an hour begins, not after it.
     for option in ["--report", "--save"] {
-        let path = "/no/such/directory/report.json";
+        let path = "/dev/null/report.json";
         let ended = tracer::run(
             &["check", "--pid", &pid, "-d", "1h", option, path],
             seconds(60),
@@ -285,9 +285,9 @@ fn unwritable_paths() -> Result<()> {
         seconds(60),
     )?;
     refused(&ended, 2, &["/no/such/baseline.json"])?;
-    let socket = "/no/such/directory/tracer.sock";
+    let socket = "/dev/null/tracer.sock";
     let ended = tracer::run(&["daemon", "--pid", &pid, "--socket", socket], seconds(60))?;
-    refused(&ended, 2, &[socket])
+    refused(&ended, 2, &["/dev/null", "--socket"])
 }
 
 fn interrupt_prints_what_was_seen() -> Result<()> {

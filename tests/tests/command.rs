@@ -53,7 +53,7 @@ fn streams_are_undisturbed() -> Result<()> {
 /// Signals, descriptors, environment, limits, directory and umask are what they are without tracer.
 fn surroundings_are_as_usual() -> Result<()> {
     host::require_root()?;
-    let script = "grep -E '^(Sig|Shd|Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups|Umask)' /proc/self/status; \
+    let script = "grep -E '^(Sig(Pnd|Blk|Ign|Cgt)|Shd|Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups|Umask)' /proc/self/status; \
                   ls /proc/self/fd; env | sort; ulimit -a; pwd";
     let run = |mut command: Command| -> Result<String> {
         command.env_clear().env("PATH", host::search_path());

@@ -112,9 +112,15 @@ impl Drop for Group {
 fn children_are_watched_too() -> Result<()> {
     host::require_root()?;
     let (_server, address) = scenes::server("http", "127.0.0.1:0")?;
-    let script = "\"$0\" fetch \"$1\" 8 800 leak <&0 & echo READY $!; wait";
-    let client = fixtures::path("client")?.to_string_lossy().into_owned();
-    let (shell, child) = Program::ready(host::tool("sh")?, &["-c", script, &client, &address])?;
+    // A shell gives its background jobs an input that ends at once; this one gets the shell's.
+    let script = "exec 3<&0; \"$0\" fetch \"$1\" 8 800 leak <&3 & echo CHILD $!; wait";
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", script])
+        .arg(fixtures::path("client")?)
+        .arg(address);
+    let mut shell = Program::start(&mut shell)?;
+    let child = shell.line("CHILD", seconds(20))?;
     found(
         &check(&["--pid", &shell.pid().to_string()])?,
         child.parse()?,

@@ -1,7 +1,7 @@
 //! `tracer check --pid` on a leaking program says `leak`, of the right kind, at the right line, to the
 //! right remote; on its healthy twin it says `clean`.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use tracer_tests::{
     fixtures::{self, line_of},
@@ -40,11 +40,15 @@ const CLIENT: &str = include_str!("../fixtures/c/client.c");
 const RUST_CLIENT: &str = include_str!("../src/bin/fixture-client.rs");
 /// Source of the demo.
 const SHOP: &str = include_str!("../src/bin/leaky-shop.rs");
+/// Source of the Python client with a connection per request.
+const PYTHON_CLIENT: &str = include_str!("../fixtures/python/per_request.py");
+/// Source of the Python client that keeps what its server has closed.
+const CLOSE_WAIT: &str = include_str!("../fixtures/python/close_wait.py");
 /// Source of the program whose helpers inherit.
 const INHERIT: &str = include_str!("../fixtures/c/inherit.c");
 
 /// Seconds that each check watches.
-const WATCH: u64 = 15;
+const WATCH: u64 = 20;
 /// Calls a second that each fixture makes.
 const RATE: u32 = 8;
 /// Calls each fixture makes at most.
@@ -130,8 +134,7 @@ impl Expected<'_> {
 fn pair(leaky: &Scene, twin: &Scene, expected: &Expected<'_>) -> Result<()> {
     let (leaky_check, twin_check) = (check(leaky.pid(), WATCH)?, check(twin.pid(), WATCH)?);
     let report = leaky_check.report()?;
-    one_leak(&report, &leaky.address, expected)
-        .with_context(|| format!("{}: {report}", leaky.name))?;
+    one_leak(&report, &leaky.address, expected).with_context(|| leaky.name.clone())?;
     let report = twin_check.report()?;
     report
         .expect_verdict("clean")
@@ -141,7 +144,10 @@ fn pair(leaky: &Scene, twin: &Scene, expected: &Expected<'_>) -> Result<()> {
 /// The report has one finding, as expected, and gives no secret away.
 fn one_leak(report: &Report, address: &str, expected: &Expected<'_>) -> Result<()> {
     report.expect_verdict("leak")?;
-    expected.hold(report.only()?, address)?;
+    // What is wrong comes first, all there is to see after it.
+    expected
+        .hold(report.only()?, address)
+        .map_err(|error| anyhow!("{error:#}: {report}"))?;
     ensure!(
         !report.to_string().contains("secret"),
         "a secret is given away"
@@ -224,9 +230,11 @@ fn connection_per_request_in_python() -> Result<()> {
     let expected = Expected {
         kind: "client_per_request",
         role: "client",
+        function: Some("load_profile"),
+        file: Some("per_request.py"),
+        line: Some(line_of(PYTHON_CLIENT, "load_profile")?),
         family: "tcp4",
         url: Some(&url),
-        ..Expected::default()
     };
     pair(&leaky, &twin, &expected)
 }
@@ -306,9 +314,11 @@ fn peer_closed_and_we_did_not() -> Result<()> {
     let expected = Expected {
         kind: "close_wait",
         role: "client",
+        function: Some("refresh_quote"),
+        file: Some("close_wait.py"),
+        line: Some(line_of(CLOSE_WAIT, "refresh_quote")?),
         family: "tcp4",
         url: Some("http://quotes.test/v1/quotes/{}?token=…"),
-        ..Expected::default()
     };
     pair(&leaky, &twin, &expected)
 }
@@ -357,6 +367,8 @@ fn accepted_and_never_closed() -> Result<()> {
     let expected = Expected {
         kind: "accepted_never_closed",
         role: "server",
+        function: Some("serve"),
+        file: Some("accept.py"),
         family: "tcp4",
         ..Expected::default()
     };
@@ -425,7 +437,7 @@ fn two_leaks_in_one_program() -> Result<()> {
     let fetch = report.at("fetch_price")?;
     fetch_price()?
         .hold(fetch, &scene.address)
-        .with_context(|| report.to_string())?;
+        .map_err(|error| anyhow!("{error:#}: {report}"))?;
     let idle = report.at("open_session")?;
     ensure!(
         idle["kind"] == "never_closed",
@@ -458,7 +470,7 @@ fn the_demo() -> Result<()> {
         &file.to_string_lossy(),
         "--",
     ];
-    let command = [&shop.to_string_lossy(), &*address, "10", "120"];
+    let command = [&shop.to_string_lossy(), &*address, "10", "200"];
     let program = tracer::start(&[&options[..], &command].concat())?;
     let ended = program.end(host::seconds(60))?;
     ensure!(
@@ -468,7 +480,7 @@ fn the_demo() -> Result<()> {
         ended.stderr
     );
     ensure!(
-        ended.stdout == "READY\nSOLD 120\n",
+        ended.stdout == "READY\nSOLD 200\n",
         "stdout: {:?}",
         ended.stdout
     );
@@ -482,7 +494,7 @@ fn the_demo() -> Result<()> {
         family: "tcp4",
         url: Some("http://discounts.shop.test/v1/discounts/{}?customer=…&token=…"),
     };
-    one_leak(&report, &address, &expected).with_context(|| report.to_string())?;
+    one_leak(&report, &address, &expected)?;
     ensure!(
         !report.to_string().contains("hush"),
         "a secret is given away"

@@ -345,26 +345,26 @@ fn ephemeral_range() -> (u16, u16) {
     }
 }
 
-/// The state as `ss` names it.
+/// The state as the kernel names it, and as `connections --state` takes it.
 fn state_name(sock: &Sock, family: Family) -> &'static str {
     if family == Family::Unix {
         return if sock.flags & tracer_ebpf::SOCK_PEER_CLOSED != 0 {
-            "peer-closed"
+            "peer_closed"
         } else {
             "connected"
         };
     }
     // include/net/tcp_states.h
     match sock.state {
-        1 => "ESTAB",
-        2 => "SYN-SENT",
-        3 => "SYN-RECV",
-        4 => "FIN-WAIT-1",
-        5 => "FIN-WAIT-2",
-        6 => "TIME-WAIT",
-        7 => "CLOSED",
-        8 => "CLOSE-WAIT",
-        9 => "LAST-ACK",
+        1 => "ESTABLISHED",
+        2 => "SYN_SENT",
+        3 => "SYN_RECV",
+        4 => "FIN_WAIT1",
+        5 => "FIN_WAIT2",
+        6 => "TIME_WAIT",
+        7 => "CLOSE",
+        8 => "CLOSE_WAIT",
+        9 => "LAST_ACK",
         10 => "LISTEN",
         11 => "CLOSING",
         _ => "UNKNOWN",
