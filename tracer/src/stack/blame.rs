@@ -165,11 +165,13 @@ pub fn call_site(
     let mut best: Option<(u8, usize)> = None;
     for (index, frame) in frames.iter().enumerate() {
         let rank = match origin(frame, known.get(index).copied().flatten(), user) {
-            Origin::Own if near(frame, program) => 5,
-            Origin::Own if named(frame) => 4,
-            Origin::Dependency => 3,
-            Origin::Client => 2,
-            Origin::Own => 1,
+            Origin::Own if near(frame, program) => 6,
+            Origin::Own if named(frame) => 5,
+            Origin::Dependency => 4,
+            Origin::Client => 3,
+            Origin::Own => 2,
+            // An interpreter whose script is not known says more than its C library.
+            Origin::System if frame.module.as_deref() == program.executable => 1,
             Origin::System => 0,
         };
         if best.is_none_or(|(known, _)| rank > known) {

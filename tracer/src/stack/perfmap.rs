@@ -68,13 +68,19 @@ fn hex(text: &str) -> Option<u64> {
 }
 
 /// What an entry's text says. V8 writes `JS:*name file:line:column` (older: `LazyCompile:*…`),
-/// where the position is that of the function, not of the call.
+/// where the position is that of the function, not of the call; Java `type package.Class.method(types)`.
 #[must_use]
 pub fn describe(text: &str) -> Named {
     let plain = || Named {
         function: text.to_owned(),
         ..Named::default()
     };
+    if let Some(method) = java_method(text) {
+        return Named {
+            function: method.to_owned(),
+            ..Named::default()
+        };
+    }
     let Some((kind, rest)) = text.split_once(':') else {
         return plain();
     };
@@ -107,6 +113,14 @@ pub fn describe(text: &str) -> Named {
         inlined: false,
         function_line: Some(line),
     }
+}
+
+/// `package.Class.method` of `type package.Class.method(types)`.
+fn java_method(text: &str) -> Option<&str> {
+    let (head, _) = text.strip_suffix(')')?.split_once('(')?;
+    let (result, name) = head.split_once(' ')?;
+    let dotted = name.contains('.') && !name.contains([' ', ':']);
+    (dotted && !result.contains(':')).then_some(name)
 }
 
 fn number(text: &str) -> Option<u32> {
@@ -146,6 +160,8 @@ mod tests {
             ("fetch", Some("/app/client.mjs"), Some(12))
         );
         assert_eq!(describe("JS:~ node:net:1:2").function, "(anonymous)");
+        assert_eq!(describe("void a.b.C.run(int, a.D)").function, "a.b.C.run");
+        assert_eq!(describe("StubRoutines (1)").function, "StubRoutines (1)");
         assert_eq!(describe("Builtin:ArrayMap").function, "Builtin:ArrayMap");
         assert_eq!(
             describe("com.example.Main::run").function,

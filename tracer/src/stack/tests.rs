@@ -67,7 +67,12 @@ fn capture(pid: u32, bytes: usize) -> Result<(StackCopy, Vec<u8>)> {
 
 /// The same with the thread's `fsbase`.
 fn capture_all(pid: u32, bytes: usize) -> Result<(StackCopy, Vec<u8>, u64)> {
-    let id = libc::pid_t::try_from(pid)?;
+    capture_thread(pid, pid, bytes)
+}
+
+/// The same of any thread.
+fn capture_thread(pid: u32, tid: u32, bytes: usize) -> Result<(StackCopy, Vec<u8>, u64)> {
+    let id = libc::pid_t::try_from(tid)?;
     // SAFETY: plain integers; the target is our own child.
     let attached = unsafe { libc::ptrace(libc::PTRACE_ATTACH, id, 0, 0) };
     if attached != 0 {
@@ -75,7 +80,7 @@ fn capture_all(pid: u32, bytes: usize) -> Result<(StackCopy, Vec<u8>, u64)> {
     }
     let mut status = 0;
     // SAFETY: `status` outlives the call.
-    unsafe { libc::waitpid(id, &raw mut status, 0) };
+    unsafe { libc::waitpid(id, &raw mut status, libc::__WALL) };
     // SAFETY: all-zero registers are valid values.
     let mut regs: libc::user_regs_struct = unsafe { std::mem::zeroed() };
     // SAFETY: the target is stopped and `regs` is what PTRACE_GETREGS fills.
@@ -93,10 +98,10 @@ fn capture_all(pid: u32, bytes: usize) -> Result<(StackCopy, Vec<u8>, u64)> {
     // SAFETY: plain integers.
     unsafe { libc::ptrace(libc::PTRACE_DETACH, id, 0, 0) };
     // The system call begins anew.
-    until_asleep(pid)?;
+    until_asleep(tid)?;
     let copy = StackCopy {
         tgid: pid,
-        tid: pid,
+        tid,
         ticket: 1,
         len: u32::try_from(stack.len())?,
         ip: regs.rip,
@@ -586,6 +591,190 @@ fn the_test_binary_itself_is_named_by_its_debug_information() -> Result {
         Some(Stop::Complete),
         "{:#?}",
         functions(&site.frames)
+    );
+    Ok(())
+}
+
+/// Program counters of the main thread's frames as gdb sees them, apart from those that are not on
+/// the stack: inlined ones, and callers that gdb infers where a call was a jump.
+fn gdb_frames(pid: u32) -> Result<Vec<u64>> {
+    let script = "
+f = gdb.newest_frame()
+while f is not None:
+    if f.type() not in (gdb.INLINE_FRAME, gdb.TAILCALL_FRAME):
+        print('PC', hex(f.pc()))
+    f = f.older()
+";
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("frames.py");
+    std::fs::write(&file, script)?;
+    let pid = pid.to_string();
+    let output = Command::new("gdb")
+        .args([
+            "-nx",
+            "-batch",
+            "-p",
+            &pid,
+            "-ex",
+            "set backtrace past-main on",
+        ])
+        .args(["-ex", "set backtrace past-entry off", "-x"])
+        .arg(&file)
+        .stderr(Stdio::null())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let frames: Vec<u64> = text
+        .lines()
+        .filter_map(|l| u64::from_str_radix(l.strip_prefix("PC 0x")?, 16).ok())
+        .collect();
+    if frames.is_empty() {
+        Err(format!("gdb said: {text}").into())
+    } else {
+        Ok(frames)
+    }
+}
+
+/// A JavaScript program that sleeps below several calls.
+const NODE_SOURCE: &str = "
+const fs = require('fs');
+function wait() { fs.writeSync(1, 'ready\\n'); fs.readSync(0, Buffer.alloc(1)); }
+function outer(n) { return n > 0 ? outer(n - 1) : wait(); }
+outer(3);
+";
+
+/// The same in Java.
+const JAVA_SOURCE: &str = "
+public class Wait {
+    static void outer(int n) throws Exception {
+        if (n > 0) { outer(n - 1); return; }
+        System.out.println(\"ready\");
+        System.in.read();
+    }
+    public static void main(String[] a) throws Exception { outer(3); }
+}
+";
+
+fn native(stacks: &Stacks, id: super::StackId) -> Vec<u64> {
+    let frames = stacks.records.get(&id).map(|r| r.frames.clone());
+    let address = |f: &super::Kept| match f {
+        super::Kept::Native(raw) => Some(raw.address),
+        super::Kept::Interpreted(_) => None,
+    };
+    frames
+        .map(|f| f.iter().filter_map(address).collect())
+        .unwrap_or_default()
+}
+
+#[test]
+#[ignore = "needs gdb; run with --ignored"]
+fn native_frames_equal_gdbs() -> Result {
+    let dir = tempfile::tempdir()?;
+    let shapes = compile(dir.path(), &["-O2", "-g", "-fomit-frame-pointer"])?;
+    let script = dir.path().join("job.py");
+    std::fs::write(&script, PYTHON_SOURCE)?;
+    let mut signal = Command::new(&shapes);
+    signal.arg("signal");
+    let mut python = Command::new("/usr/bin/python3");
+    python.arg(&script);
+    for command in &mut [Command::new(&shapes), signal, python] {
+        let child = Program::start(command)?;
+        let expected = gdb_frames(child.pid())?;
+        until_asleep(child.pid())?;
+        let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
+        let mut stacks = Stacks::new(Limits::default());
+        let id = stacks.take(&copy, &stack).id;
+        assert_eq!(
+            native(&stacks, id),
+            expected,
+            "{command:?}: {:?}",
+            stacks.stop(id)
+        );
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs node; run with --ignored"]
+fn node_frames_are_named_by_its_perf_map() -> Result {
+    let dir = tempfile::tempdir()?;
+    let script = dir.path().join("job.js");
+    std::fs::write(&script, NODE_SOURCE)?;
+    let mut node = Command::new("/usr/bin/node");
+    node.args(["--perf-basic-prof", "--interpreted-frames-native-stack"])
+        .arg(&script);
+    let child = Program::start(&mut node)?;
+    let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
+    let mut stacks = Stacks::new(Limits::default());
+    let id = stacks.take(&copy, &stack).id;
+    let site = stacks.site(id);
+    let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", child.pid()));
+    assert_eq!(stacks.stop(id), Some(Stop::Complete));
+    let blamed = site.blamed().ok_or("no call site")?;
+    assert_eq!(
+        (
+            blamed.function.as_str(),
+            blamed.file.as_deref(),
+            blamed.line
+        ),
+        ("wait", script.to_str(), Some(3))
+    );
+    assert_eq!(
+        functions(&site.frames)
+            .iter()
+            .filter(|f| **f == "outer")
+            .count(),
+        4
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a JDK; run with --ignored"]
+fn java_frames_are_named_by_its_perf_map() -> Result {
+    let dir = tempfile::tempdir()?;
+    let source = dir.path().join("Wait.java");
+    std::fs::write(&source, JAVA_SOURCE)?;
+    let status = Command::new("javac")
+        .arg("-d")
+        .arg(dir.path())
+        .arg(&source)
+        .status()?;
+    assert!(status.success());
+    let child = Program::start(
+        Command::new("/usr/bin/java")
+            .args([
+                "-XX:+PreserveFramePointer",
+                "-Xcomp",
+                "-XX:TieredStopAtLevel=1",
+            ])
+            .arg("-cp")
+            .arg(dir.path())
+            .arg("Wait"),
+    )?;
+    let status = Command::new("jcmd")
+        .args([&child.pid().to_string(), "Compiler.perfmap"])
+        .stdout(Stdio::null())
+        .status()?;
+    assert!(status.success());
+    let main = std::fs::read_dir(format!("/proc/{}/task", child.pid()))?
+        .flatten()
+        .find(|t| {
+            std::fs::read_to_string(t.path().join("comm"))
+                .is_ok_and(|c| c.trim() == "java" && t.file_name() != *child.pid().to_string())
+        })
+        .ok_or("no main thread")?;
+    let tid: u32 = main.file_name().to_str().ok_or("tid")?.parse()?;
+    let (copy, stack, _) = capture_thread(child.pid(), tid, COPY_BYTES_MAX)?;
+    let mut stacks = Stacks::new(Limits::default());
+    let id = stacks.take(&copy, &stack).id;
+    let site = stacks.site(id);
+    let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", child.pid()));
+    let names = functions(&site.frames);
+    assert_eq!(stacks.stop(id), Some(Stop::Complete), "{names:#?}");
+    assert_eq!(
+        site.blamed().map(|f| f.function.as_str()),
+        Some("Wait.outer"),
+        "{names:#?}"
     );
     Ok(())
 }
