@@ -1,6 +1,7 @@
 //! The descriptor scan: an iterator over every file of every process, which tells who holds
 //! which socket now, finds sockets older than the tracer, and reads what has no event.
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracer_ebpf::{
     Counter, FILTER_HOST, ListenKey, ROLE_CLIENT, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED,
     SOCK_PEER_CLOSED, SOCK_PREEXISTING, Sock,
@@ -114,8 +115,15 @@ fn found(sk: Address, family: u16, state: u8, file_inode: Address, tgid: u32) ->
     }
     let born = read::<u64>(file_inode, offset!(inode_ctime_sec)) * NS_PER_S
         + u64::from(read::<u32>(file_inode, offset!(inode_ctime_nsec)));
+    // many kernels leave a socket's inode without times: then it is as old as this sight of it
+    let opened_ns = if born > config!(realtime_offset_ns) {
+        born - config!(realtime_offset_ns)
+    } else {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_ktime_get_ns() }
+    };
     let mut sock = Sock {
-        opened_ns: born.wrapping_sub(config!(realtime_offset_ns)),
+        opened_ns,
         tgid,
         fd: -1,
         state,

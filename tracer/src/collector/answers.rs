@@ -20,8 +20,8 @@ const LASTING: [Counter; 2] = [Counter::SocketMapFull, Counter::TargetMapFull];
 const PROCESSES_MAX: usize = 64;
 /// Destinations whose ephemeral ports a report shows, per process.
 const DESTINATIONS_MAX: usize = 8;
-const EPHEMERAL_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-const EPHEMERAL_RANGE_DEFAULT: (u16, u16) = (32_768, 60_999);
+/// A watch shorter than this can't tell a leak from work in progress.
+const SHORT_WATCH_SECONDS: f64 = 10.0;
 /// Fewer ports in use than this are not worth a line.
 const PORTS_WORTH_SHOWING: u64 = 100;
 
@@ -48,8 +48,17 @@ impl Session {
             .collect();
         let ended_ns = self.frozen_ns.unwrap_or_else(monotonic_ns);
         let mut unsettled = Vec::new();
-        if self.frozen_ns.is_some() && self.cohorts.refused() == 0 && self.saw_nothing() {
-            unsettled.push("The target ended before anything could be seen.".to_owned());
+        if let Some(frozen_ns) = self.frozen_ns {
+            let seconds = (frozen_ns - self.started_ns) as f64 / 1e9;
+            if self.saw_nothing() {
+                unsettled.push("The target ended before anything could be seen.".to_owned());
+            } else if seconds < SHORT_WATCH_SECONDS && self.totals.open > 0 {
+                unsettled.push(format!(
+                    "The target ended after {seconds:.1} s with {} connections open: too soon to \
+                     tell whether it would have closed them.",
+                    self.totals.open
+                ));
+            }
         }
         if self.cohorts.refused() + self.requests.refused() > 0 {
             unsettled.push(format!(
@@ -113,7 +122,7 @@ impl Session {
                 }
             })
             .map_err(failed)?;
-        let range = ephemeral_range();
+        let mut ranges: HashMap<u64, (u16, u16)> = HashMap::new();
         for pid in ports.keys().chain(errors.keys()).copied() {
             if usage.len() >= PROCESSES_MAX {
                 break;
@@ -127,7 +136,14 @@ impl Session {
                 .get(&pid)
                 .map(|p| p.iter().collect())
                 .unwrap_or_default();
-            destinations.retain(|&(_, &used)| used >= PORTS_WORTH_SHOWING);
+            let range = match procs::network(pid) {
+                Some(namespace) => *ranges
+                    .entry(namespace)
+                    .or_insert_with(|| procs::ephemeral_range(pid)),
+                None => procs::EPHEMERAL_RANGE_DEFAULT,
+            };
+            let size = u64::from(range.1.saturating_sub(range.0)) + 1;
+            destinations.retain(|&(_, &used)| used >= PORTS_WORTH_SHOWING || used * 2 >= size);
             destinations.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
             let growth_per_minute = growth.get(&pid).copied().unwrap_or(0.0);
             let one_destination = destinations.len() == 1;
@@ -336,16 +352,7 @@ fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {
     (to_ns.saturating_sub(from_ns) as f64 / 1e6).round() / 1e3
 }
 
-fn ephemeral_range() -> (u16, u16) {
-    let text = std::fs::read_to_string(EPHEMERAL_RANGE).unwrap_or_default();
-    let mut words = text.split_whitespace().filter_map(|word| word.parse().ok());
-    match (words.next(), words.next()) {
-        (Some(first), Some(last)) => (first, last),
-        _ => EPHEMERAL_RANGE_DEFAULT,
-    }
-}
-
-/// The state as the kernel names it, and as `connections --state` takes it.
+/// The state as the kernel names it (without `TCP_`); UNIX: `connected` or `peer_closed`.
 fn state_name(sock: &Sock, family: Family) -> &'static str {
     if family == Family::Unix {
         return if sock.flags & tracer_ebpf::SOCK_PEER_CLOSED != 0 {

@@ -219,19 +219,19 @@ impl Session {
         if self.processes == 0 {
             self.frozen_ns.get_or_insert_with(monotonic_ns);
         }
-        let began_ns = monotonic_ns();
+        let (began_ns, began_cpu_ns) = (monotonic_ns(), start::cpu_ns());
         if scan {
             self.scan = self.scan.wrapping_add(1).max(1);
             self.scan_began_ns = began_ns;
             self.probes.run_scan(self.scan)?;
-            let cost_ns = monotonic_ns() - began_ns;
+            let cost_ns = start::cpu_ns().saturating_sub(began_cpu_ns);
             self.next_scan_ns = began_ns + SCAN_EVERY_NS.max(cost_ns * DUTY);
         }
         self.take_stacks();
         if self.frozen_ns.is_none() {
             self.sweep(monotonic_ns(), scan)?;
         }
-        let cost_ns = monotonic_ns() - began_ns;
+        let cost_ns = start::cpu_ns().saturating_sub(began_cpu_ns);
         self.next_sweep_ns = began_ns + SWEEP_EVERY_NS.max(cost_ns * DUTY / 4);
         Ok(())
     }

@@ -68,3 +68,10 @@ pub fn realtime_offset_ns() -> u64 {
         .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(0));
     since_epoch.saturating_sub(monotonic_ns())
 }
+
+/// CPU time of this thread, nanoseconds: what sweeps cost, however busy the machine is.
+pub fn cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}

@@ -13,8 +13,9 @@ use super::{
     cohorts::Member,
     requests::{self, socket_address},
 };
-use crate::model::{
-    CohortId, Connection, Ended, Family, Holder, PoolState, Remote, Role, Site, StackOf,
+use crate::{
+    model::{CohortId, Connection, Ended, Family, Holder, PoolState, Remote, Role, Site, StackOf},
+    procs::clock::monotonic_ns,
 };
 
 /// Sockets younger than this are left to the kernel: most of them end before they matter.
@@ -53,6 +54,12 @@ impl Session {
                 self.show(sk, sock, now_ns, &mut totals);
             }
         })?;
+        if self.target.alive(&self.probes) == 0 {
+            // the target ended while it was looked at: what was seen before stays as it was
+            self.frozen_ns = Some(monotonic_ns());
+            self.processes = 0;
+            return Ok(());
+        }
         self.live.end();
         self.forget_lost(&lost, now_ns)?;
         self.deliver_ended()?;

@@ -11,7 +11,7 @@ pub mod parse;
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::PathBuf,
 };
 
@@ -156,13 +156,51 @@ pub fn socket_fds(pid: u32) -> io::Result<Vec<(i32, u64)>> {
     Ok(sockets)
 }
 
+/// Network namespace of a process, by inode number; `None` when it is gone or may not be looked at.
+#[must_use]
+pub fn network(pid: u32) -> Option<u64> {
+    fs::metadata(proc_file(pid, "ns/net")).ok().map(|m| m.ino())
+}
+
 /// Whether two processes see the same network: `None` when either is gone or may not be looked
 /// at.
 #[must_use]
 pub fn same_network(pid: u32, other: u32) -> Option<bool> {
-    let namespace = |pid| fs::metadata(proc_file(pid, "ns/net")).ok().map(|m| m.ino());
-    Some(namespace(pid)? == namespace(other)?)
+    Some(network(pid)? == network(other)?)
 }
+
+/// The kernel's default `ip_local_port_range` (net/ipv4/af_inet.c).
+pub const EPHEMERAL_RANGE_DEFAULT: (u16, u16) = (32_768, 60_999);
+
+/// First and last ephemeral port in the network namespace of a process; the kernel's default when
+/// it can't be read.
+#[must_use]
+pub fn ephemeral_range(pid: u32) -> (u16, u16) {
+    let text = match same_network(pid, std::process::id()) {
+        Some(true) => fs::read_to_string(EPHEMERAL_RANGE).ok(),
+        // /proc/sys/net shows the namespace of whoever reads it
+        _ => std::thread::spawn(move || {
+            let namespace = fs::File::open(proc_file(pid, "ns/net")).ok()?;
+            rustix::thread::move_into_link_name_space(
+                namespace.as_fd(),
+                Some(rustix::thread::LinkNameSpaceType::Network),
+            )
+            .ok()?;
+            fs::read_to_string(EPHEMERAL_RANGE).ok()
+        })
+        .join()
+        .ok()
+        .flatten(),
+    };
+    let text = text.unwrap_or_default();
+    let mut words = text.split_whitespace().filter_map(|word| word.parse().ok());
+    match (words.next(), words.next()) {
+        (Some(first), Some(last)) => (first, last),
+        _ => EPHEMERAL_RANGE_DEFAULT,
+    }
+}
+
+const EPHEMERAL_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
