@@ -34,6 +34,26 @@ pub struct Config {
     pub realtime_offset_ns: u64,
 }
 
+/// Key of `CALLS`, private to the programs: a call of a kernel function under way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CallKey {
+    /// Process and thread, as `bpf_get_current_pid_tgid` gives them.
+    pub thread: u64,
+    /// Which function.
+    pub function: u64,
+}
+
+/// Value of `CALLS`: arguments that its return probe needs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallValue {
+    /// The kernel's `struct sock *` (`struct socket *` where there is no sock yet).
+    pub sk: u64,
+    /// The call's flags.
+    pub flags: u64,
+}
+
 macro_rules! offsets {
     ($($(#[doc = $doc:literal])* $name:ident,)*) => {
         /// Byte offsets of kernel structure members, resolved from BTF; the read-only global

@@ -20,7 +20,7 @@ mod python;
 mod socket;
 mod stack;
 
-pub use config::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets};
+pub use config::{CallKey, CallValue, Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets};
 pub use counters::Counter;
 pub use go::{
     GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_HOST_BYTES, GO_IDLE, GO_IN_FLIGHT,

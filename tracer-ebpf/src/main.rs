@@ -7,9 +7,13 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod accepts;
+#[cfg(target_arch = "bpf")]
 mod capture;
 #[cfg(target_arch = "bpf")]
 mod descriptors;
+#[cfg(target_arch = "bpf")]
+mod functions;
 #[cfg(target_arch = "bpf")]
 mod go_programs;
 #[cfg(target_arch = "bpf")]

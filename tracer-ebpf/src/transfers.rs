@@ -94,7 +94,7 @@ fn is_stale(sk: Address, direction: u8) -> bool {
 /// A UNIX stream socket that a target process uses for the first time. (TCP sockets are known
 /// from their state changes, or found by the descriptor scan.)
 #[inline(always)]
-fn first_seen(sk: Address) -> bool {
+pub fn first_seen(sk: Address) -> bool {
     if !current_is_target() || family(sk) != AF_UNIX || !unix::is_stream(sk) {
         return false;
     }

@@ -7,8 +7,9 @@ use tracer_ebpf::{Counter, PATH_BYTES, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, Sock
 
 use crate::{
     kernel::{Address, SOCK_STREAM, read},
-    maps::{PATHS, SCRATCH, count},
+    maps::{PATHS, SCRATCH, SOCKS, count},
     offset,
+    sockets::fold_socket,
 };
 
 /// Bytes of `sun_family` before the path in `struct sockaddr_un`.
@@ -42,6 +43,15 @@ pub fn identify(sock: &mut Sock, sk: Address) {
     } else {
         sock.role = ROLE_PAIR;
     }
+}
+
+/// The last descriptor of a UNIX socket was closed.
+#[inline(always)]
+pub fn closed(sk: Address) -> u32 {
+    if SOCKS.get_ptr(&sk).is_some() {
+        fold_socket(sk);
+    }
+    0
 }
 
 /// Stores the path once and its hash in the socket.

@@ -17,6 +17,11 @@ pub enum Attach {
     },
     /// A function's entry through a breakpoint or ftrace.
     Kprobe,
+    /// The same, only where the function has this number of arguments.
+    KprobeOf {
+        /// Arguments of the function that the program was written for.
+        arguments: usize,
+    },
     /// A function's return.
     Kretprobe,
 }
@@ -28,7 +33,7 @@ impl Attach {
         match self {
             Attach::Tracepoint | Attach::RawTracepoint => "tracepoint",
             Attach::Fentry | Attach::Fexit { .. } => "fentry",
-            Attach::Kprobe | Attach::Kretprobe => "kprobe",
+            Attach::Kprobe | Attach::KprobeOf { .. } | Attach::Kretprobe => "kprobe",
         }
     }
 }
@@ -72,6 +77,144 @@ const fn tp(program: &'static str, hook: &'static str) -> Probe {
     }
 }
 
+const fn fexit(program: &'static str, hook: &'static str, arguments: usize) -> Probe {
+    Probe {
+        program,
+        hook,
+        attach: Attach::Fexit { arguments },
+    }
+}
+
+const fn fentry(program: &'static str, hook: &'static str) -> Probe {
+    Probe {
+        program,
+        hook,
+        attach: Attach::Fentry,
+    }
+}
+
+const fn kprobe(program: &'static str, hook: &'static str) -> Probe {
+    Probe {
+        program,
+        hook,
+        attach: Attach::Kprobe,
+    }
+}
+
+const fn kprobe_of(program: &'static str, hook: &'static str, arguments: usize) -> Probe {
+    Probe {
+        program,
+        hook,
+        attach: Attach::KprobeOf { arguments },
+    }
+}
+
+const fn kretprobe(program: &'static str, hook: &'static str) -> Probe {
+    Probe {
+        program,
+        hook,
+        attach: Attach::Kretprobe,
+    }
+}
+
+const fn only(probes: &'static [Probe]) -> Choice {
+    Choice { probes, adds: "" }
+}
+
+const OWNER_AT_ONCE: &str = "the owner and the stack of an accepted socket at once, not at its \
+                             first transfer or the next descriptor scan";
+const UNIX_OPEN_AT_ONCE: &str =
+    "UNIX connections that are opened and never used, with the stack that opened them";
+const UNIX_END_AT_ONCE: &str = "the end of UNIX sockets at once, not at the next descriptor scan";
+
+/// The accepting process.
+const TCP_OWNER: &[Choice] = &[
+    Choice {
+        probes: &[fexit("tcp_accepted3", "inet_accept", 3)],
+        adds: OWNER_AT_ONCE,
+    },
+    Choice {
+        probes: &[fexit("tcp_accepted4", "inet_accept", 4)],
+        adds: OWNER_AT_ONCE,
+    },
+    Choice {
+        probes: &[kretprobe("k_tcp_accepted", "inet_csk_accept")],
+        adds: OWNER_AT_ONCE,
+    },
+];
+
+const UNIX_OPEN: &[Choice] = &[
+    Choice {
+        probes: &[
+            fexit("unix_connected", "unix_stream_connect", 4),
+            fexit("unix_accepted3", "unix_accept", 3),
+        ],
+        adds: UNIX_OPEN_AT_ONCE,
+    },
+    Choice {
+        probes: &[
+            fexit("unix_connected", "unix_stream_connect", 4),
+            fexit("unix_accepted4", "unix_accept", 4),
+        ],
+        adds: UNIX_OPEN_AT_ONCE,
+    },
+    Choice {
+        probes: &[
+            kprobe("k_unix_connect", "unix_stream_connect"),
+            kretprobe("k_unix_connected", "unix_stream_connect"),
+            kprobe("k_unix_accept", "unix_accept"),
+            kretprobe("k_unix_accepted", "unix_accept"),
+        ],
+        adds: UNIX_OPEN_AT_ONCE,
+    },
+];
+
+const UNIX_END: &[Choice] = &[
+    Choice {
+        probes: &[fentry("unix_closed", "unix_release")],
+        adds: UNIX_END_AT_ONCE,
+    },
+    Choice {
+        probes: &[kprobe("k_unix_closed", "unix_release")],
+        adds: UNIX_END_AT_ONCE,
+    },
+];
+
+const SEND: &[Choice] = &[
+    only(&[tp("sent", "sock_send_length")]),
+    only(&[
+        fexit("tcp_sent", "tcp_sendmsg", 3),
+        fexit("unix_sent", "unix_stream_sendmsg", 3),
+    ]),
+    only(&[
+        kprobe("k_tcp_send", "tcp_sendmsg"),
+        kretprobe("k_sent", "tcp_sendmsg"),
+        kprobe("k_unix_send", "unix_stream_sendmsg"),
+        kretprobe("k_sent", "unix_stream_sendmsg"),
+    ]),
+];
+
+const UNIX_RECEIVED: Probe = fexit("unix_received", "unix_stream_recvmsg", 4);
+
+const RECEIVE: &[Choice] = &[
+    only(&[tp("received", "sock_recv_length")]),
+    only(&[fexit("tcp_received4", "tcp_recvmsg", 4), UNIX_RECEIVED]),
+    only(&[fexit("tcp_received5", "tcp_recvmsg", 5), UNIX_RECEIVED]),
+    only(&[fexit("tcp_received6", "tcp_recvmsg", 6), UNIX_RECEIVED]),
+    only(&[
+        kprobe_of("k_tcp_receive6", "tcp_recvmsg", 6),
+        kretprobe("k_received", "tcp_recvmsg"),
+        kprobe("k_unix_receive", "unix_stream_recvmsg"),
+        kretprobe("k_received", "unix_stream_recvmsg"),
+    ]),
+    only(&[
+        kprobe("k_tcp_receive", "tcp_recvmsg"),
+        kretprobe("k_received", "tcp_recvmsg"),
+        kprobe("k_unix_receive", "unix_stream_recvmsg"),
+        kretprobe("k_received", "unix_stream_recvmsg"),
+    ]),
+];
+
 const TCP_STATE: &[Choice] = &[Choice {
     probes: &[tp("tcp_state", "inet_sock_set_state")],
     adds: "",
@@ -114,21 +257,35 @@ pub const EVENTS: &[Event] = &[
     },
     Event {
         name: "send",
-        choices: &[Choice {
-            probes: &[tp("sent", "sock_send_length")],
-            adds: "",
-        }],
+        choices: SEND,
         without: Some(
             "no activity, request counts and URLs; UNIX sockets are found by descriptor scans only",
         ),
     },
     Event {
         name: "receive",
-        choices: &[Choice {
-            probes: &[tp("received", "sock_recv_length")],
-            adds: "",
-        }],
+        choices: RECEIVE,
         without: Some("no receive activity; requests of servers are not counted"),
+    },
+    Event {
+        name: "tcp_accept_owner",
+        choices: TCP_OWNER,
+        without: Some(
+            "which process accepted a socket is known at its first transfer or the next \
+             descriptor scan",
+        ),
+    },
+    Event {
+        name: "unix_open",
+        choices: UNIX_OPEN,
+        without: Some(
+            "UNIX connections come into view at their first transfer or the next descriptor scan",
+        ),
+    },
+    Event {
+        name: "unix_end",
+        choices: UNIX_END,
+        without: Some("the end of UNIX sockets is inferred from descriptor scans"),
     },
     Event {
         name: "process_fork",

@@ -32,6 +32,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tr
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe/type";
+
 /// Why the kernel side could not be set up.
 #[derive(Debug, Error)]
 pub enum ProbeError {
@@ -215,6 +217,9 @@ impl Probes {
             if forced.is_some_and(|f| f != backend) && index + 1 < event.choices.len() {
                 continue;
             }
+            if !fits(choice, btf) {
+                continue;
+            }
             match self.attach_all(choice, btf, aya_btf) {
                 Ok(()) => {
                     status.backend = backend.to_owned();
@@ -276,12 +281,13 @@ impl Probes {
     }
 
     fn attach(&mut self, probe: &Probe, btf: &Btf, aya_btf: &AyaBtf) -> Result<(), String> {
-        if let Attach::Fexit { arguments } = probe.attach {
-            match btf.arguments(probe.hook) {
-                Some(n) if n == arguments => {}
-                Some(n) => return Err(format!("has {n} arguments here, not {arguments}")),
-                None => return Err("no such function in this kernel".to_owned()),
-            }
+        if btf.arguments(probe.hook).is_none()
+            && !matches!(probe.attach, Attach::Tracepoint | Attach::RawTracepoint)
+        {
+            return Err("no such function in this kernel".to_owned());
+        }
+        if probe.attach.backend() == "kprobe" && !Path::new(KPROBES).exists() {
+            return Err("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".to_owned());
         }
         let program = self
             .ebpf
@@ -391,6 +397,17 @@ impl Probes {
     pub fn capacities(&self) -> &BTreeMap<&'static str, u64> {
         &self.capacities
     }
+}
+
+/// Whether the functions have the numbers of arguments that the programs were written for; one
+/// that is missing is for attaching to complain about.
+fn fits(choice: &Choice, btf: &Btf) -> bool {
+    choice.probes.iter().all(|probe| match probe.attach {
+        Attach::Fexit { arguments } | Attach::KprobeOf { arguments } => {
+            btf.arguments(probe.hook).is_none_or(|n| n == arguments)
+        }
+        _ => true,
+    })
 }
 
 /// The maps stay in `ebpf`: programs that are loaded later refer to their descriptors.

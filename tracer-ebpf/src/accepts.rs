@@ -1,0 +1,61 @@
+//! Openings that are seen in the owner's own context.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use tracer_ebpf::{
+    ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_NONE, Sock, WHEN_ACCEPT, WHEN_CONNECT,
+};
+
+use crate::{
+    capture::capture_stack,
+    kernel::{Address, current_is_target, current_tgid, current_tid},
+    sockets::{ESTABLISHED, entry, insert, read_addresses},
+    transfers,
+};
+
+/// `accept` gave `sk` to the current process; `result` is negative when it failed.
+#[inline(always)]
+pub fn accepted(sk: Address, result: i32) -> u32 {
+    if sk == 0 || result < 0 || !current_is_target() {
+        return 0;
+    }
+    if entry(sk).is_none() {
+        // the listener is not one we know, the process is
+        let mut sock = Sock {
+            // SAFETY: the helper has no preconditions.
+            opened_ns: unsafe { bpf_ktime_get_ns() },
+            fd: -1,
+            role: ROLE_SERVER,
+            state: ESTABLISHED,
+            flags: SOCK_CONNECTED,
+            ..Sock::default()
+        };
+        read_addresses(&mut sock, sk);
+        insert(sk, &sock);
+    }
+    let Some(sock) = entry(sk) else { return 0 };
+    sock.tgid = current_tgid();
+    sock.tid = current_tid();
+    sock.flags &= !SOCK_ACCEPT_UNOWNED;
+    sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(WHEN_ACCEPT));
+    sock.open_stack_of = WHEN_ACCEPT;
+    0
+}
+
+/// A UNIX socket was connected or accepted by the current process.
+#[inline(always)]
+pub fn unix_opened(sk: Address, result: i32) -> u32 {
+    if sk == 0 || result < 0 || entry(sk).is_some() || !transfers::first_seen(sk) {
+        return 0;
+    }
+    let Some(sock) = entry(sk) else { return 0 };
+    let when = if sock.role == ROLE_SERVER {
+        WHEN_ACCEPT
+    } else {
+        WHEN_CONNECT
+    };
+    if sock.open_stack == STACK_NONE {
+        sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(when));
+        sock.open_stack_of = when;
+    }
+    0
+}
