@@ -237,6 +237,9 @@ impl Parsed {
             .map(|f| named(&f.name, f.code_info.as_ref(), true))
             .collect();
         let mut outer = named(&sym.name, sym.code_info.as_deref(), false);
+        if let Some(full) = self.linkage_name(path, address, &sym.name) {
+            outer.function = full;
+        }
         if outer.line.is_some() {
             outer.function_line = lookup(sym.addr)
                 .filter(|start| start.name == sym.name)
@@ -245,6 +248,24 @@ impl Parsed {
         }
         names.push(outer);
         Some(names)
+    }
+}
+
+impl Parsed {
+    /// The name by the symbol table where it is a longer form of `name`: debug information of line
+    /// tables alone, rustc's default for releases that have any, knows `lookup` where the symbol
+    /// table knows `shop::Discounts::lookup`.
+    fn linkage_name(&self, path: &Path, address: u64, name: &str) -> Option<String> {
+        let mut elf = source::Elf::new(path);
+        elf.debug_syms = false;
+        let found = self
+            .symbolizer
+            .symbolize_single(&source::Source::Elf(elf), Input::VirtOffset(address));
+        let Ok(Symbolized::Sym(sym)) = found else {
+            return None;
+        };
+        let outer = sym.name.strip_suffix(name)?;
+        outer.ends_with("::").then(|| sym.name.into_owned())
     }
 }
 
