@@ -39,7 +39,7 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
 
     let mut gated = None;
     if !args.command.is_empty() {
-        let command = Gated::start(&args.command, user)?;
+        let command = Gated::start(&args.command, user, signals.mask_before())?;
         target = Target::Processes(vec![command.pid()]);
         gated = Some(command);
     }
@@ -49,14 +49,14 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
         max_sockets: MAX_SOCKETS,
         btf: args.attach.btf.clone(),
     })?;
-    let mut command = gated.map(Gated::release).transpose()?;
+    let command = gated.map(Gated::release).transpose()?;
 
     let duration = match &command {
         Some(_) => args.duration,
         None => Some(args.duration.unwrap_or(DURATION_DEFAULT)),
     };
     let (ended, outcome) = observe(session, &target, command.as_ref(), &signals, duration);
-    let own_status = finish(command.as_mut(), &ended, &signals)?;
+    let own_status = finish(command, &ended, &signals)?;
 
     let report = match outcome {
         Ok(mut report) => {
@@ -105,7 +105,7 @@ fn open(path: Option<&std::path::Path>, purpose: &str) -> Result<Option<OutputFi
 
 /// Waits for the end of a command and takes its exit status.
 fn finish(
-    command: Option<&mut Running>,
+    command: Option<Running>,
     ended: &Ended,
     signals: &Signals,
 ) -> Result<Option<u8>, Failure> {
@@ -116,7 +116,7 @@ fn finish(
     if let Ended::Signal(signal) = ended {
         command.forward(*signal);
     }
-    watch::wait_for_command(command, signals);
+    watch::wait_for_command(&command, signals);
     command.status().map(Some)
 }
 

@@ -8,7 +8,8 @@ use std::{
         fd::{AsRawFd as _, OwnedFd},
         unix::process::{CommandExt as _, ExitStatusExt as _},
     },
-    process::{Child, Command, ExitStatus},
+    process::{Command, ExitStatus},
+    sync::mpsc,
     thread::{self, JoinHandle},
 };
 
@@ -22,7 +23,11 @@ use rustix::{
     thread::{set_thread_gid, set_thread_groups, set_thread_uid},
 };
 
-use super::{Failure, signals::Signal, users::User};
+use super::{
+    Failure,
+    signals::{Mask, Signal},
+    users::User,
+};
 
 /// Exit status when the command was not found, as of a shell.
 const STATUS_NOT_FOUND: u8 = 127;
@@ -38,24 +43,31 @@ pub struct Gated {
     pidfd: OwnedFd,
     /// A byte written here lets the command run; closing it ends the process instead.
     gate: OwnedFd,
-    /// `spawn` returns only after `exec`, so it waits in its own thread.
-    spawner: JoinHandle<io::Result<Child>>,
+    /// Says whether `exec` worked. `spawn` returns only after it, so it waits in its own thread.
+    started: mpsc::Receiver<io::Result<()>>,
+    parent: Parent,
     name: String,
 }
+
+/// The thread that forked the command and waits for its end. It must live as long as the command,
+/// because `PR_SET_PDEATHSIG` means the thread, not the process (prctl(2)).
+type Parent = JoinHandle<io::Result<ExitStatus>>;
 
 /// A command after its `exec`.
 #[derive(Debug)]
 pub struct Running {
-    child: Child,
+    pid: Pid,
     pidfd: OwnedFd,
+    parent: Parent,
 }
 
 impl Gated {
-    /// Forks the process that is to become the command, with our own stdin, stdout and stderr.
+    /// Forks the process that is to become the command, with our own stdin, stdout and stderr,
+    /// and `mask` as its signal mask.
     ///
     /// # Errors
     /// [`Failure`] when no process can be made.
-    pub fn start(arguments: &[OsString], user: Option<User>) -> Result<Gated, Failure> {
+    pub fn start(arguments: &[OsString], user: Option<User>, mask: Mask) -> Result<Gated, Failure> {
         let Some((program, rest)) = arguments.split_first() else {
             return Err(Failure::usage("`--` needs a command after it"));
         };
@@ -74,24 +86,24 @@ impl Gated {
             unsafe { rustix::io::close(gate_fd) };
             write(&pid_writer, &getpid().as_raw_pid().to_ne_bytes())?;
             pass(&gate_reader)?;
+            // The standard library lets the command inherit what is held back here.
+            mask.apply()?;
             user.as_ref().map_or(Ok(()), become_user)
         };
         // SAFETY: the closure makes system calls only, without allocating, which is allowed
         // between fork and exec of a process with threads.
         unsafe { command.pre_exec(before_exec) };
-        let spawner = thread::Builder::new()
+        let (report, started) = mpsc::sync_channel(1);
+        let parent = thread::Builder::new()
             .name("command".to_owned())
-            .spawn(move || command.spawn())
+            .spawn(move || be_parent(command, &report))
             .map_err(cannot)?;
         let mut bytes = [0; 4];
         // The end of the pipe means that fork failed; the thread knows why.
         let read = read(&pid_reader, &mut bytes).unwrap_or(0);
         let pid = Pid::from_raw(i32::from_ne_bytes(bytes)).filter(|_| read == bytes.len());
         let Some(pid) = pid else {
-            let error = match spawner.join() {
-                Ok(Err(error)) => error,
-                _ => io::ErrorKind::Other.into(),
-            };
+            let error = started_error(&started);
             return Err(Failure::failed(format!("cannot start `{name}`: {error}")));
         };
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| cannot(e.into()))?;
@@ -99,7 +111,8 @@ impl Gated {
             pid,
             pidfd,
             gate,
-            spawner,
+            started,
+            parent,
             name,
         })
     }
@@ -117,11 +130,12 @@ impl Gated {
     pub fn release(self) -> Result<Running, Failure> {
         // It fails when the process is gone; the thread knows why.
         let _ = write(&self.gate, &[1]);
-        let error = match self.spawner.join() {
-            Ok(Ok(child)) => {
+        let error = match self.started.recv() {
+            Ok(Ok(())) => {
                 return Ok(Running {
-                    child,
+                    pid: self.pid,
                     pidfd: self.pidfd,
+                    parent: self.parent,
                 });
             }
             Ok(Err(error)) => error,
@@ -134,6 +148,32 @@ impl Gated {
             STATUS_NOT_EXECUTABLE
         };
         Err(failure)
+    }
+}
+
+fn be_parent(
+    mut command: Command,
+    started: &mpsc::SyncSender<io::Result<()>>,
+) -> io::Result<ExitStatus> {
+    let spawned = command.spawn();
+    // With it go the descriptors that only the child should have.
+    drop(command);
+    match spawned {
+        Ok(mut child) => {
+            let _ = started.send(Ok(()));
+            child.wait()
+        }
+        Err(error) => {
+            let _ = started.send(Err(error));
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+}
+
+fn started_error(started: &mpsc::Receiver<io::Result<()>>) -> io::Error {
+    match started.recv() {
+        Ok(Err(error)) => error,
+        _ => io::ErrorKind::Other.into(),
     }
 }
 
@@ -175,8 +215,8 @@ impl Running {
 
     /// Passes a signal on, unless the terminal sent it to the command as well.
     pub fn forward(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let same_group = getpgid(pid).is_ok() && getpgid(pid) == getpgid(None);
+        let group = getpgid(Some(self.pid));
+        let same_group = group.is_ok() && group == getpgid(None);
         if signal.by_kernel && same_group {
             return;
         }
@@ -189,9 +229,10 @@ impl Running {
     ///
     /// # Errors
     /// [`Failure`] when the status can't be had.
-    pub fn status(&mut self) -> Result<u8, Failure> {
-        self.child
-            .wait()
+    pub fn status(self) -> Result<u8, Failure> {
+        let status = self.parent.join();
+        let status = status.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+        status
             .map(shell_status)
             .map_err(|e| Failure::failed(format!("cannot wait for the command: {e}")))
     }
@@ -209,22 +250,19 @@ fn shell_status(status: ExitStatus) -> u8 {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
-    use std::os::fd::AsFd as _;
-
-    use rustix::{
-        event::{PollFd, PollFlags, poll},
-        process::{WaitId, WaitIdOptions, waitid},
-    };
+    use rustix::event::{PollFd, PollFlags, poll};
 
     use super::*;
-    use crate::procs;
+    use crate::{cli::signals::Signals, procs};
 
     fn words(words: &[&str]) -> Vec<OsString> {
         words.iter().map(OsString::from).collect()
     }
 
     fn run(arguments: &[&str]) -> Result<u8, Failure> {
-        Gated::start(&words(arguments), None)?.release()?.status()
+        Gated::start(&words(arguments), None, Mask::current())?
+            .release()?
+            .status()
     }
 
     #[test]
@@ -242,38 +280,55 @@ mod tests {
     fn nothing_runs_before_the_gate_opens() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let script = format!("echo ran > {}", file.path().display());
-        let gated = Gated::start(&words(&["sh", "-c", &script]), None).unwrap();
+        let gated = Gated::start(&words(&["sh", "-c", &script]), None, Mask::current()).unwrap();
         let pid = gated.pid();
         assert_eq!(
             procs::read(pid).unwrap().exe,
             procs::exe(std::process::id())
         );
         assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "");
-        let mut running = gated.release().unwrap();
-        assert_eq!(running.child.id(), pid);
+        let running = gated.release().unwrap();
+        assert_eq!(running.pid.as_raw_nonzero().get().unsigned_abs(), pid);
         assert_eq!(running.status().unwrap(), 0);
         assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "ran\n");
     }
 
     #[test]
     fn a_gate_that_never_opens_ends_the_process() {
-        let gated = Gated::start(&words(&["true"]), None).unwrap();
-        let Gated {
-            gate,
-            spawner,
-            pidfd,
-            ..
-        } = gated;
+        let Gated { gate, parent, .. } =
+            Gated::start(&words(&["true"]), None, Mask::current()).unwrap();
         drop(gate);
-        let error = spawner.join().unwrap().unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(Errno::CANCELED.raw_os_error()));
-        let reaped = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-        assert!(reaped.is_err(), "{reaped:?}");
+        assert_eq!(parent.join().unwrap().unwrap().code(), Some(1));
+    }
+
+    #[test]
+    fn a_command_has_the_signal_mask_from_before() {
+        let before = Mask::current();
+        let held = Signals::hold(true).unwrap();
+        let script = "kill -TERM $$; exit 3";
+        let gated = Gated::start(&words(&["sh", "-c", script]), None, held.mask_before());
+        let status = gated.unwrap().release().unwrap().status().unwrap();
+        before.apply().unwrap();
+        assert_eq!(status, 143);
+    }
+
+    #[test]
+    fn the_thread_that_forked_lives_as_long_as_the_command() {
+        let running = Gated::start(&words(&["sleep", "1000"]), None, Mask::current())
+            .unwrap()
+            .release()
+            .unwrap();
+        assert!(!running.parent.is_finished());
+        running.forward(Signal {
+            number: libc::SIGKILL,
+            by_kernel: false,
+        });
+        assert_eq!(running.status().unwrap(), 137);
     }
 
     #[test]
     fn signals_reach_the_command() {
-        let mut running = Gated::start(&words(&["sleep", "1000"]), None)
+        let running = Gated::start(&words(&["sleep", "1000"]), None, Mask::current())
             .unwrap()
             .release()
             .unwrap();

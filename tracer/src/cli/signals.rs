@@ -33,6 +33,43 @@ impl Signal {
 #[derive(Debug)]
 pub struct Signals {
     fd: OwnedFd,
+    before: Mask,
+}
+
+/// A signal mask, such as the one before signals were held back.
+#[derive(Clone, Copy)]
+pub struct Mask(libc::sigset_t);
+
+impl std::fmt::Debug for Mask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Mask")
+    }
+}
+
+impl Mask {
+    /// The mask of this thread.
+    #[must_use]
+    pub fn current() -> Mask {
+        // SAFETY: an all-zero `sigset_t` is a valid value for the call to overwrite.
+        let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+        // SAFETY: no new mask is given; `set` is valid for writing.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), &raw mut set) };
+        Mask(set)
+    }
+
+    /// Makes it the mask of this thread; async-signal-safe.
+    ///
+    /// # Errors
+    /// The error of sigprocmask(2).
+    pub fn apply(self) -> io::Result<()> {
+        // SAFETY: the mask is initialized; the old one is not asked for.
+        let result =
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
+        match result {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
 }
 
 impl Signals {
@@ -44,6 +81,7 @@ impl Signals {
     /// The error of sigprocmask(2) or signalfd(2), which only a lack of descriptors explains.
     pub fn hold(pass_on: bool) -> io::Result<Signals> {
         let passed_on: &[i32] = if pass_on { &PASSED_ON } else { &[] };
+        let before = Mask::current();
         // SAFETY: an all-zero `sigset_t` is a valid value, and `sigemptyset` initializes it.
         let mut set: libc::sigset_t = unsafe { mem::zeroed() };
         // SAFETY: `set` is a valid, exclusive `sigset_t`.
@@ -68,7 +106,13 @@ impl Signals {
         }
         // SAFETY: the descriptor was just created and belongs to nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Signals { fd })
+        Ok(Signals { fd, before })
+    }
+
+    /// The mask as it was, which is what a started command must have.
+    #[must_use]
+    pub fn mask_before(&self) -> Mask {
+        self.before
     }
 
     /// The next signal that is waiting.

@@ -157,6 +157,15 @@ impl Field<'_> {
         self.lines(label, &lines);
     }
 
+    /// As [`Field::line`], one of several.
+    fn item(&mut self, label: &str, text: &str) {
+        let mut lines = wrap(text, self.width.saturating_sub(INDENT + 2).max(40));
+        for (index, line) in lines.iter_mut().enumerate() {
+            line.insert_str(0, if index == 0 { "- " } else { "  " });
+        }
+        self.lines(label, &lines);
+    }
+
     fn lines(&mut self, label: &str, lines: &[String]) {
         for (index, line) in lines.iter().enumerate() {
             let label = if index == 0 { label } else { "" };
@@ -195,7 +204,7 @@ pub fn finding(
     }
     for (index, sentence) in finding.evidence.iter().enumerate() {
         let label = if index == 0 { "because" } else { "" };
-        field.line(label, &format!("- {}", clean(sentence)));
+        field.item(label, &clean(sentence));
     }
     let label = stack_label(finding);
     field.lines("stack", &stack_lines(label, &finding.stack, detail));

@@ -100,11 +100,13 @@ pub fn bind(path: &Path) -> Result<BoundSocket, Error> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)
-        .map_err(|e| failed("create the folder", directory, e))?;
+    // Only the last folder, as /run/tracer: a whole new path is more likely a typing error.
+    match DirBuilder::new().mode(0o755).create(directory) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(failed("create the folder", directory, e));
+        }
+        _ => {}
+    }
     // Two daemons that start at once would both find the old file dead, and the second would
     // remove the first one's socket.
     let lock = File::open(directory).map_err(|e| failed("open the folder", directory, e))?;
