@@ -306,7 +306,7 @@ fn counts(finding: &Finding, now: Timestamp) -> String {
         };
         let _ = write!(
             line,
-            ", {sign}{} per minute",
+            ", {sign}{}/min",
             units::number(finding.growth_per_minute)
         );
     } else {
@@ -506,8 +506,7 @@ LEAK  1 finding, watched for 60s
    to      http://127.0.0.1:8080/v2/{}/tags/list
            GET http://127.0.0.1:8080/v2/app/tags/list
    by      app, pid 4711 (7 in its container), go1.27.3
-   count   820 outlived of 820 open, +16.4 per minute, 0.91 per request, oldest 60s; 900 opened, 80
-           closed
+   count   820 outlived of 820 open, +16.4/min, 0.91 per request, oldest 60s; 900 opened, 80 closed
    also    never_closed
    because - 820 responses began and none of their bodies was finished or closed.
    stack   of the latest request:
