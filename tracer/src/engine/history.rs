@@ -36,6 +36,11 @@ impl Mask {
         self.0 & (1 << class as u16) != 0
     }
 
+    /// Whether all classes of `other` are in the set.
+    pub const fn contains(self, other: Mask) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// Both sets together.
     pub const fn with(self, other: Mask) -> Mask {
         Mask(self.0 | other.0)
@@ -297,10 +302,9 @@ impl History {
         })
     }
 
-    /// Points kept at present.
-    #[cfg(test)]
-    pub fn points(&self) -> usize {
-        self.levels.iter().map(VecDeque::len).sum()
+    /// Points of one level at present.
+    pub fn points(&self, level: usize) -> usize {
+        self.levels.get(level).map_or(0, VecDeque::len)
     }
 
     /// Connections closed in the time that the finest series covers.
@@ -310,15 +314,27 @@ impl History {
             .map_or(0, |first| closed - first.closed)
     }
 
-    /// Whether the classes in `mask` had at least `count` members at each of the last `points`
-    /// points.
-    pub fn held(&self, mask: Mask, count: u32, points: usize) -> bool {
+    /// Seconds from the first to the last point of the finest series.
+    pub fn recent_seconds(&self) -> f64 {
+        match (self.levels[0].front(), self.levels[0].back()) {
+            (Some(first), Some(last)) => (last.at_ns - first.at_ns) as f64 / 1e9,
+            _ => 0.0,
+        }
+    }
+
+    /// Whether the classes in `mask` have had at least `count` members for at least `seconds`, at
+    /// every point of the finest series in that time.
+    pub fn held(&self, mask: Mask, count: u32, seconds: f64) -> bool {
         let level = &self.levels[0];
-        level.len() >= points
+        let Some(now_ns) = level.back().map(|p| p.at_ns) else {
+            return false;
+        };
+        let since_ns = now_ns.saturating_sub((seconds * 1e9) as u64);
+        level.front().is_some_and(|p| p.at_ns <= since_ns)
             && level
                 .iter()
                 .rev()
-                .take(points)
+                .take_while(|p| p.at_ns >= since_ns)
                 .all(|p| mask.sum(&p.counts) >= count)
     }
 }

@@ -7,7 +7,7 @@
 use super::{
     State,
     classify::Class,
-    history::{ClassTally, IDLE, Mask},
+    history::{BUCKETS, ClassTally, IDLE, Mask, OUTLIVED},
     judge::Sight,
     trend::{Sample, Sawtooth, Trend, sawtooth, trend},
 };
@@ -319,7 +319,7 @@ impl Rules<'_> {
             && all.older_than(oldest_s / 2.0) <= 0.8
             && all.birth_seconds() >= self.sight.settings.min_intervals.max(6)
             && self.state.history.recently_closed(self.state.closed) >= 5
-            && self.state.history.held(mask, MIN / 2, 20);
+            && self.state.history.held(mask, MIN / 2, 20.0);
         fits.then_some(Fit {
             kind: Kind::ClientPerRequest,
             mask,
@@ -353,6 +353,42 @@ impl Rules<'_> {
             }
         }
         best.filter(|f| rule.speak_low || f.confidence > Confidence::Low)
+            .or_else(|| self.born(kind, mask, rule, &all))
+    }
+
+    /// The rule of growth where too few sweeps were taken for a series, or the cohort is new: the
+    /// ages of its members tell how their number rose, if none were closed meanwhile.
+    fn born(&self, kind: Kind, mask: Mask, rule: Growing, all: &ClassTally) -> Option<Fit> {
+        const POINTS: usize = 6;
+        let tally = &self.state.tally;
+        let idle = tally.outlived();
+        let history = &self.state.history;
+        let watched_enough =
+            history.points(0) >= POINTS && history.recent_seconds() >= rule.medium_seconds;
+        if watched_enough
+            || !OUTLIVED.contains(mask)
+            || self.state.closed * 3 > u64::from(tally.open) * 2
+            || all.count * 4 < idle
+        {
+            return None;
+        }
+        let share = f64::from(all.count) / f64::from(idle);
+        let watched_s = (self.sight.now_ns - self.sight.started_ns) / 1_000_000_000;
+        let series: Vec<Sample> = (0..=watched_s.min(BUCKETS as u64 - 1))
+            .rev()
+            .map(|age| {
+                let younger: u32 = tally.births[..age as usize].iter().sum();
+                Sample {
+                    at: -(age as f64),
+                    value: f64::from(idle - younger) * share,
+                }
+            })
+            .collect();
+        let fit = self.steady(kind, mask, rule, all, &series)?;
+        (fit.confidence > Confidence::Low).then(|| Fit {
+            confidence: Confidence::Medium.min(rule.ceiling),
+            ..fit
+        })
     }
 
     fn steady(

@@ -82,10 +82,10 @@ pub const CASES: &[Case] = &[
         name: "freed by a collector from time to time",
         role: Role::Client,
         leak: Some(Kind::NeverClosed),
-        seconds: &[60.0],
+        seconds: &[180.0],
         rates: &[2.0, 8.0],
         lives: |_, s, r| {
-            let freed = |t: f64| opened(t).close((t / 17.0).floor() * 17.0 + 17.2);
+            let freed = |t: f64| opened(t).close((t / 41.0).floor() * 41.0 + 41.2);
             regular(0.0, s, r).into_iter().map(freed).collect()
         },
     },

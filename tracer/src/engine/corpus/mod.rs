@@ -42,7 +42,7 @@ struct Tally {
 fn run(case: &Case, tally: &mut Tally) {
     for &seconds in case.seconds {
         for &rate in case.rates {
-            for (sweep, reconcile) in [(1.0, 1.0), (1.0, 5.0), (1.3, 1e9), (0.5, 2.0)] {
+            for (sweep, reconcile) in [(1.0, 1.0), (1.0, 5.0), (1.3, 1e9), (0.5, 2.0), (7.0, 7.0)] {
                 for seed in 1..=5u64 {
                     let begun = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                     let mut noise = Noise(begun);
