@@ -103,15 +103,15 @@ pub fn bind(path: &Path) -> Result<BoundSocket, Error> {
     // Only the last folder, as /run/tracer: a whole new path is more likely a typing error.
     match DirBuilder::new().mode(0o755).create(directory) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(failed("create the folder", directory, e));
+            return Err(failed("create the folder of", path, e));
         }
         _ => {}
     }
     // Two daemons that start at once would both find the old file dead, and the second would
     // remove the first one's socket.
-    let lock = File::open(directory).map_err(|e| failed("open the folder", directory, e))?;
+    let lock = File::open(directory).map_err(|e| failed("open the folder of", path, e))?;
     flock(&lock, FlockOperation::LockExclusive)
-        .map_err(|e| failed("lock the folder", directory, e.into()))?;
+        .map_err(|e| failed("lock the folder of", path, e.into()))?;
     remove_stale(path, failed)?;
     let listener = listen(path).map_err(|e| failed("bind the socket", path, e))?;
     let meta = fs::symlink_metadata(path).map_err(|e| failed("look at", path, e))?;

@@ -1,0 +1,107 @@
+//! The metrics, by example.
+
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+
+use super::*;
+use crate::{cli::samples, report::CallSite};
+
+fn health() -> Health {
+    Health {
+        maps: vec![("SOCKS".to_owned(), 832, 262_144)],
+        programs: vec![("set_state".to_owned(), 1_500_000_000, 7)],
+        lifetimes: vec![(0.001, 70), (1.0, 10)],
+        lifetime_sum_seconds: 3.5,
+    }
+}
+
+fn encoded(report: &Report) -> String {
+    let mut totals = Totals::default();
+    totals.add(report);
+    encode(report, &health(), &totals).unwrap()
+}
+
+#[test]
+fn a_report_becomes_series() {
+    let text = encoded(&samples::report());
+    for line in [
+        "tracer_connections_open 832",
+        "tracer_connections_opened_total 912",
+        "tracer_findings{confidence=\"high\"} 1",
+        "tracer_findings{confidence=\"low\"} 0",
+        "tracer_leaked_connections{kind=\"response_body_not_closed\",call_site=\"main.fetch\"} 820",
+        "tracer_process_open_fds{pid=\"4711\"} 752",
+        "tracer_process_max_fds{pid=\"4711\"} 1024",
+        "tracer_ephemeral_ports_used{destination=\"10.0.0.7:443\"} 28232",
+        "tracer_connect_errors_total{errno=\"EADDRNOTAVAIL\"} 16",
+        "tracer_lost_events_total{cause=\"ring_full\"} 3",
+        "tracer_map_entries{map=\"SOCKS\"} 832",
+        "tracer_map_max_entries{map=\"SOCKS\"} 262144",
+        "tracer_program_run_seconds_total{program=\"set_state\"} 1.5",
+        "tracer_connection_lifetime_seconds_bucket{le=\"1\"} 80",
+        "tracer_connection_lifetime_seconds_bucket{le=\"+Inf\"} 80",
+        "tracer_connection_lifetime_seconds_sum 3.5",
+        "tracer_attached_programs 1",
+    ] {
+        assert!(
+            text.lines().any(|known| known == line),
+            "{line} is missing:\n{text}"
+        );
+    }
+}
+
+#[test]
+fn many_call_sites_are_folded_and_the_sum_stays_right() {
+    let mut report = samples::report();
+    report.findings = (0..200)
+        .map(|number| {
+            let mut finding = samples::finding();
+            finding.call_site = Some(CallSite {
+                function: format!("f{number}"),
+                file: None,
+                line: None,
+                module: None,
+            });
+            finding.connections.outlived = number;
+            finding
+        })
+        .collect();
+    let text = encoded(&report);
+    let values: Vec<f64> = text
+        .lines()
+        .filter(|line| line.starts_with("tracer_leaked_connections{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(values.len(), FINDINGS_MAX + 1);
+    assert_eq!(values.iter().sum::<f64>(), f64::from((0..200).sum::<u32>()));
+    assert!(
+        text.contains("{kind=\"other\",call_site=\"other\"}"),
+        "{text}"
+    );
+    assert!(text.contains("call_site=\"f199\""), "{text}");
+}
+
+#[test]
+fn counters_do_not_fall_when_a_process_ends() {
+    let mut totals = Totals::default();
+    let mut report = samples::report();
+    totals.add(&report);
+    totals.add(&report);
+    assert_eq!(totals.connect_errors["EADDRNOTAVAIL"], 16);
+    report.resources.clear();
+    totals.add(&report);
+    assert_eq!(totals.connect_errors["EADDRNOTAVAIL"], 16);
+    // The pid again, another process.
+    totals.add(&samples::report());
+    assert_eq!(totals.connect_errors["EADDRNOTAVAIL"], 32);
+}
+
+#[test]
+fn hostile_names_stay_inside_their_quotes() {
+    let mut report = samples::report();
+    report.findings[0].call_site.as_mut().unwrap().function = "a\"} 1\nx{y=\"\\".repeat(40);
+    let text = encoded(&report);
+    assert!(
+        text.lines()
+            .all(|line| line.starts_with("tracer_") || line.starts_with("# "))
+    );
+}
