@@ -8,6 +8,7 @@ mod command;
 mod daemon;
 mod doctor;
 mod fixtures;
+mod go;
 mod output;
 mod readme;
 mod scenarios;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     runner::main(&[
         readme::TESTS,
         fixtures::TESTS,
+        go::TESTS,
         verdicts::TESTS,
         command::TESTS,
         bad_input::TESTS,

@@ -482,7 +482,10 @@ pub fn go_stream_data(ctx: ProbeContext) -> u32 {
 fn stream_moves(ctx: &ProbeContext, state: u8) {
     if let Some(hit) = Hit::new(ctx) {
         let stream = register!(hit, ax).wrapping_sub(u64::from(hit.layout.stream_pipe));
-        if let Some(conn) = hit.conn(stream) {
+        // What comes while nobody reads is no progress: the time of the first unread part counts.
+        if let Some(conn) = hit.conn(stream)
+            && (state == GO_READING || conn.state != GO_RESPONSE)
+        {
             set_state(conn, state);
         }
     }

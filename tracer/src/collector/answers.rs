@@ -222,16 +222,15 @@ impl Session {
             tracer_ebpf::STACK_NONE => self.tickets.settle(sk, sock.open_stack),
             request => request,
         };
-        let call_site = if stack == tracer_ebpf::STACK_NONE {
-            None
-        } else {
-            self.stacks.site(stack).blamed().map(|frame| CallSite {
+        let site = self.site(stack);
+        let call_site = site.and_then(|site| {
+            site.blamed().map(|frame| CallSite {
                 function: frame.function.clone(),
                 file: frame.file.clone(),
                 line: frame.line,
                 module: frame.module.clone(),
             })
-        };
+        });
         let last = sock
             .at_ns(sock.sent_ticks.max(sock.received_ticks))
             .unwrap_or(sock.opened_ns);
@@ -274,6 +273,7 @@ impl Session {
             .filter(|&(_, count)| count > 0)
             .collect();
         let mut degraded = self.probes.degraded().to_vec();
+        degraded.extend(self.go.degraded());
         if self.totals.entries >= self.capacity("SOCKS") {
             degraded.push("the socket map is full: further sockets are counted, not kept".into());
         }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod cohorts;
+mod golang;
 mod lifetimes;
 mod live;
 mod people;
@@ -24,6 +25,7 @@ use tracer_ebpf::{AggKey, Config, CopySizeKey, StackCopy, WHEN_EXEC};
 
 use crate::{
     engine::{Engine, Settings},
+    go::GoTracer,
     kernel::probes::Probes,
     model::{CohortId, Ended},
     procs::{Clock, clock::monotonic_ns},
@@ -106,6 +108,7 @@ pub struct Session {
     stacks: Stacks,
     engine: Engine,
     people: people::People,
+    go: golang::GoView,
     cohorts: cohorts::Cohorts,
     requests: requests::Interner<requests::Request>,
     live: live::Live,
@@ -154,8 +157,10 @@ impl Session {
             ..Config::default()
         };
         let target = target::filter(&options.target, &mut config)?;
-        let probes = start::load(&options, config)?;
+        let mut probes = start::load(&options, config)?;
         target.enlist(&options.target, &probes);
+        let go = GoTracer::new(&mut probes, options.btf.as_deref())
+            .map_err(|e| StartError::Unsupported(e.to_string()))?;
         let now_ns = monotonic_ns();
         let mut session = Session {
             probes,
@@ -163,6 +168,7 @@ impl Session {
             stacks: Stacks::new(crate::stack::Limits::default()),
             engine: Engine::new(Settings::default()),
             people: people::People::default(),
+            go: golang::GoView::new(go),
             cohorts: cohorts::Cohorts::default(),
             requests: requests::Interner::new(),
             live: live::Live::default(),
@@ -228,6 +234,7 @@ impl Session {
             self.next_scan_ns = began_ns + SCAN_EVERY_NS.max(cost_ns * DUTY);
         }
         self.take_stacks();
+        self.follow_go(scan);
         if self.frozen_ns.is_none() {
             self.sweep(monotonic_ns(), scan)?;
         }
@@ -247,6 +254,7 @@ impl Session {
             };
             if copy.when == u32::from(WHEN_EXEC) {
                 self.people.forget(copy.tgid);
+                self.go.forget(copy.tgid);
                 for key in self.stacks.forget_process(copy.tgid) {
                     let _ = self.probes.trie.remove(&key);
                 }

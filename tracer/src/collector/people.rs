@@ -37,6 +37,14 @@ impl People {
         process
     }
 
+    /// Notes the language runtime of a process.
+    pub fn set_runtime(&mut self, pid: u32, runtime: &str) {
+        self.get(pid);
+        if let Some(process) = self.known.get_mut(&pid) {
+            Arc::make_mut(process).runtime = Some(runtime.to_owned());
+        }
+    }
+
     /// The process runs another program now: it is read again at the next sight.
     pub fn forget(&mut self, pid: u32) {
         self.known.remove(&pid);

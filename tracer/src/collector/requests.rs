@@ -70,6 +70,8 @@ pub struct Request {
     pub target: String,
     /// Host the request names.
     pub host: Option<String>,
+    /// Scheme of its URL.
+    pub scheme: Scheme,
 }
 
 /// What a head says, if it is one of a known protocol.
@@ -80,6 +82,7 @@ pub fn request(head: &Head) -> Option<Request> {
             method: head.method,
             target: head.target,
             host: head.host,
+            scheme: Scheme::Http,
         }),
         _ => None,
     }
@@ -131,7 +134,7 @@ pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -
         host: request.and_then(|r| r.host.clone()),
         url: request.map(|r| {
             url(
-                Scheme::Http,
+                r.scheme,
                 family,
                 address,
                 r.host.as_deref(),
@@ -144,7 +147,7 @@ pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -
 /// A request as findings show it.
 pub fn shown(family: Family, address: &str, request: &Request) -> String {
     let url = url(
-        Scheme::Http,
+        request.scheme,
         family,
         address,
         request.host.as_deref(),

@@ -42,6 +42,7 @@ impl Session {
     pub(super) fn sweep(&mut self, now_ns: u64, reconciled: bool) -> std::io::Result<()> {
         self.live.begin();
         self.take_heads()?;
+        self.go.refresh(&mut self.requests)?;
         self.engine.begin_sweep(now_ns, reconciled);
         let mut totals = Totals::default();
         let mut lost = Vec::new();
@@ -60,6 +61,7 @@ impl Session {
             self.processes = 0;
             return Ok(());
         }
+        self.show_streams(now_ns)?;
         self.live.end();
         self.forget_lost(&lost, now_ns)?;
         self.deliver_ended()?;
@@ -141,11 +143,17 @@ impl Session {
         if sock.tgid == 0 || open_stack == STACK_NONE {
             totals.unattributed += 1;
         }
+        let told = self.go.of(sk, sock);
+        if let Some(number) = told.and_then(|told| told.request) {
+            self.live.memory(sk, sock.opened_ns).set_request(number);
+        }
         let request = self.live.memory(sk, sock.opened_ns).request();
         if now_ns.saturating_sub(sock.opened_ns) < YOUNG_NS || sock.tgid == 0 {
             return;
         }
-        let request_stack = self.tickets.settle(sk, sock.request_stack);
+        let request_stack = told
+            .and_then(|told| told.stack)
+            .unwrap_or_else(|| self.tickets.settle(sk, sock.request_stack));
         let chosen_by = mix([
             sock.tgid,
             open_stack,
@@ -166,8 +174,11 @@ impl Session {
                 cohort
             }
         };
-        self.engine
-            .observe(cohort, role(sock), &connection(sk, sock, holder));
+        let mut seen = connection(sk, sock, holder);
+        if let Some(told) = told {
+            told.correct(&mut seen, sock);
+        }
+        self.engine.observe(cohort, role(sock), &seen);
     }
 
     /// Who has a descriptor, by the latest scan.
@@ -241,7 +252,11 @@ impl Session {
         Some(cohort)
     }
 
-    fn site(&mut self, number: u32) -> Option<Arc<Site>> {
+    /// A stack with names; `None` for no stack.
+    pub(super) fn site(&mut self, number: u32) -> Option<Arc<Site>> {
+        if crate::go::is_go_stack(number) {
+            return self.go.site(number);
+        }
         (number != STACK_NONE).then(|| self.stacks.site(number))
     }
 

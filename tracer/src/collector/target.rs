@@ -67,6 +67,11 @@ fn cgroup(path: &Path, config: &mut Config) -> Result<Watched, StartError> {
 }
 
 impl Watched {
+    /// Whether everything is watched, so that nobody keeps a list of pids.
+    pub fn is_host(&self) -> bool {
+        matches!(self, Watched::Host)
+    }
+
     /// Puts the target's processes into the kernel's filter; after attaching, so that no fork
     /// falls between.
     pub fn enlist(&self, target: &Target, probes: &Probes) {

@@ -1,0 +1,285 @@
+//! Go programs in a session: what their own connection pools say, joined with the kernel's sockets.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::Arc,
+};
+
+use tracer_ebpf::{SOCK_READING, Sock};
+
+use super::{
+    Session,
+    cohorts::Member,
+    people::People,
+    requests::{self, Interner, Request},
+};
+use crate::{
+    go::{GoConnection, GoKind, GoRequest, GoTracer},
+    http::{Scheme, redact_target},
+    kernel::probes::Probes,
+    model::{CohortId, Connection, Ended, Holder, PoolState, Role, Site, StackOf},
+    procs,
+};
+
+/// Streams younger than this are left alone, as sockets are.
+const YOUNG_NS: u64 = 1_000_000_000;
+
+/// What a Go program says of one of its client connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Told {
+    /// State in the pool.
+    state: PoolState,
+    /// Number of the latest request.
+    pub request: Option<u32>,
+    /// Stack id of whoever issued it.
+    pub stack: Option<u32>,
+    requests: u32,
+    request_ns: Option<u64>,
+    tgid: u32,
+    inode: u32,
+}
+
+impl Told {
+    /// Puts what the pool knows in place of what the kernel guesses.
+    pub fn correct(&self, connection: &mut Connection, sock: &Sock) {
+        connection.pool = if self.state == PoolState::Response && sock.flags & SOCK_READING != 0 {
+            PoolState::Reading
+        } else {
+            self.state
+        };
+        // Handshakes of TLS look like turns to the kernel.
+        connection.turns = self.requests;
+        connection.turn_ns = self.request_ns.or(connection.turn_ns);
+    }
+}
+
+/// Identity of a stream: process, address, start.
+type StreamId = (u32, u64, u64);
+
+/// The Go part of a session.
+#[derive(Debug)]
+pub struct GoView {
+    tracer: GoTracer,
+    considered: HashSet<u32>,
+    by_socket: HashMap<u64, Told>,
+    streams: Vec<GoConnection>,
+    stream_cohorts: HashMap<StreamId, CohortId>,
+}
+
+impl GoView {
+    /// A view of nothing yet.
+    pub fn new(tracer: GoTracer) -> GoView {
+        GoView {
+            tracer,
+            considered: HashSet::new(),
+            by_socket: HashMap::new(),
+            streams: Vec::new(),
+            stream_cohorts: HashMap::new(),
+        }
+    }
+
+    /// Looks at processes that came into view, and forgets those that went.
+    pub fn follow(&mut self, probes: &mut Probes, people: &mut People, pids: &[u32]) {
+        let gone: Vec<u32> = self
+            .considered
+            .iter()
+            .copied()
+            .filter(|pid| !pids.contains(pid))
+            .collect();
+        for pid in gone {
+            self.forget(pid);
+        }
+        for &pid in pids {
+            if self.considered.insert(pid) {
+                // A process that has just ended, or that may not be looked at, has no pools to ask.
+                if let Err(error) = self.tracer.consider(probes, pid) {
+                    tracing::debug!(pid, %error, "not looked at as a Go program");
+                }
+                if let Some(version) = self.tracer.version(pid) {
+                    people.set_runtime(pid, version);
+                }
+            }
+        }
+    }
+
+    /// A process ended or runs another program now.
+    pub fn forget(&mut self, pid: u32) {
+        self.considered.remove(&pid);
+        self.tracer.forget_process(pid);
+    }
+
+    /// Reads what the pools say now.
+    pub fn refresh(&mut self, interner: &mut Interner<Request>) -> io::Result<()> {
+        self.by_socket.clear();
+        self.streams.clear();
+        for connection in self.tracer.sweep()? {
+            match connection.kind {
+                GoKind::Stream => self.streams.push(connection),
+                GoKind::Client if connection.sk != 0 => {
+                    let request = connection.request.as_ref().map(request);
+                    let told = Told {
+                        state: connection.state,
+                        request: request.and_then(|r| interner.number(&r)),
+                        stack: connection.stack,
+                        requests: connection.requests,
+                        request_ns: connection.request_ns,
+                        tgid: connection.tgid,
+                        inode: connection.inode,
+                    };
+                    self.by_socket.insert(connection.sk, told);
+                }
+                GoKind::Client | GoKind::Server => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What the program says of a socket.
+    pub fn of(&self, sk: u64, sock: &Sock) -> Option<Told> {
+        self.by_socket
+            .get(&sk)
+            // The kernel may use a socket's memory again before the entry goes.
+            .filter(|told| told.tgid == sock.tgid)
+            .filter(|told| sock.inode == 0 || told.inode == sock.inode)
+            .copied()
+    }
+
+    /// The stack of a request, by an id with [`tracer_ebpf::STACK_GO`].
+    pub fn site(&mut self, id: u32) -> Option<Arc<Site>> {
+        self.tracer.site(id)
+    }
+
+    /// Sentences about Go programs whose pools can't be asked.
+    pub fn degraded(&self) -> Vec<String> {
+        self.tracer
+            .programs()
+            .filter_map(|program| {
+                let reason = program.kernel_only.as_ref()?;
+                Some(format!(
+                    "{}: only the kernel's view, because {reason}",
+                    program.path
+                ))
+            })
+            .collect()
+    }
+}
+
+fn request(request: &GoRequest) -> Request {
+    Request {
+        method: request.method.to_owned(),
+        target: redact_target(request.target.as_bytes(), request.cut),
+        host: (!request.host.is_empty()).then(|| request.host.clone()),
+        scheme: if request.https {
+            Scheme::Https
+        } else {
+            Scheme::Http
+        },
+    }
+}
+
+impl Session {
+    /// Brings the Go programs in view up to date. `scan`: look for new processes of the whole
+    /// host, too.
+    pub(super) fn follow_go(&mut self, scan: bool) {
+        let pids = if self.target.is_host() {
+            if !scan {
+                return;
+            }
+            procs::all()
+        } else {
+            self.probes.targets.keys().unwrap_or_default()
+        };
+        self.go.follow(&mut self.probes, &mut self.people, &pids);
+    }
+
+    /// Shows the HTTP/2 streams to the engine as connections of their own: one that is never ended
+    /// is a leak, however healthy the connection that carries it.
+    pub(super) fn show_streams(&mut self, now_ns: u64) -> io::Result<()> {
+        let streams = std::mem::take(&mut self.go.streams);
+        let mut seen = HashMap::new();
+        for stream in &streams {
+            let began_ns = stream.request_ns.unwrap_or(stream.last_progress_ns);
+            if now_ns.saturating_sub(began_ns) < YOUNG_NS {
+                continue;
+            }
+            let id = (stream.tgid, stream.object, began_ns);
+            let cohort = match self.go.stream_cohorts.get(&id) {
+                Some(&cohort) => Some(cohort),
+                None => self.stream_cohort(stream)?,
+            };
+            if let Some(cohort) = cohort {
+                seen.insert(id, cohort);
+                let connection = stream_connection(stream, began_ns);
+                self.engine.observe(cohort, Role::Client, &connection);
+            }
+        }
+        for ((_, _, began_ns), cohort) in self
+            .go
+            .stream_cohorts
+            .iter()
+            .filter(|(id, _)| !seen.contains_key(*id))
+        {
+            let ended = Ended {
+                count: 1,
+                lifetime_ns: now_ns.saturating_sub(*began_ns),
+                turns: 1,
+            };
+            self.engine.ended(*cohort, Role::Client, &ended);
+        }
+        self.go.stream_cohorts = seen;
+        self.go.streams = streams;
+        Ok(())
+    }
+
+    fn stream_cohort(&mut self, stream: &GoConnection) -> io::Result<Option<CohortId>> {
+        let Some(sock) = self.probes.socks.get(&stream.sk)? else {
+            return Ok(None);
+        };
+        let Some(request) = stream.request.as_ref().map(request) else {
+            return Ok(None);
+        };
+        let process = self.people.get(stream.tgid);
+        let family = requests::family(&sock);
+        let address = self.address(&sock, family, Role::Client);
+        let site = stream.stack.and_then(|id| Some((id, self.go.site(id)?)));
+        let cohort = self.cohorts.of(Member {
+            process: &process,
+            site,
+            site_of: StackOf::Request,
+            opener: None,
+            remote: &requests::client_remote(family, &address, Some(&request)),
+            role: Role::Client,
+        });
+        if let Some(cohort) = cohort {
+            self.cohorts
+                .add_example(cohort, || requests::shown(family, &address, &request));
+        }
+        Ok(cohort)
+    }
+}
+
+/// A stream in the form of a connection.
+fn stream_connection(stream: &GoConnection, began_ns: u64) -> Connection {
+    let responded = matches!(stream.state, PoolState::Response | PoolState::Reading);
+    Connection {
+        sk: stream.object,
+        opened_ns: began_ns,
+        sent_ns: Some(began_ns),
+        received_ns: responded.then_some(stream.last_progress_ns),
+        turn_ns: Some(began_ns),
+        peer_closed_ns: None,
+        closed_ns: None,
+        turns: 1,
+        unread: 0,
+        fd: stream.fd,
+        holder: Holder::Opener,
+        connected: true,
+        reset: false,
+        shutdown: false,
+        preexisting: false,
+        error: 0,
+        last_was_send: !responded,
+        pool: stream.state,
+    }
+}
