@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Image, Kernel, SLOWER, work_dir};
+use super::{Image, JOBS, Kernel, SLOWER, work_dir};
 
 /// A guest that has said nothing after this time does not boot; it takes 5 to 20 s here.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -49,6 +49,7 @@ pub fn run(
         ("TRACER_BIN", "/usr/bin/tracer".to_owned()),
         ("TRACER_FIXTURES", "/fixtures".to_owned()),
         ("TRACER_TEST_SLOW", SLOWER.to_string()),
+        ("TRACER_TEST_JOBS", JOBS.to_string()),
         ("RUST_BACKTRACE", "1".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value));
@@ -58,14 +59,25 @@ pub fn run(
     let mut ended = Err(anyhow::anyhow!("not tried"));
     for boots in 1..=TRIES {
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "2048"])
-            .args(["-display", "none", "-nodefaults", "-no-reboot", "-serial"])
-            .arg(format!("file:{}", console.display()))
-            .args(["-serial", "stdio", "-kernel"])
-            .arg(&kernel.path)
-            .arg("-initrd")
-            .arg(&archive)
-            .args(["-append", "console=ttyS0 quiet panic=-1"]);
+        // two processors on one thread: with a thread each, QEMU sometimes runs code that the
+        // kernel has just patched (attaching to a tracepoint does), and the guest dies of it
+        qemu.args([
+            "-accel",
+            "tcg,thread=single",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "2048",
+        ])
+        .args(["-display", "none", "-nodefaults", "-no-reboot", "-serial"])
+        .arg(format!("file:{}", console.display()))
+        .args(["-serial", "stdio", "-kernel"])
+        .arg(&kernel.path)
+        .arg("-initrd")
+        .arg(&archive)
+        .args(["-append", "console=ttyS0 quiet panic=-1"]);
         match boot(qemu, limit, on_line) {
             Ok(status) => {
                 ended = Ok(Ended { status, boots });
@@ -143,8 +155,12 @@ fn boot(mut qemu: Command, limit: Duration, on_line: &mut dyn FnMut(&str)) -> Re
                     deadline = Instant::now() + limit;
                 }
             }
-            Ok(line) => match line.strip_prefix("GUEST ENDED ") {
-                Some(status) => {
+            // the job's last line may have had no end
+            Ok(line) => match line.split_once("GUEST ENDED ") {
+                Some((last, status)) => {
+                    if !last.is_empty() {
+                        on_line(last);
+                    }
                     return status
                         .parse()
                         .with_context(|| format!("the guest ended with {status:?}"))

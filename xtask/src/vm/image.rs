@@ -35,14 +35,15 @@ mount -t devpts pts /dev/pts
 mount -t tracefs trace /sys/kernel/tracing
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup /sys/fs/cgroup
+mount -t securityfs security /sys/kernel/security
 ip link set lo up
 hostname guest
 stty -F /dev/ttyS1 raw -echo
 exec </dev/null >/dev/ttyS1 2>&1
 echo "GUEST STARTED $(uname -r)"
 . /job.env
-sh /job
-echo "GUEST ENDED $?"
+# through a pipe, so that nobody takes the serial line for a terminal
+{ sh /job 2>&1; echo "GUEST ENDED $?"; } | cat
 sync
 reboot -f
 "#;
