@@ -6,7 +6,10 @@
 //! ten-thousand. The rest (expressions, as in PLT entries and signal trampolines) is evaluated
 //! each time.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
 
 use gimli::{
     BaseAddresses, CfaRule, DebugFrame, EhFrame, EhFrameHdr, EndianSlice, EvaluationResult,
@@ -14,7 +17,7 @@ use gimli::{
     UnwindSection, UnwindTableRow, Value, X86_64,
 };
 
-use super::image::{Image, ImageKey, Part};
+use super::image::{Image, Part};
 
 type Reader<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -90,8 +93,30 @@ pub(super) struct FrameIndex(Vec<(u64, usize)>);
 /// Rules met so far, of all files.
 #[derive(Debug)]
 pub(super) struct Rules {
-    known: HashMap<(ImageKey, u64), Rule>,
+    known: HashMap<(u64, u64), Rule, BuildHasherDefault<Mix>>,
     context: UnwindContext<usize>,
+}
+
+/// Mixes the two words of a key; a lookup is made for every frame, and the default hash would be
+/// most of its cost. Collisions can't grow: the table is bounded.
+#[derive(Debug, Default)]
+pub(super) struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // 2^64 divided by the golden ratio (Knuth, volume 3, section 6.4).
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// Rules kept; about 5 MiB when full.
@@ -102,7 +127,7 @@ const INDEX_MAX: usize = 1 << 20;
 impl Rules {
     pub(super) fn new() -> Rules {
         Rules {
-            known: HashMap::new(),
+            known: HashMap::default(),
             context: UnwindContext::new(),
         }
     }
@@ -115,7 +140,7 @@ impl Rules {
         regs: &mut Registers,
         read: &dyn Fn(u64) -> Option<u64>,
     ) -> Step {
-        let key = (image.key(), address);
+        let key = (image.serial(), address);
         let rule = match self.known.get(&key) {
             Some(rule) => *rule,
             None => {

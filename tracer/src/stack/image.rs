@@ -9,7 +9,10 @@ use std::{
         fd::{AsRawFd, RawFd},
         unix::fs::MetadataExt,
     },
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use memmap2::Mmap;
@@ -84,6 +87,7 @@ enum Contents {
 /// A pinned ELF file (x86-64).
 pub struct Image {
     key: ImageKey,
+    serial: u64,
     contents: Contents,
     segments: Vec<Segment>,
     sections: Vec<(String, Part)>,
@@ -169,8 +173,11 @@ impl Image {
                 None
             });
         let build_id = build_id.map(<[u8]>::to_vec);
+        // Only has to be unique; nothing is ordered by it.
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
         Some(Image {
             key,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             segments,
             sections,
             eh_frame_hdr,
@@ -184,6 +191,12 @@ impl Image {
     #[must_use]
     pub const fn key(&self) -> ImageKey {
         self.key
+    }
+
+    /// A number no other image of this process has: a shorter key for caches.
+    #[must_use]
+    pub const fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// The descriptor that pins it; `None` for bytes copied from memory.
