@@ -15,13 +15,7 @@ use tracer_tests::{
     tracer::{self, Report},
 };
 
-tests![
-    oldest_stripped,
-    newest_plain,
-    newest_position_independent,
-    newest_cgo,
-    every_version
-];
+tests![oldest_version, newest_version];
 
 /// Seconds that the check watches.
 const WATCH: u64 = 25;
