@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     args::Args,
-    build::{self, Profile},
+    build::{self, Executable, Profile},
     setup, sh,
 };
 
@@ -30,36 +30,76 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     let ready = setup::to_build(options)?;
     let programs = build::programs(&ready, Profile::default())?;
     let tracer = build::find(&programs, "tracer")?;
-    let source = fs::read_to_string(sh::root().join(SOURCE))?;
-    let line = marked_line(&source).with_context(|| format!("{SOURCE} has no line `{MARK}`"))?;
-
-    let mut server = Command::new(build::find(&programs, "fixture-server")?);
-    let (_server, address) = start(server.args(["http", "127.0.0.1:0"]))?;
-    let mut shop = Command::new(build::find(&programs, "leaky-shop")?);
-    let (shop, _) = start(shop.arg(&address))?;
-    let pid = shop.0.id().to_string();
+    let scene = Scene::start(&programs)?;
+    let Scene { address, line, .. } = &scene;
+    let pid = scene.pid();
     eprintln!(
         "\nxtask: leaky-shop sells over loopback to {address}; its line {line} leaks a connection \
          with every order.\nxtask: this is what tracer sees from outside in {WATCHED} s \
          (tracer check --pid {pid} --duration {WATCHED}s):\n"
     );
-    let kept = Kept::new();
-    sh::run(
-        sh::as_root(&tracer)
-            .args(["check", "--pid", &pid, "--duration", &format!("{WATCHED}s")])
-            .arg("--save")
-            .arg(&kept.0)
-            .stdin(Stdio::null()),
-    )?;
-    let report = fs::read_to_string(&kept.0).context("tracer kept no result")?;
-    let report = serde_json::from_str(&report).context("tracer's result is not JSON")?;
-    let Some(found) = finding_at(&report, Path::new(SOURCE), line) else {
-        bail!(
-            "tracer reported no leak at {SOURCE}:{line}; `tracer doctor` tells what this kernel lets it see"
-        );
-    };
+    let found = scene.catch(sh::as_root(&tracer), WATCHED, sh::run)?;
     println!("\nThe demo's leak was caught: {found}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The shop, selling and leaking for as long as this value lives.
+pub struct Scene {
+    // ends before the server that it talks to
+    shop: Running,
+    _server: Running,
+    /// Of the server.
+    address: String,
+    /// The line of its source that leaks.
+    line: u64,
+}
+
+impl Scene {
+    /// Starts the server and the shop, which lie among `programs`.
+    pub fn start(programs: &[Executable]) -> Result<Self> {
+        let source = fs::read_to_string(sh::root().join(SOURCE))?;
+        let line =
+            marked_line(&source).with_context(|| format!("{SOURCE} has no line `{MARK}`"))?;
+        let mut server = Command::new(build::find(programs, "fixture-server")?);
+        let (server, address) = start(server.args(["http", "127.0.0.1:0"]))?;
+        let mut shop = Command::new(build::find(programs, "leaky-shop")?);
+        let (shop, _) = start(shop.arg(&address))?;
+        Ok(Self {
+            shop,
+            _server: server,
+            address,
+            line,
+        })
+    }
+
+    fn pid(&self) -> u32 {
+        self.shop.0.id()
+    }
+
+    /// Lets `tracer` (a command without arguments yet), run by `run`, watch the shop for some
+    /// seconds; returns a sentence about the leak, or an error if it was not found.
+    pub fn catch(
+        &self,
+        mut tracer: Command,
+        seconds: u32,
+        run: impl FnOnce(&mut Command) -> Result<()>,
+    ) -> Result<String> {
+        let kept = Kept::new();
+        tracer
+            .args(["check", "--pid", &self.pid().to_string()])
+            .args(["--duration", &format!("{seconds}s"), "--save"])
+            .arg(&kept.0)
+            .stdin(Stdio::null());
+        run(&mut tracer)?;
+        let report = fs::read_to_string(&kept.0).context("tracer kept no result")?;
+        let report = serde_json::from_str(&report).context("tracer's result is not JSON")?;
+        finding_at(&report, Path::new(SOURCE), self.line).with_context(|| {
+            format!(
+                "tracer reported no leak at {SOURCE}:{}; `tracer doctor` tells what this kernel lets it see",
+                self.line
+            )
+        })
+    }
 }
 
 /// A program that ends with this value; those of the demo end when their standard input does.

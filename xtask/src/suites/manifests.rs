@@ -1,5 +1,5 @@
 //! The manifests in `deploy/`, held against Kubernetes' published schemas, which the PyPI package
-//! `kubernetes-validate` carries.
+//! `kubernetes-validate` carries; and the capabilities that one of them lists, against a leak.
 
 use std::{
     fs,
@@ -10,14 +10,21 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{Outcome, Suite};
-use crate::sh::{self, step};
+use crate::{
+    build::{self, Executable},
+    demo,
+    sh::{self, step},
+};
 
 const VERSION: &str = "1.37.0";
 /// The oldest Kubernetes that knows every field we use, and the newest that the package knows.
 const KUBERNETES: &[&str] = &["1.30", "1.37"];
 
-/// Validates every manifest.
-pub fn run() -> Result<Suite> {
+/// The manifest that lists capabilities.
+const CAPABILITIES: &str = "deploy/daemonset-capabilities.yaml";
+
+/// Validates every manifest, and tries the listed capabilities with the demo's programs.
+pub fn run(programs: &[Executable]) -> Result<Suite> {
     let started = Instant::now();
     eprintln!("xtask: deploy: manifests");
     let mut outcome = Outcome::default();
@@ -36,6 +43,12 @@ pub fn run() -> Result<Suite> {
             // the validator itself must be able to say no
             outcome.count("a misspelt field is refused", refuses(&validator));
         }
+    }
+    if sh::is_root() {
+        let caught = with_listed_capabilities(programs);
+        outcome.count("the listed capabilities are enough to catch a leak", caught);
+    } else {
+        outcome.skip("not root: capabilities can't be taken away".to_owned());
     }
     Ok(Suite {
         name: "deploy: manifests".to_owned(),
@@ -78,6 +91,33 @@ fn refuses(validator: &Path) -> Result<()> {
     }
 }
 
+fn with_listed_capabilities(programs: &[Executable]) -> Result<()> {
+    let manifest = fs::read_to_string(sh::root().join(CAPABILITIES))?;
+    let bounds = bounding_set(&manifest);
+    let mut tracer = sh::command("setpriv");
+    tracer
+        .arg(format!("--bounding-set={bounds}"))
+        .args(["--inh-caps=-all", "--no-new-privs", "--"])
+        .arg(build::find(programs, "tracer")?);
+    let found = demo::Scene::start(programs)?.catch(tracer, 15, sh::quiet)?;
+    println!("with {bounds}: {found}");
+    Ok(())
+}
+
+/// The list below `add:` as setpriv wants it: none but these.
+fn bounding_set(manifest: &str) -> String {
+    manifest
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| *line != "add:")
+        .skip(1)
+        .filter(|line| !line.starts_with('#'))
+        .map_while(|line| line.strip_prefix("- "))
+        .fold("-all".to_owned(), |list, name| {
+            format!("{list},+{}", name.to_lowercase())
+        })
+}
+
 /// Installs the validator once, in an environment of its own.
 fn validator() -> Result<PathBuf> {
     let folder = sh::cache_dir().join(format!("kubernetes-validate-{VERSION}"));
@@ -99,4 +139,14 @@ fn validator() -> Result<PathBuf> {
         },
     )?;
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn capabilities_are_read_from_a_manifest() {
+        let manifest = "capabilities:\n  drop: [ALL]\n  add:\n    # why\n    - BPF\n    # why\n    - SYS_PTRACE\nlivenessProbe:\n  - X\n";
+        assert_eq!(super::bounding_set(manifest), "-all,+bpf,+sys_ptrace");
+        assert_eq!(super::bounding_set("drop: [ALL]"), "-all");
+    }
 }

@@ -74,7 +74,7 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
         }
     }
     if !unit_only && filter.is_empty() {
-        suites.push(manifests::run()?);
+        suites.push(manifests::run(&programs)?);
     }
     if full {
         setup::to_boot_guests(options)?;
