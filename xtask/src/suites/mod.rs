@@ -41,7 +41,7 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     args.finish()?;
     let mut ready = setup::to_build(options)?;
     if !unit_only {
-        ready = setup::to_test(&ready, options)?;
+        ready = setup::to_test(&ready, options, full)?;
     }
     let programs = build::with_tests(&ready)?;
     let tracer = build::find(&programs, "tracer")?;
@@ -68,6 +68,7 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
             command
                 .arg(assignment("TRACER_BIN", &tracer))
                 .arg(assignment("PATH", Path::new(&sh::path_with(&ready.path))))
+                .args(full.then_some("TRACER_TEST_FULL=1"))
                 .arg(&program.path)
                 .current_dir(sh::root().join(BEHAVIOUR));
             suites.push(run_one(program, true, command, &filter)?);
