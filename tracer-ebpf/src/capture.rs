@@ -13,7 +13,7 @@ use tracer_ebpf::{
 
 use crate::{
     config,
-    kernel::{UserRegs, current_tgid, current_tid, read_user, user_regs},
+    kernel::{Position, current_tgid, current_tid, position, read_user, saved_regs},
     maps::{BUDGETS, COPY_SIZES, STACKS, TICKETS, TRIE, count},
 };
 
@@ -51,7 +51,7 @@ pub extern "C" fn capture_stack(sk: u64, opened_ns: u64, when: u32) -> u32 {
     if config!(want_stacks) == 0 {
         return STACK_NONE;
     }
-    let Some(regs) = user_regs() else {
+    let Some(regs) = position() else {
         count(Counter::StackUnreadable);
         return STACK_NONE;
     };
@@ -80,7 +80,7 @@ pub extern "C" fn capture_stack(sk: u64, opened_ns: u64, when: u32) -> u32 {
 
 /// Follows the trie from the registers outwards.
 #[inline(always)]
-fn walk(regs: &UserRegs, tgid: u32) -> u32 {
+fn walk(regs: &Position, tgid: u32) -> u32 {
     let mut key = TrieKey {
         address: regs.ip,
         tgid,
@@ -143,12 +143,13 @@ fn next_ticket() -> u32 {
 }
 
 #[inline(always)]
-fn copy<const BYTES: usize>(occasion: Occasion, regs: &UserRegs, tgid: u32) -> u32 {
+fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u32 {
     let Some(mut entry) = STACKS.reserve::<Record<BYTES>>(0) else {
         count(Counter::RingFull);
         return STACK_NONE;
     };
     let ticket = next_ticket();
+    let saved = saved_regs();
     let record = entry.as_mut_ptr();
     // SAFETY: the reserved entry is ours until submitted, and every byte that user space reads
     // (the head and `len` bytes) is written here.
@@ -180,8 +181,8 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &UserRegs, tgid: u32) -> u
             pad: 0,
             ip: regs.ip,
             sp: regs.sp,
-            bp: regs.bp,
-            saved: [regs.bx, regs.r12, regs.r13, regs.r14, regs.r15],
+            bp: saved.bp,
+            saved: [saved.bx, saved.r12, saved.r13, saved.r14, saved.r15],
         };
     }
     entry.submit(0);

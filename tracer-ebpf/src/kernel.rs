@@ -1,14 +1,11 @@
 //! Reads of kernel memory at offsets that user space resolved from BTF, and of the user
 //! registers of the current task.
 
-use core::ffi::c_void;
+use core::mem::offset_of;
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user,
-    generated::{
-        bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf,
-        bpf_probe_read_kernel as raw_probe_read_kernel, bpf_task_pt_regs,
-    },
+    generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf, bpf_task_pt_regs},
 };
 use tracer_ebpf::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets, ROLE_PAIR};
 
@@ -92,8 +89,8 @@ pub fn current_is_target() -> bool {
     }
 }
 
-/// The user registers of the current task, as `struct pt_regs` has them on x86-64
-/// (`arch/x86/include/asm/ptrace.h`).
+/// The user registers of a task, as `struct pt_regs` has them on x86-64
+/// (arch/x86/include/asm/ptrace.h).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct UserRegs {
@@ -119,6 +116,28 @@ pub struct UserRegs {
     pub sp: u64,
 }
 
+/// The registers that a callee must preserve, as the user left them: the start of [`UserRegs`].
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct SavedRegs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub bp: u64,
+    pub bx: u64,
+}
+
+/// Where the user was: the part of [`UserRegs`] from `ip` on.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Position {
+    pub ip: u64,
+    pub cs: u64,
+    pub flags: u64,
+    pub sp: u64,
+}
+
 /// Size of a kernel stack on x86-64 without KASAN (`THREAD_SIZE`), for kernels that lack
 /// `bpf_task_pt_regs`.
 const THREAD_SIZE: u64 = 16 << 10;
@@ -138,32 +157,33 @@ fn user_regs_address() -> Address {
     }
 }
 
-/// The user registers, or `None` outside 64-bit user tasks.
+/// Where the current task was in user code, or `None` outside 64-bit user tasks.
 #[inline(always)]
-pub fn user_regs() -> Option<UserRegs> {
-    let mut regs = UserRegs::default();
-    // SAFETY: the destination is a local of exactly that size; the helper checks the source.
-    let failed = unsafe {
-        raw_probe_read_kernel(
-            (&raw mut regs).cast::<c_void>(),
-            size_of::<UserRegs>() as u32,
-            user_regs_address() as *const c_void,
-        )
-    };
-    if failed != 0 || regs.cs != USER_CS {
-        None
+pub fn position() -> Option<Position> {
+    let position: Position = read(user_regs_address(), offset_of!(UserRegs, ip));
+    if position.cs == USER_CS {
+        Some(position)
     } else {
-        Some(regs)
+        None
     }
+}
+
+/// The registers that callees preserve.
+#[inline(always)]
+pub fn saved_regs() -> SavedRegs {
+    read(user_regs_address(), 0)
 }
 
 /// Number of the system call the current task is in.
 #[inline(always)]
 pub fn current_syscall() -> u64 {
-    read::<u64>(
-        user_regs_address(),
-        core::mem::offset_of!(UserRegs, orig_ax),
-    )
+    read::<u64>(user_regs_address(), offset_of!(UserRegs, orig_ax))
+}
+
+/// Second argument of that system call.
+#[inline(always)]
+pub fn second_argument() -> u64 {
+    read::<u64>(user_regs_address(), offset_of!(UserRegs, si))
 }
 
 /// `AF_UNIX`

@@ -96,14 +96,11 @@ pub struct TaskFile {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 pub unsafe extern "C" fn scan_descriptors(ctx: *const TaskFile) -> i32 {
-    // SAFETY: the verifier checks these loads against the iterator's context.
-    let (task, fd, file) = unsafe {
-        (
-            core::ptr::read_volatile(&raw const (*ctx).task),
-            core::ptr::read_volatile(&raw const (*ctx).fd),
-            core::ptr::read_volatile(&raw const (*ctx).file),
-        )
-    };
+    // as plain numbers, see `address`
+    let base = ctx as u64;
+    let task: Address = read(base, core::mem::offset_of!(TaskFile, task));
+    let file: Address = read(base, core::mem::offset_of!(TaskFile, file));
+    let fd: u32 = read(base, core::mem::offset_of!(TaskFile, fd));
     if task != 0 && file != 0 {
         descriptors::visit(task, fd, file);
     }

@@ -14,7 +14,7 @@ use crate::{
         AF_INET, AF_INET6, Address, IPPROTO_TCP, current_is_target, current_syscall, current_tgid,
         current_tid, family, netns, protocol, read,
     },
-    maps::{AGG, EMPTY_AGG, ERRORS, HEADS, LISTENERS, SOCKS, atomic_add, count},
+    maps::{AGG, EMPTY_AGG, ERRORS, HEADS, LISTENERS, SOCKS, atomic_add, bounded, count},
     offset,
 };
 
@@ -307,7 +307,7 @@ fn fold(sk: Address, sock: &Sock) {
         Some(closed_ns) => closed_ns - sock.opened_ns,
         None => unsafe { bpf_ktime_get_ns() }.wrapping_sub(sock.opened_ns),
     };
-    let bucket = log2(lifetime >> 10) as usize & 31;
+    let bucket = bounded::<31>(log2(lifetime >> 10)) as usize;
     // SAFETY: a live map value; its counters are naturally aligned and only added to.
     unsafe {
         atomic_add(&raw mut (*value).closed, 1);

@@ -12,10 +12,10 @@ use crate::{
     capture::capture_stack,
     config,
     kernel::{
-        AF_UNIX, Address, current_is_target, current_tgid, current_tid, family, inode, netns,
-        read_user, request_direction, user_regs,
+        AF_UNIX, Address, current_is_target, current_syscall, current_tgid, current_tid, family,
+        inode, netns, position, read_user, request_direction, second_argument,
     },
-    maps::{HEADS, SCRATCH, SOCKS, count},
+    maps::{HEADS, SCRATCH, SOCKS, bounded, count},
     sockets::{ESTABLISHED, entry, fold_socket, insert, ticks},
     unix,
 };
@@ -134,14 +134,17 @@ fn take_over(sk: Address, sock: &mut Sock) -> bool {
 /// be found (io_uring, sendfile, splice). System call numbers of x86-64.
 #[inline(always)]
 fn user_buffer() -> u64 {
-    let Some(regs) = user_regs() else { return 0 };
-    match regs.orig_ax {
+    if position().is_none() {
+        return 0;
+    }
+    let argument = second_argument();
+    match current_syscall() {
         // read, write, sendto, recvfrom: the buffer
-        0 | 1 | 44 | 45 => regs.si,
+        0 | 1 | 44 | 45 => argument,
         // readv, writev: struct iovec { base, len }
-        19 | 20 => read_user(regs.si),
+        19 | 20 => read_user(argument),
         // sendmsg, recvmsg, sendmmsg, recvmmsg: struct user_msghdr, msg_iov at 16
-        46 | 47 | 299 | 307 => read_user(read_user(regs.si + 16)),
+        46 | 47 | 299 | 307 => read_user(read_user(argument + 16)),
         _ => 0,
     }
 }
@@ -190,7 +193,7 @@ fn keep_head(sk: Address, sock: &mut Sock, bytes: u32) {
     let failed = unsafe {
         raw_probe_read_user(
             head.bytes.as_mut_ptr().cast::<c_void>(),
-            len & 0xff,
+            bounded::<0xff>(len),
             buffer as *const c_void,
         )
     };

@@ -7,7 +7,7 @@ use tracer_ebpf::{Counter, PATH_BYTES, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, Sock
 
 use crate::{
     kernel::{Address, SOCK_STREAM, read},
-    maps::{PATHS, SCRATCH, SOCKS, count},
+    maps::{PATHS, SCRATCH, SOCKS, bounded, count},
     offset,
     sockets::fold_socket,
 };
@@ -72,7 +72,7 @@ fn remember_path(sock: &mut Sock, address: Address) {
     unsafe {
         raw_probe_read_kernel(
             path.bytes.as_mut_ptr().cast::<c_void>(),
-            len & 0x7f,
+            bounded::<0x7f>(len),
             name as *const c_void,
         );
     }

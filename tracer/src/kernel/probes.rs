@@ -140,10 +140,11 @@ impl Probes {
                 .is_some(),
         );
         raise_memory_limit();
-        // A refused program is not loaded again for the verifier's log: large ones take seconds.
         let mut ebpf = EbpfLoader::new()
-            .verifier_log_level(VerifierLogLevel::DISABLE)
             .btf(Some(&aya_btf))
+            // reasons, not the listing of every path: that overflows what old kernels accept, and
+            // their answer to that hides the reason
+            .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("OFFSETS", bytemuck::bytes_of(&offsets), true)
             .override_global("CONFIG", bytemuck::bytes_of(&config), true)
             .map_max_entries("SOCKS", setup.max_sockets)
@@ -268,13 +269,22 @@ impl Probes {
         btf: &Btf,
         aya_btf: &AyaBtf,
     ) -> Result<(), (Probe, String)> {
+        let mut done: Vec<(&str, String)> = Vec::new();
         for probe in choice.probes {
             let name = probe_name(probe);
             if self.attached.contains(&name) {
                 continue;
             }
-            self.attach(probe, btf, aya_btf)
-                .map_err(|error| (*probe, error))?;
+            if let Err(error) = self.attach(probe, btf, aya_btf) {
+                // all of a choice or nothing of it, else events would be counted twice
+                for (program, name) in done {
+                    self.unload(program);
+                    self.attached.retain(|attached| *attached != name);
+                }
+                self.unload(probe.program);
+                return Err((*probe, error));
+            }
+            done.push((probe.program, name.clone()));
             self.attached.push(name);
         }
         Ok(())
@@ -302,6 +312,21 @@ impl Probes {
             _ => return Err("the object's program has another type".to_owned()),
         };
         result.map_err(|error| reason(&error))
+    }
+
+    /// Takes a program out of the kernel, with every link it has.
+    fn unload(&mut self, program: &str) {
+        let unloaded = match self.ebpf.program_mut(program) {
+            Some(Program::BtfTracePoint(p)) => p.unload(),
+            Some(Program::RawTracePoint(p)) => p.unload(),
+            Some(Program::FEntry(p)) => p.unload(),
+            Some(Program::FExit(p)) => p.unload(),
+            Some(Program::KProbe(p)) => p.unload(),
+            _ => Ok(()),
+        };
+        if let Err(error) = unloaded {
+            tracing::debug!(program, %error, "was not loaded");
+        }
     }
 
     fn load_scan(&mut self, aya_btf: &AyaBtf) -> Result<(), ProbeError> {
@@ -473,7 +498,10 @@ fn attach_fexit(p: &mut FExit, hook: &str, btf: &AyaBtf) -> Result<(), ProgramEr
 }
 
 fn attach_kprobe(p: &mut KProbe, hook: &str) -> Result<(), ProgramError> {
-    p.load()?;
+    // one program may serve several functions
+    if p.fd().is_err() {
+        p.load()?;
+    }
     p.attach(hook, 0).map(drop)
 }
 
