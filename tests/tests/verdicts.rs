@@ -298,14 +298,16 @@ fn abstract_unix_name() -> Result<()> {
         COUNT,
         "close",
     )?;
-    pair(
-        &leaky,
-        &twin,
-        &Expected {
-            family: "unix",
-            ..fetch_price()?
-        },
-    )
+    let url = format!(
+        "http+unix://%40{}/v1/prices/{{}}?token=…",
+        leaky.address.trim_start_matches("unix:@")
+    );
+    let expected = Expected {
+        family: "unix",
+        url: Some(&url),
+        ..fetch_price()?
+    };
+    pair(&leaky, &twin, &expected)
 }
 
 fn peer_closed_and_we_did_not() -> Result<()> {
