@@ -373,6 +373,11 @@ fn wrong_row(running: &Running, opener: u32, row: &Value) -> Vec<String> {
         expect(lost || row["call_site"]["function"] == "ask", "call site");
         expect(mode != "http" || row["unread"] == 0, "nothing unread");
     }
+    // None of them can be older than its process, which the test has just started.
+    expect(
+        row["age_seconds"].as_f64().is_some_and(|age| age < 600.0),
+        "age",
+    );
     if running.case.name == "earlier" {
         expect(row["call_site"].is_null(), "no call site before tracing");
     }
