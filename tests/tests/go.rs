@@ -89,6 +89,7 @@ const LEAKS: &[Leak] = &[
     leak("raw-dial", "never_closed", "LEAK raw-dial", ""),
     leak("created-by", "never_closed", "LEAK created-by", ""),
     leak("sql-open", "client_per_request", "LEAK sql-open", ""),
+    leak("finalizer", "never_closed", "LEAK finalizer", ""),
 ];
 
 const HEALTHY: &[&str] = &[
@@ -205,6 +206,30 @@ fn one_program(version: &str, variant: Variant) -> Result<()> {
     Ok(())
 }
 
+/// Whether the program's own pools were asked, and its live settings are those of the source.
+fn pools_fit(leak: &Leak, go: &Value) -> bool {
+    let settings = &go["transport"];
+    match leak.scenario {
+        "body-http" => {
+            settings["max_conns_per_host"] == 500
+                && settings["max_idle_conns_per_host"] == 7
+                && settings["disable_keep_alives"] == false
+                && go["transports"] == 1
+                && go["main_module"] == "fixture.example/app"
+                && go["states"]["response"].as_u64() > Some(20)
+        }
+        "client-per-call" => {
+            settings["max_idle_conns_per_host"] == 3
+                && go["transports"].as_u64() > Some(20)
+                && go["requests_per_connection"] == 1.0
+        }
+        "follow" => go["states"]["reading"].as_u64() > Some(20),
+        "h2-stream" => go["states"]["response"].as_u64() > Some(20),
+        "raw-dial" | "created-by" | "sql-open" | "finalizer" => go.is_null(),
+        _ => true,
+    }
+}
+
 fn is(finding: &Value, leak: &Leak, version: &str) -> bool {
     let Ok(marked) = go::marked(leak.mark) else {
         return false;
@@ -220,4 +245,5 @@ fn is(finding: &Value, leak: &Leak, version: &str) -> bool {
         && url.ends_with(leak.url)
         && (leak.url.is_empty() == url.is_empty())
         && finding["process"]["runtime"] == format!("go{version}")
+        && pools_fit(leak, &finding["go"])
 }

@@ -164,6 +164,43 @@ pub struct Finding {
     pub evidence: Vec<String>,
     /// What to change.
     pub advice: String,
+    /// What a Go program's own connection pools say; null for other programs and for connections
+    /// outside of net/http.
+    #[serde(default)]
+    pub go: Option<GoInfo>,
+}
+
+/// What a Go program's connection pools say about the connections of a finding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GoInfo {
+    /// Path of the main module; empty when it was built outside of one.
+    pub main_module: String,
+    /// Connections by state: `in_flight`, `response` (begun, body not finished), `reading`, `idle`,
+    /// `handed_over`.
+    pub states: BTreeMap<String, u64>,
+    /// Distinct transports that they belong to.
+    pub transports: u64,
+    /// Requests per connection: above 1 where connections are reused.
+    pub requests_per_connection: f64,
+    /// Goroutines that serve them and can't end before they are closed: a reader and a writer each.
+    pub goroutines: u64,
+    /// Live settings of one of the transports; null when they could not be read.
+    pub transport: Option<GoTransport>,
+}
+
+/// Settings of an `http.Transport` as they are in the process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GoTransport {
+    /// `MaxConnsPerHost`; 0: no limit.
+    pub max_conns_per_host: u64,
+    /// `MaxIdleConns`; 0: no limit.
+    pub max_idle_conns: u64,
+    /// `MaxIdleConnsPerHost`; 0: the default of net/http, which is 2.
+    pub max_idle_conns_per_host: u64,
+    /// `IdleConnTimeout`; 0: none.
+    pub idle_conn_timeout_seconds: f64,
+    /// `DisableKeepAlives`.
+    pub disable_keep_alives: bool,
 }
 
 /// What `tracer describe -o json` prints: one finding and its past.

@@ -38,7 +38,9 @@ impl Session {
             .into_iter()
             .filter_map(|judgement| {
                 let entry = self.cohorts.get(judgement.cohort)?;
+                let go = self.go.info(judgement.cohort, entry.cohort.process.pid);
                 Some(Suspect {
+                    go,
                     cohort: entry.cohort.clone(),
                     examples: entry.examples.clone(),
                     pod: None,

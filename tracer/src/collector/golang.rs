@@ -1,7 +1,7 @@
 //! Go programs in a session: what their own connection pools say, joined with the kernel's sockets.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     sync::Arc,
 };
@@ -20,6 +20,7 @@ use crate::{
     kernel::probes::Probes,
     model::{CohortId, Connection, Ended, Holder, PoolState, Role, Site, StackOf},
     procs,
+    report::{GoInfo, GoTransport},
 };
 
 /// Streams younger than this are left alone, as sockets are.
@@ -36,6 +37,7 @@ pub struct Told {
     pub stack: Option<u32>,
     requests: u32,
     request_ns: Option<u64>,
+    transport: u64,
     tgid: u32,
     inode: u32,
 }
@@ -54,6 +56,19 @@ impl Told {
     }
 }
 
+/// What the pools say of one cohort, as of the last sweep.
+#[derive(Debug, Default)]
+struct Pools {
+    states: BTreeMap<PoolState, u64>,
+    transports: HashSet<u64>,
+    connections: u64,
+    requests: u64,
+    streams: u64,
+}
+
+/// Transports told apart in one cohort; more are all alike.
+const TRANSPORTS_MAX: usize = 4_096;
+
 /// Identity of a stream: process, address, start.
 type StreamId = (u32, u64, u64);
 
@@ -63,8 +78,11 @@ pub struct GoView {
     tracer: GoTracer,
     considered: HashSet<u32>,
     by_socket: HashMap<u64, Told>,
+    pools: HashMap<CohortId, Pools>,
     streams: Vec<GoConnection>,
     stream_cohorts: HashMap<StreamId, CohortId>,
+    /// Connections closed by finalizers that the engine knows of, by process and stacks.
+    collected: HashMap<(u32, u32, u32), u64>,
 }
 
 impl GoView {
@@ -74,8 +92,10 @@ impl GoView {
             tracer,
             considered: HashSet::new(),
             by_socket: HashMap::new(),
+            pools: HashMap::new(),
             streams: Vec::new(),
             stream_cohorts: HashMap::new(),
+            collected: HashMap::new(),
         }
     }
 
@@ -113,6 +133,7 @@ impl GoView {
     pub fn refresh(&mut self, interner: &mut Interner<Request>) -> io::Result<()> {
         self.by_socket.clear();
         self.streams.clear();
+        self.pools.clear();
         for connection in self.tracer.sweep()? {
             match connection.kind {
                 GoKind::Stream => self.streams.push(connection),
@@ -124,6 +145,7 @@ impl GoView {
                         stack: connection.stack,
                         requests: connection.requests,
                         request_ns: connection.request_ns,
+                        transport: connection.transport,
                         tgid: connection.tgid,
                         inode: connection.inode,
                     };
@@ -143,6 +165,47 @@ impl GoView {
             .filter(|told| told.tgid == sock.tgid)
             .filter(|told| sock.inode == 0 || told.inode == sock.inode)
             .copied()
+    }
+
+    /// Notes that a connection was shown in a cohort.
+    pub fn note(&mut self, cohort: CohortId, told: &Told, pool: PoolState) {
+        let pools = self.pools.entry(cohort).or_default();
+        *pools.states.entry(pool).or_default() += 1;
+        pools.connections += 1;
+        pools.requests += u64::from(told.requests);
+        if pools.transports.len() < TRANSPORTS_MAX {
+            pools.transports.insert(told.transport);
+        }
+    }
+
+    /// What the pools say of a cohort.
+    pub fn info(&mut self, cohort: CohortId, pid: u32) -> Option<GoInfo> {
+        let pools = self.pools.get(&cohort)?;
+        // The first, so that every report asks the same one.
+        let transport = pools.transports.iter().copied().min();
+        let settings = transport.and_then(|t| self.tracer.settings(pid, t));
+        let program = self.tracer.program_of(pid)?;
+        Some(GoInfo {
+            main_module: program.binary.info.main_module.clone(),
+            states: pools
+                .states
+                .iter()
+                .map(|(&state, &count)| (state_name(state).to_owned(), count))
+                .collect(),
+            transports: pools.transports.len() as u64,
+            requests_per_connection: match pools.connections + pools.streams {
+                0 => 0.0,
+                n => (pools.requests as f64 / n as f64 * 100.0).round() / 100.0,
+            },
+            goroutines: 2 * pools.connections + pools.streams,
+            transport: settings.map(|s| GoTransport {
+                max_conns_per_host: s.max_conns_per_host,
+                max_idle_conns: s.max_idle_conns,
+                max_idle_conns_per_host: s.max_idle_conns_per_host,
+                idle_conn_timeout_seconds: s.idle_conn_timeout.as_secs_f64(),
+                disable_keep_alives: s.disable_keep_alives,
+            }),
+        })
     }
 
     /// The stack of a request, by an id with [`tracer_ebpf::STACK_GO`].
@@ -210,6 +273,10 @@ impl Session {
             };
             if let Some(cohort) = cohort {
                 seen.insert(id, cohort);
+                let pools = self.go.pools.entry(cohort).or_default();
+                *pools.states.entry(stream.state).or_default() += 1;
+                pools.streams += 1;
+                pools.requests += 1;
                 let connection = stream_connection(stream, began_ns);
                 self.engine.observe(cohort, Role::Client, &connection);
             }
@@ -229,6 +296,25 @@ impl Session {
         }
         self.go.stream_cohorts = seen;
         self.go.streams = streams;
+        Ok(())
+    }
+
+    /// Tells the engine which connections the garbage collector had to close.
+    pub(super) fn show_collected(&mut self) -> io::Result<()> {
+        for (key, count) in self.go.tracer.finalized()? {
+            let stacks = (key.tgid, key.open_stack, key.request_stack);
+            let told = self.go.collected.get(&stacks).copied().unwrap_or(0);
+            let cohort = self
+                .by_aggregate
+                .iter()
+                .find(|(of, _)| (of.tgid, of.open_stack, of.request_stack) == stacks);
+            if let Some((_, &cohort)) = cohort
+                && count > told
+            {
+                self.engine.collected(cohort, Role::Client, count - told);
+                self.go.collected.insert(stacks, count);
+            }
+        }
         Ok(())
     }
 
@@ -256,6 +342,18 @@ impl Session {
                 .add_example(cohort, || requests::shown(family, &address, &request));
         }
         Ok(cohort)
+    }
+}
+
+/// Names in the report.
+fn state_name(state: PoolState) -> &'static str {
+    match state {
+        PoolState::Unknown => "unknown",
+        PoolState::InFlight => "in_flight",
+        PoolState::Response => "response",
+        PoolState::Reading => "reading",
+        PoolState::Idle => "idle",
+        PoolState::Released => "handed_over",
     }
 }
 

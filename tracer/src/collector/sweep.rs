@@ -65,6 +65,7 @@ impl Session {
         self.live.end();
         self.forget_lost(&lost, now_ns)?;
         self.deliver_ended()?;
+        self.show_collected()?;
         self.engine.end_sweep();
         self.totals = totals;
         self.tickets.retain_live(&self.live);
@@ -177,6 +178,7 @@ impl Session {
         let mut seen = connection(sk, sock, holder);
         if let Some(told) = told {
             told.correct(&mut seen, sock);
+            self.go.note(cohort, &told, seen.pool);
         }
         self.engine.observe(cohort, role(sock), &seen);
     }

@@ -137,6 +137,11 @@ fn ground(case: &Case<'_>) -> String {
              something, such as a finalizer or a timeout, frees some of what leaked.",
             s.teeth, s.per_minute
         ),
+        Ground::Collected(n) => format!(
+            "{n} of {} that ended were closed by the garbage collector: the program had lost them \
+             without closing them, and a finalizer is no promise.",
+            case.state.closed.max(n)
+        ),
         Ground::Standing => format!(
             "Their number need not grow: no healthy program leaves a connection like this for {}.",
             seconds(case.all.stuck_max_ns as f64 / 1e9)
@@ -183,7 +188,7 @@ pub fn advice(kind: Kind, ground: Ground) -> &'static str {
         }
         Kind::PoolUnbounded => "Give the pool a maximum size and an idle timeout.",
         Kind::NeverClosed => match ground {
-            Ground::Sawtooth(_) => {
+            Ground::Sawtooth(_) | Ground::Collected(_) => {
                 "Close each connection when it is done with, on every path, rather than leaving it \
                  to a finalizer or a timeout."
             }

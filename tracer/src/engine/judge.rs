@@ -47,7 +47,7 @@ const NAMING_SHARE: u32 = 5;
 /// Judges one cohort.
 pub fn judge(sight: &Sight<'_>, id: CohortId, state: &State) -> Option<Judgement> {
     let tally = &state.tally;
-    if tally.open == 0 {
+    if tally.open == 0 && state.collected == 0 {
         return None;
     }
     let fits = fits(sight, state);

@@ -111,6 +111,8 @@ struct State {
     closed: u64,
     closed_lifetime_ns: u64,
     closed_turns: u64,
+    /// Connections that the garbage collector closed: proof by itself.
+    collected: u64,
     peak_open: u64,
     last_active_ns: u64,
     first_seen_ns: Option<u64>,
@@ -126,6 +128,7 @@ impl State {
             closed: 0,
             closed_lifetime_ns: 0,
             closed_turns: 0,
+            collected: 0,
             peak_open: 0,
             last_active_ns: now_ns,
             first_seen_ns: None,
@@ -206,6 +209,14 @@ impl Engine {
             state.closed_lifetime_ns += ended.lifetime_ns;
             state.closed_turns += ended.turns;
             state.last_active_ns = now_ns;
+        }
+    }
+
+    /// Counts connections of a cohort that the runtime's garbage collector closed since the last
+    /// sweep, because the program had lost them. They are among [`Engine::ended`], too.
+    pub fn collected(&mut self, cohort: CohortId, role: Role, count: u64) {
+        if let Some(state) = self.state(cohort, role) {
+            state.collected += count;
         }
     }
 

@@ -20,6 +20,8 @@ pub enum Ground {
     Growth(Trend),
     /// The number rises, and something takes some of it away from time to time.
     Sawtooth(Sawtooth),
+    /// The garbage collector closed this many, which the program had lost.
+    Collected(u64),
     /// The number need not rise.
     Standing,
     /// Used once and replaced instead of reused, at a level that timeouts hold.
@@ -32,7 +34,7 @@ impl Ground {
         match self {
             Ground::Growth(t) => t.per_minute,
             Ground::Sawtooth(s) => s.per_minute,
-            Ground::Standing | Ground::Plateau => 0.0,
+            Ground::Standing | Ground::Plateau | Ground::Collected(_) => 0.0,
         }
     }
 }
@@ -85,6 +87,27 @@ pub fn fits(sight: &Sight<'_>, state: &State) -> Vec<Fit> {
         Role::Client => rules.client(),
         Role::Server => rules.server(),
     };
+    let lost = state.collected;
+    if lost >= u64::from(sight.settings.min_survivors)
+        && fits.iter().all(|f| f.confidence < Confidence::High)
+    {
+        // Whatever the rest looks like: these were never closed by the program.
+        fits.clear();
+        fits.push(Fit {
+            kind: Kind::NeverClosed,
+            mask: Mask::of(&[
+                Class::Unused,
+                Class::OneShot,
+                Class::Reused,
+                Class::Shut,
+                Class::Failed,
+                Class::PeerClosed,
+            ]),
+            ground: Ground::Collected(lost),
+            confidence: Confidence::High,
+            settle_seconds: None,
+        });
+    }
     fits.sort_by_key(|f| f.kind);
     fits
 }

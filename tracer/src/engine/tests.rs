@@ -50,6 +50,32 @@ fn leak(seconds: u64, reconciled: bool, backwards: bool) -> Engine {
 }
 
 #[test]
+fn connections_closed_by_the_garbage_collector_are_proof_at_any_level() {
+    let mut engine = Engine::new(Settings::default());
+    for s in 0..20 {
+        engine.begin_sweep(s * SECOND, true);
+        let ended = Ended {
+            count: 1,
+            lifetime_ns: SECOND,
+            turns: 0,
+        };
+        engine.ended(CohortId(1), Role::Client, &ended);
+        if s == 15 {
+            assert_eq!(engine.judge().len(), 0);
+        }
+        if s > 15 {
+            engine.collected(CohortId(1), Role::Client, 2);
+        }
+        engine.end_sweep();
+    }
+    let judged = engine.judge();
+    assert_eq!(judged.len(), 1);
+    assert_eq!(judged[0].kind, Kind::NeverClosed);
+    assert_eq!(judged[0].confidence, Confidence::High);
+    assert!(judged[0].evidence.iter().any(|e| e.starts_with("8 of 20 ")));
+}
+
+#[test]
 fn order_within_a_sweep_does_not_matter() {
     let (mut a, mut b) = (leak(30, true, false), leak(30, true, true));
     let judged = a.judge();

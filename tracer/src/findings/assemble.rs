@@ -9,8 +9,8 @@ use crate::{
     engine::Judgement,
     model::{Cohort, Confidence, Family, Role, StackQuality},
     report::{
-        CallSite, Connections, Coverage, Finding, Instance, ProcessInfo, RemoteInfo, Report,
-        Resources, SCHEMA, Verdict,
+        CallSite, Connections, Coverage, Finding, GoInfo, Instance, ProcessInfo, RemoteInfo,
+        Report, Resources, SCHEMA, Verdict,
     },
 };
 
@@ -26,6 +26,8 @@ pub struct Suspect {
     pub cohort: Cohort,
     /// Redacted requests, the latest first.
     pub examples: Vec<String>,
+    /// What a Go program's own pools say.
+    pub go: Option<GoInfo>,
     /// Kubernetes pod and namespace.
     pub pod: Option<(String, String)>,
 }
@@ -233,6 +235,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
             .map(|ns| inputs.date(ns)),
         evidence,
         advice: judgement.advice.to_owned(),
+        go: worst.go.clone(),
     })
 }
 
@@ -352,6 +355,7 @@ mod tests {
                 role: Role::Client,
             },
             examples: vec!["GET http://api/v2/7".to_owned()],
+            go: None,
             pod: None,
         }
     }
