@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Health, Session, requests, sweep};
-use tracer_ebpf::{Counter, ErrorKey, SOCK_CLOSED, Sock};
+use tracer_ebpf::{Counter, ErrorKey, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, Sock};
 
 use crate::{
     findings::{self, Inputs, PortUse, ProcessUse, Suspect},
@@ -188,7 +188,10 @@ impl Session {
         let socks = std::sync::Arc::clone(&self.probes.socks);
         socks
             .for_each(|&sk, sock| {
-                let open = sock.flags & SOCK_CLOSED == 0 && sock.tgid != 0;
+                // The scan just made has given every accepted socket its owner: those without one
+                // wait in a listener's queue, where no descriptor refers to them yet.
+                let over = SOCK_CLOSED | SOCK_ACCEPT_UNOWNED;
+                let open = sock.flags & over == 0 && sock.tgid != 0;
                 if open && self.holder(sock) != Holder::Nobody {
                     sockets.push((sk, *sock));
                 }
