@@ -128,6 +128,8 @@ offsets! {
     task_signal,
     /// `struct task_struct`.`stack`
     task_stack,
+    /// `struct task_struct`.`start_time`, nanoseconds of `CLOCK_MONOTONIC`
+    task_start_time,
     /// `struct signal_struct`.`live`
     signal_live,
     /// `struct unix_sock`.`addr`

@@ -62,7 +62,7 @@ pub fn visit(task: Address, fd: u32, file: Address) {
                 count(Counter::Replaced);
                 fold_socket(sk);
             }
-            if !is_target(tgid) || !found(sk, family, state, file_inode, tgid) {
+            if !is_target(tgid) || !found(sk, family, state, file_inode, task) {
                 return;
             }
             let Some(sock) = entry(sk) else { return };
@@ -102,7 +102,7 @@ fn is_target(tgid: u32) -> bool {
 
 /// A connection that no event told of: older than the tracer, or never used since it was opened.
 #[inline(always)]
-fn found(sk: Address, family: u16, state: u8, file_inode: Address, tgid: u32) -> bool {
+fn found(sk: Address, family: u16, state: u8, file_inode: Address, task: Address) -> bool {
     if state == CLOSE {
         return false;
     }
@@ -115,16 +115,21 @@ fn found(sk: Address, family: u16, state: u8, file_inode: Address, tgid: u32) ->
     }
     let born = read::<u64>(file_inode, offset!(inode_ctime_sec)) * NS_PER_S
         + u64::from(read::<u32>(file_inode, offset!(inode_ctime_nsec)));
-    // many kernels leave a socket's inode without times: then it is as old as this sight of it
-    let opened_ns = if born > config!(realtime_offset_ns) {
-        born - config!(realtime_offset_ns)
+    // Many kernels leave a socket's inode without times, or with those of the socket that used its
+    // memory before (about one in a hundred on 6.18). What is older than its process, or younger
+    // than now, is not believed: then the socket is as old as this sight of it.
+    let born = born.wrapping_sub(config!(realtime_offset_ns));
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let started: u64 = read(task, offset!(task_start_time));
+    let opened_ns = if born >= started && born <= now {
+        born
     } else {
-        // SAFETY: the helper has no preconditions.
-        unsafe { bpf_ktime_get_ns() }
+        now
     };
     let mut sock = Sock {
         opened_ns,
-        tgid,
+        tgid: read(task, offset!(task_tgid)),
         fd: -1,
         state,
         flags: SOCK_CONNECTED | SOCK_PREEXISTING,

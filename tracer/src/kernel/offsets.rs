@@ -67,6 +67,7 @@ pub fn resolve(btf: &Btf) -> Result<Offsets, MissingMember> {
         task_tgid: must("task_struct", "tgid")?,
         task_signal: must("task_struct", "signal")?,
         task_stack: must("task_struct", "stack")?,
+        task_start_time: must("task_struct", "start_time")?,
         signal_live: must("signal_struct", "live")?,
         unix_addr: must("unix_sock", "addr")?,
         unix_peer: must("unix_sock", "peer")?,
