@@ -3,18 +3,20 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{
-    bpf_get_smp_processor_id, bpf_ktime_get_ns,
+    bpf_get_current_task, bpf_get_smp_processor_id, bpf_ktime_get_ns,
     generated::bpf_probe_read_user as raw_probe_read_user,
 };
 use tracer_ebpf::{
-    Budget, COPY_BYTES_MAX, COPY_BYTES_MIN, CopySizeKey, Counter, FRAMES_MAX, STACK_NONE,
-    STACK_TICKET, StackCopy, TRIE_END, TRIE_ROOT, TrieKey,
+    Budget, COPY_BYTES_MAX, COPY_BYTES_MIN, CopySizeKey, Counter, FRAMES_MAX, PYTHON_FRAMES_MAX,
+    PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, StackCopy, TRIE_END, TRIE_PYTHON, TRIE_ROOT,
+    TrieKey,
 };
 
 use crate::{
     config,
-    kernel::{Position, current_tgid, current_tid, position, read_user, saved_regs},
-    maps::{BUDGETS, COPY_SIZES, STACKS, TICKETS, TRIE, count},
+    kernel::{Position, current_tgid, current_tid, position, read, read_user, saved_regs},
+    maps::{BUDGETS, COPY_SIZES, PYTHON, STACKS, TICKETS, TRIE, count},
+    offset,
 };
 
 const PAGE: u64 = 4096;
@@ -24,6 +26,7 @@ const NS_PER_S: u64 = 1_000_000_000;
 #[repr(C)]
 struct Record<const BYTES: usize> {
     head: StackCopy,
+    python: [PythonFrame; PYTHON_FRAMES_MAX],
     bytes: [u8; BYTES],
 }
 
@@ -97,12 +100,85 @@ fn walk(regs: &Position, tgid: u32) -> u32 {
         if delta == TRIE_END {
             return node;
         }
+        if delta == TRIE_PYTHON {
+            return walk_python(tgid, node);
+        }
         slot += u64::from(delta);
         key.node = node;
         key.address = read_user(slot);
         frame += 1;
     }
     STACK_NONE
+}
+
+/// Goes on through the current thread's Python frames, innermost first. A global function, see
+/// [`capture_stack`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_python(tgid: u32, node: u32) -> u32 {
+    // SAFETY: a map lookup; the value is only read, and not changed while the process lives.
+    let Some(plan) = (unsafe { PYTHON.get(&tgid) }) else {
+        return STACK_NONE;
+    };
+    let mut key = TrieKey {
+        address: 0,
+        tgid,
+        node,
+    };
+    let mut at = innermost_python_frame(plan);
+    let mut frame = 0;
+    while frame < PYTHON_FRAMES_MAX {
+        if at == 0 {
+            return STACK_NONE;
+        }
+        key.address = python_frame(plan, at).key();
+        // SAFETY: a map lookup; the value is copied at once.
+        let Some(step) = (unsafe { TRIE.get(&key) }) else {
+            return STACK_NONE;
+        };
+        if step.delta == TRIE_END {
+            return step.node;
+        }
+        key.node = step.node;
+        at = read_user(at + u64::from(plan.frame_previous));
+        frame += 1;
+    }
+    STACK_NONE
+}
+
+/// Address of the current thread's innermost Python frame; 0 when it runs none.
+#[inline(always)]
+fn innermost_python_frame(plan: &PythonPlan) -> u64 {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let storage: u64 = read(task, offset!(task_fsbase));
+    let state: u64 = read_user(storage + u64::from(plan.thread_state));
+    if state == 0 {
+        return 0;
+    }
+    let current: u64 = read_user(state + u64::from(plan.current));
+    if plan.c_frame_current == u32::MAX || current == 0 {
+        return current;
+    }
+    read_user(current + u64::from(plan.c_frame_current))
+}
+
+#[inline(always)]
+fn python_frame(plan: &PythonPlan, at: u64) -> PythonFrame {
+    let instruction = at + u64::from(plan.frame_instruction);
+    PythonFrame {
+        code: read_user(at + u64::from(plan.frame_code)),
+        instruction: if plan.instruction_bytes == 4 {
+            u64::from(read_user::<u32>(instruction))
+        } else {
+            read_user(instruction)
+        },
+        owner: if plan.frame_owner == u32::MAX {
+            0
+        } else {
+            u64::from(read_user::<u8>(at + u64::from(plan.frame_owner)))
+        },
+    }
 }
 
 /// Takes one copy off the process's budget for this second.
@@ -169,6 +245,19 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
             }
             done += PAGE as usize;
         }
+        let mut python_frames = 0usize;
+        if let Some(plan) = PYTHON.get(&tgid) {
+            let mut at = innermost_python_frame(plan);
+            while python_frames < PYTHON_FRAMES_MAX {
+                if at == 0 {
+                    break;
+                }
+                let frames = (&raw mut (*record).python).cast::<PythonFrame>();
+                *frames.add(python_frames) = python_frame(plan, at);
+                at = read_user(at + u64::from(plan.frame_previous));
+                python_frames += 1;
+            }
+        }
         (*record).head = StackCopy {
             sk: occasion.sk,
             opened_ns: occasion.opened_ns,
@@ -178,7 +267,7 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
             ticket,
             len: done as u32,
             when: occasion.when,
-            pad: 0,
+            python_frames: python_frames as u32,
             ip: regs.ip,
             sp: regs.sp,
             bp: saved.bp,

@@ -30,8 +30,6 @@ pub struct Config {
     pub have_task_regs: u32,
     /// Nonzero: process hooks are attached, so `TARGETS` follows forks by itself.
     pub follow_forks: u32,
-    /// Realtime clock minus monotonic clock, nanoseconds, when the session began.
-    pub realtime_offset_ns: u64,
 }
 
 /// Key of `CALLS`, private to the programs: a call of a kernel function under way.
@@ -114,10 +112,6 @@ offsets! {
     inode_mode,
     /// `struct inode`.`i_sb`
     inode_sb,
-    /// Seconds of `struct inode`.`i_ctime`
-    inode_ctime_sec,
-    /// Nanoseconds of `struct inode`.`i_ctime`
-    inode_ctime_nsec,
     /// `struct super_block`.`s_magic`
     sb_magic,
     /// `struct task_struct`.`pid`: the thread's id
@@ -130,6 +124,8 @@ offsets! {
     task_stack,
     /// `struct task_struct`.`start_time`, nanoseconds of `CLOCK_MONOTONIC`
     task_start_time,
+    /// `struct task_struct`.`thread.fsbase` (x86-64): where thread-local storage is
+    task_fsbase,
     /// `struct signal_struct`.`live`
     signal_live,
     /// `struct unix_sock`.`addr`
@@ -169,5 +165,5 @@ impl Offsets {
     pub const MISSING: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Config>() == 48 && align_of::<Config>() == 8);
+const _: () = assert!(size_of::<Config>() == 40 && align_of::<Config>() == 8);
 const _: () = assert!(size_of::<Offsets>().is_multiple_of(4) && align_of::<Offsets>() == 4);

@@ -24,7 +24,6 @@ const FILE_TYPE: u16 = 0xf000;
 const SOCKET: u16 = 0xc000;
 /// `SOCKFS_MAGIC`: include/uapi/linux/magic.h
 const SOCKFS: u64 = 0x534f_434b;
-const NS_PER_S: u64 = 1_000_000_000;
 /// States in which a FIN was received; it takes one sequence number that is not data.
 const FIN_RECEIVED: u32 = 1 << CLOSE_WAIT | 1 << 9 | 1 << 11;
 
@@ -62,7 +61,7 @@ pub fn visit(task: Address, fd: u32, file: Address) {
                 count(Counter::Replaced);
                 fold_socket(sk);
             }
-            if !is_target(tgid) || !found(sk, family, state, file_inode, task) {
+            if !is_target(tgid) || !found(sk, family, state, tgid) {
                 return;
             }
             let Some(sock) = entry(sk) else { return };
@@ -102,7 +101,7 @@ fn is_target(tgid: u32) -> bool {
 
 /// A connection that no event told of: older than the tracer, or never used since it was opened.
 #[inline(always)]
-fn found(sk: Address, family: u16, state: u8, file_inode: Address, task: Address) -> bool {
+fn found(sk: Address, family: u16, state: u8, tgid: u32) -> bool {
     if state == CLOSE {
         return false;
     }
@@ -113,23 +112,11 @@ fn found(sk: Address, family: u16, state: u8, file_inode: Address, task: Address
     } else if !is_inet(family) || protocol(sk) != IPPROTO_TCP {
         return false;
     }
-    let born = read::<u64>(file_inode, offset!(inode_ctime_sec)) * NS_PER_S
-        + u64::from(read::<u32>(file_inode, offset!(inode_ctime_nsec)));
-    // Many kernels leave a socket's inode without times, or with those of the socket that used its
-    // memory before (about one in a hundred on 6.18). What is older than its process, or younger
-    // than now, is not believed: then the socket is as old as this sight of it.
-    let born = born.wrapping_sub(config!(realtime_offset_ns));
-    // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let started: u64 = read(task, offset!(task_start_time));
-    let opened_ns = if born >= started && born <= now {
-        born
-    } else {
-        now
-    };
     let mut sock = Sock {
-        opened_ns,
-        tgid: read(task, offset!(task_tgid)),
+        // how much older it is cannot be known: a socket's inode keeps no times of its own
+        // SAFETY: the helper has no preconditions.
+        opened_ns: unsafe { bpf_ktime_get_ns() },
+        tgid,
         fd: -1,
         state,
         flags: SOCK_CONNECTED | SOCK_PREEXISTING,

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     AggKey, AggValue, Budget, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
-    ListenValue, PathValue, Sock, TrieKey, TrieValue,
+    ListenValue, PathValue, PythonPlan, Sock, TrieKey, TrieValue,
 };
 
 /// Live sockets by `struct sock *`.
@@ -41,6 +41,9 @@ pub static STACKS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 /// Call sites that need larger copies.
 #[map]
 pub static COPY_SIZES: LruHashMap<CopySizeKey, u32> = LruHashMap::with_max_entries(4_096, 0);
+/// How to find the Python frames of processes that run Python.
+#[map]
+pub static PYTHON: HashMap<u32, PythonPlan> = HashMap::with_max_entries(4_096, 0);
 /// Stack copies each process may still cost.
 #[map]
 pub static BUDGETS: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(4_096, 0);

@@ -22,7 +22,7 @@ pub const SOCK_PEER_CLOSED: u8 = 1 << 2;
 pub const SOCK_RESET: u8 = 1 << 3;
 /// The process called `shutdown` for writing.
 pub const SOCK_SHUTDOWN: u8 = 1 << 4;
-/// The socket is older than the tracer; `opened_ns` comes from its inode.
+/// The socket is older than the tracer's first sight of it; `opened_ns` is that sight.
 pub const SOCK_PREEXISTING: u8 = 1 << 5;
 /// Accepted by the network stack; which process took it is not known yet.
 pub const SOCK_ACCEPT_UNOWNED: u8 = 1 << 6;
@@ -34,7 +34,7 @@ pub const SOCK_READING: u8 = 1 << 7;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Sock {
-    /// When it was connected, accepted, first used, or (pre-existing) created. Nanoseconds,
+    /// When it was connected, accepted, first used, or (pre-existing) first seen. Nanoseconds,
     /// monotonic clock.
     pub opened_ns: u64,
     /// When the last descriptor was closed, in ticks.

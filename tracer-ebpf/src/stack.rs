@@ -61,8 +61,9 @@ pub struct TrieValue {
     pub delta: u32,
 }
 
-/// Head of a stack copy in the ring buffer `STACKS`; `len` bytes of stack follow it, starting at
-/// the address in `sp`. The record itself is longer: copies come in fixed sizes.
+/// Head of a stack copy in the ring buffer `STACKS`. After it come [`crate::PYTHON_FRAMES_MAX`]
+/// [`crate::PythonFrame`]s, of which `python_frames` are valid, and then the stack from the address
+/// in `sp` on, of which `len` bytes are valid: copies come in fixed sizes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -83,8 +84,8 @@ pub struct StackCopy {
     pub len: u32,
     /// One of the `WHEN_*` constants.
     pub when: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// Python frames found at the same moment, of [`crate::PYTHON_FRAMES_MAX`].
+    pub python_frames: u32,
     /// User instruction pointer.
     pub ip: u64,
     /// User stack pointer.

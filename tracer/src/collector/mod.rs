@@ -13,7 +13,7 @@ mod target;
 mod tickets;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     os::fd::{AsRawFd as _, RawFd},
     path::PathBuf,
@@ -21,7 +21,9 @@ use std::{
 };
 
 use thiserror::Error;
-use tracer_ebpf::{AggKey, Config, CopySizeKey, StackCopy, WHEN_EXEC};
+use tracer_ebpf::{
+    AggKey, Config, CopySizeKey, PYTHON_FRAMES_MAX, PythonFrame, StackCopy, WHEN_EXEC,
+};
 
 use crate::{
     engine::{Engine, Settings},
@@ -113,6 +115,8 @@ pub struct Session {
     requests: requests::Interner<requests::Request>,
     live: live::Live,
     tickets: tickets::Tickets,
+    /// Processes whose Python frames the kernel can find.
+    python: HashSet<u32>,
     lifetimes: lifetimes::Lifetimes,
     /// Cohort of the connections that are folded under an aggregate key.
     by_aggregate: HashMap<AggKey, CohortId>,
@@ -133,6 +137,8 @@ pub struct Session {
     frozen_ns: Option<u64>,
 }
 
+/// Python processes remembered at one time: the capacity of the kernel's map.
+const PYTHON_REMEMBERED: usize = 4_096;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Shortest time between sweeps.
 const SWEEP_EVERY_NS: u64 = SECOND_NS / 2;
@@ -153,7 +159,6 @@ impl Session {
             copies_per_second: 200,
             own_tgid: std::process::id(),
             follow_forks: 1,
-            realtime_offset_ns: start::realtime_offset_ns(),
             ..Config::default()
         };
         let target = target::filter(&options.target, &mut config)?;
@@ -173,6 +178,7 @@ impl Session {
             requests: requests::Interner::new(),
             live: live::Live::default(),
             tickets: tickets::Tickets::default(),
+            python: HashSet::new(),
             lifetimes: lifetimes::Lifetimes::default(),
             by_aggregate: HashMap::new(),
             told: HashMap::new(),
@@ -245,40 +251,79 @@ impl Session {
 
     /// Unwinds the stack copies that came in, and teaches the kernel their call paths.
     fn take_stacks(&mut self) {
-        while let Some(item) = self.probes.stacks.next() {
-            let Some((head, bytes)) = item.split_at_checked(size_of::<StackCopy>()) else {
-                continue;
-            };
-            let Ok(copy) = tracer_ebpf::decode::<StackCopy>(head) else {
-                continue;
-            };
-            if copy.when == u32::from(WHEN_EXEC) {
-                self.people.forget(copy.tgid);
-                self.go.forget(copy.tgid);
-                for key in self.stacks.forget_process(copy.tgid) {
-                    let _ = self.probes.trie.remove(&key);
-                }
-                continue;
-            }
-            let taken = self.stacks.take(&copy, bytes);
-            self.tickets
-                .redeem(copy.sk, copy.opened_ns, copy.ticket, taken.id);
-            for (key, value) in &taken.learned {
-                if let Err(error) = self.probes.trie.set(key, value) {
-                    tracing::debug!(%error, "a call path could not be taught to the kernel");
-                    break;
-                }
-            }
-            if taken.want_bytes.is_some() {
-                let key = CopySizeKey {
-                    ip: copy.ip,
-                    tgid: copy.tgid,
-                    pad: 0,
-                };
-                let bytes = u32::try_from(tracer_ebpf::COPY_BYTES_MAX).unwrap_or(u32::MAX);
-                let _ = self.probes.copy_sizes.set(&key, &bytes);
+        // one at a time: what is learned from a copy goes back into the kernel's maps
+        while let Some(record) = self.probes.stacks.next().map(|item| item.to_vec()) {
+            self.take_stack(&record);
+        }
+    }
+
+    fn take_stack(&mut self, record: &[u8]) {
+        let Some((head, rest)) = record.split_at_checked(size_of::<StackCopy>()) else {
+            return;
+        };
+        let Ok(copy) = tracer_ebpf::decode::<StackCopy>(head) else {
+            return;
+        };
+        if copy.when == u32::from(WHEN_EXEC) {
+            self.forget_program(copy.tgid);
+            return;
+        }
+        let Some((python, bytes)) = python_frames(&copy, rest) else {
+            return;
+        };
+        if self.plan_python(copy.tgid) {
+            // its Python frames were not taken with it, and may have gone on since: another line
+            // would be blamed
+            return;
+        }
+        let taken = self.stacks.take_with_python(&copy, bytes, &python);
+        self.tickets
+            .redeem(copy.sk, copy.opened_ns, copy.ticket, taken.id);
+        for (key, value) in &taken.learned {
+            if let Err(error) = self.probes.trie.set(key, value) {
+                tracing::debug!(%error, "a call path could not be taught to the kernel");
+                break;
             }
         }
+        if taken.want_bytes.is_some() {
+            let key = CopySizeKey {
+                ip: copy.ip,
+                tgid: copy.tgid,
+                pad: 0,
+            };
+            let bytes = u32::try_from(tracer_ebpf::COPY_BYTES_MAX).unwrap_or(u32::MAX);
+            let _ = self.probes.copy_sizes.set(&key, &bytes);
+        }
+    }
+
+    /// The process runs another program now: nothing known of its addresses holds any more.
+    fn forget_program(&mut self, pid: u32) {
+        self.people.forget(pid);
+        self.python.remove(&pid);
+        let _ = self.probes.python.remove(&pid);
+        self.go.forget(pid);
+        for key in self.stacks.forget_process(pid) {
+            let _ = self.probes.trie.remove(&key);
+        }
+    }
+
+    /// Tells the kernel how to find the Python frames of a process; `true` when it learns it now.
+    fn plan_python(&mut self, pid: u32) -> bool {
+        if self.python.contains(&pid) {
+            return false;
+        }
+        let Some(plan) = self.stacks.python_plan(pid) else {
+            return false;
+        };
+        if self.python.len() >= PYTHON_REMEMBERED {
+            self.python
+                .retain(|&pid| crate::procs::start_ticks(pid).is_some());
+        }
+        self.python.insert(pid);
+        if let Err(error) = self.probes.python.set(&pid, &plan) {
+            tracing::debug!(pid, %error, "Python frames can't be asked for");
+        }
+        true
     }
 
     /// Opens the executables of the processes named, while they are there.
@@ -286,6 +331,7 @@ impl Session {
         for pid in self.probes.targets.keys().unwrap_or_default() {
             self.people.get(pid);
             self.stacks.pin(pid);
+            self.plan_python(pid);
         }
     }
 
@@ -305,4 +351,16 @@ impl Session {
         self.round(true)
             .map_err(|e| format!("reconciling with the kernel's lists failed: {e}"))
     }
+}
+
+/// The Python frames of a copy and the stack bytes behind them; `None` when the record is short.
+fn python_frames<'a>(copy: &StackCopy, record: &'a [u8]) -> Option<(Vec<PythonFrame>, &'a [u8])> {
+    const EACH: usize = size_of::<PythonFrame>();
+    let (frames, bytes) = record.split_at_checked(PYTHON_FRAMES_MAX * EACH)?;
+    let frames = frames
+        .chunks_exact(EACH)
+        .take(copy.python_frames as usize)
+        .filter_map(|frame| tracer_ebpf::decode(frame).ok())
+        .collect();
+    Some((frames, bytes))
 }

@@ -3,10 +3,7 @@
 use tracer_ebpf::Config;
 
 use super::{Options, StartError};
-use crate::{
-    kernel::probes::{ProbeError, Probes, Setup},
-    procs::clock::monotonic_ns,
-};
+use crate::kernel::probes::{ProbeError, Probes, Setup};
 
 /// Loads and attaches the probes.
 ///
@@ -59,14 +56,6 @@ fn missing_capabilities() -> Vec<&'static str> {
         .filter(|&(bit, _)| !holds(bit))
         .map(|(_, name)| name)
         .collect()
-}
-
-/// Realtime clock minus monotonic clock, nanoseconds.
-pub fn realtime_offset_ns() -> u64 {
-    let since_epoch = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(0));
-    since_epoch.saturating_sub(monotonic_ns())
 }
 
 /// CPU time of this thread, nanoseconds: what sweeps cost, however busy the machine is.

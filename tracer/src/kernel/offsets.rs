@@ -53,21 +53,13 @@ pub fn resolve(btf: &Btf) -> Result<Offsets, MissingMember> {
         inode_ino: must("inode", "i_ino")?,
         inode_mode: must("inode", "i_mode")?,
         inode_sb: must("inode", "i_sb")?,
-        // a plain timespec64 until 6.5, renamed in 6.6, split in 6.11
-        inode_ctime_sec: offset_or_missing(maybe(
-            "inode",
-            &["i_ctime_sec", "__i_ctime.tv_sec", "i_ctime.tv_sec"],
-        )),
-        inode_ctime_nsec: offset_or_missing(maybe(
-            "inode",
-            &["i_ctime_nsec", "__i_ctime.tv_nsec", "i_ctime.tv_nsec"],
-        )),
         sb_magic: must("super_block", "s_magic")?,
         task_pid: must("task_struct", "pid")?,
         task_tgid: must("task_struct", "tgid")?,
         task_signal: must("task_struct", "signal")?,
         task_stack: must("task_struct", "stack")?,
         task_start_time: must("task_struct", "start_time")?,
+        task_fsbase: must("task_struct", "thread.fsbase")?,
         signal_live: must("signal_struct", "live")?,
         unix_addr: must("unix_sock", "addr")?,
         unix_peer: must("unix_sock", "peer")?,
@@ -104,6 +96,6 @@ mod tests {
             return;
         };
         let offsets = resolve(&Btf::parse(bytes).unwrap()).unwrap();
-        assert_ne!(offsets.inode_ctime_sec, tracer_ebpf::Offsets::MISSING);
+        assert_ne!(offsets.iter_iov, tracer_ebpf::Offsets::MISSING);
     }
 }

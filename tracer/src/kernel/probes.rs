@@ -16,7 +16,7 @@ use aya::{
 use thiserror::Error;
 use tracer_ebpf::{
     AggKey, AggValue, Config, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
-    ListenValue, PathValue, Sock, TrieKey, TrieValue,
+    ListenValue, PathValue, PythonPlan, Sock, TrieKey, TrieValue,
 };
 
 use super::{
@@ -86,6 +86,8 @@ pub struct Probes {
     pub trie: Table<TrieKey, TrieValue>,
     /// Call sites that need larger copies.
     pub copy_sizes: Table<CopySizeKey, u32>,
+    /// How to find the frames of Python processes.
+    pub python: Table<u32, PythonPlan>,
     /// Counters by cause.
     pub counters: Counters,
     /// Stack copies.
@@ -160,6 +162,7 @@ impl Probes {
         let (paths, errors) = (tables.table("PATHS")?, tables.table("ERRORS")?);
         let (targets, trie) = (tables.table("TARGETS")?, tables.table("TRIE")?);
         let (copy_sizes, scan) = (tables.table("COPY_SIZES")?, tables.table("SCAN")?);
+        let python = tables.table("PYTHON")?;
         let counters = Counters::new(tables.data("COUNTERS")?.fd())
             .map_err(|e| ProbeError::Load(e.to_string()))?;
         let stacks = ebpf
@@ -177,6 +180,7 @@ impl Probes {
             targets,
             trie,
             copy_sizes,
+            python,
             counters,
             stacks,
             scan,
