@@ -75,7 +75,7 @@ impl Session {
             clock: (self.started_ns, self.clock.date(self.started_ns)),
             coverage: self.coverage(),
             node: None,
-            suspects,
+            suspects: findings::join_siteless(suspects),
             resources: self.resources(&growth)?,
             unsettled,
         }))

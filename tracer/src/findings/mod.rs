@@ -2,8 +2,10 @@
 
 mod assemble;
 mod identity;
+mod join;
 mod resources;
 
 pub use assemble::{Inputs, Suspect, assemble, verdict};
 pub use identity::{id, program};
+pub use join::join_siteless;
 pub use resources::{PortUse, ProcessUse, errno_name, resources};
