@@ -27,8 +27,6 @@ use crate::{
     sh, vm,
 };
 
-/// The folder of the behaviour tests' package.
-const BEHAVIOUR: &str = "tests";
 /// Longer than this a suite hangs; the whole run has half an hour.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
@@ -49,7 +47,7 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     let (behaviour, unit): (Vec<_>, Vec<_>) = programs
         .iter()
         .filter(|program| program.is_test)
-        .partition(|program| program.package == BEHAVIOUR && program.kind == "test");
+        .partition(|program| program.kind == "test");
     let mut suites = Vec::new();
     for program in unit {
         suites.push(run_one(
@@ -70,7 +68,7 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
                 .arg(assignment("PATH", Path::new(&sh::path_with(&ready.path))))
                 .args(full.then_some("TRACER_TEST_FULL=1"))
                 .arg(&program.path)
-                .current_dir(sh::root().join(BEHAVIOUR));
+                .current_dir(sh::root().join(&program.package));
             suites.push(run_one(program, true, command, &filter)?);
         }
     }
