@@ -141,7 +141,7 @@ impl GoView {
                     let request = connection.request.as_ref().map(request);
                     let told = Told {
                         state: connection.state,
-                        request: request.and_then(|r| interner.number(&r)),
+                        request: request.and_then(|r| interner.number_of(&r)),
                         stack: connection.stack,
                         requests: connection.requests,
                         request_ns: connection.request_ns,

@@ -14,8 +14,10 @@ use crate::{
     model::{Family, Remote},
 };
 
-/// Most values kept of each sort; further ones share the last number.
+/// Most values kept as they are.
 const INTERNED_MAX: usize = 65_536;
+/// Most values kept in all: beyond `INTERNED_MAX` only what many share.
+const INTERNED_WITH_SHARED_MAX: usize = 2 * INTERNED_MAX;
 
 /// Values by number and numbers by value.
 #[derive(Debug)]
@@ -37,11 +39,14 @@ impl<T: Clone + Eq + Hash> Interner<T> {
 
     /// The number of a value; `None` when it is new and there is no room.
     pub fn number(&mut self, value: &T) -> Option<u32> {
+        self.number_within(value, INTERNED_MAX)
+    }
+
+    fn number_within(&mut self, value: &T, room: usize) -> Option<u32> {
         if let Some(&number) = self.numbers.get(value) {
             return Some(number);
         }
-        if self.values.len() >= INTERNED_MAX {
-            self.refused += 1;
+        if self.values.len() >= room {
             return None;
         }
         let number = u32::try_from(self.values.len()).ok()?;
@@ -72,6 +77,22 @@ pub struct Request {
     pub host: Option<String>,
     /// Scheme of its URL.
     pub scheme: Scheme,
+}
+
+impl Interner<Request> {
+    /// The number of a request. When there are too many different ones, those to come are known by
+    /// their URL template, which is all that findings are told apart by.
+    pub fn number_of(&mut self, request: &Request) -> Option<u32> {
+        let number = self.number(request).or_else(|| {
+            let shared = Request {
+                target: template(&request.target),
+                ..request.clone()
+            };
+            self.number_within(&shared, INTERNED_WITH_SHARED_MAX)
+        });
+        self.refused += u64::from(number.is_none());
+        number
+    }
 }
 
 /// What a head says, if it is one of a known protocol.
@@ -158,7 +179,7 @@ pub fn shown(family: Family, address: &str, request: &Request) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Family, Interner, PathValue, socket_address, unix_path};
+    use super::{Family, Interner, PathValue, Request, socket_address, unix_path};
 
     #[test]
     fn addresses_are_written_as_users_write_them() {
@@ -195,5 +216,22 @@ mod tests {
         assert_eq!(interner.number(&"b"), Some(1));
         assert_eq!(interner.number(&"a"), Some(0));
         assert_eq!(interner.value(1), Some(&"b"));
+    }
+
+    #[test]
+    fn a_flood_of_ids_ends_in_their_template() {
+        let mut interner = Interner::new();
+        let request = |id: usize| Request {
+            method: "GET".to_owned(),
+            target: format!("/v1/prices/{id}"),
+            host: None,
+        };
+        for id in 0..super::INTERNED_MAX {
+            assert!(interner.number_of(&request(id)).is_some());
+        }
+        let one = interner.number_of(&request(super::INTERNED_MAX + 1));
+        assert!(one.is_some());
+        assert_eq!(one, interner.number_of(&request(super::INTERNED_MAX + 2)));
+        assert_eq!(interner.refused(), 0);
     }
 }

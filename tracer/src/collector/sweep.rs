@@ -82,7 +82,7 @@ impl Session {
         // the latest request of a socket wins
         heads.sort_unstable_by_key(|(key, head)| (key.sk, head.opened_ns, head.turn));
         for (key, head) in heads {
-            if let Some(number) = requests::request(&head).and_then(|r| interned.number(&r)) {
+            if let Some(number) = requests::request(&head).and_then(|r| interned.number_of(&r)) {
                 live.memory(key.sk, head.opened_ns).set_request(number);
             }
         }
