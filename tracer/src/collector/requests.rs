@@ -179,7 +179,7 @@ pub fn shown(family: Family, address: &str, request: &Request) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Family, Interner, PathValue, Request, socket_address, unix_path};
+    use super::{Family, Interner, PathValue, Request, Scheme, socket_address, unix_path};
 
     #[test]
     fn addresses_are_written_as_users_write_them() {
@@ -225,6 +225,7 @@ mod tests {
             method: "GET".to_owned(),
             target: format!("/v1/prices/{id}"),
             host: None,
+            scheme: Scheme::Http,
         };
         for id in 0..super::INTERNED_MAX {
             assert!(interner.number_of(&request(id)).is_some());
