@@ -25,7 +25,7 @@ cargo xtask COMMAND
   demo                      build, let a small program leak over loopback, and catch it
   test [--unit] [--full] [FILTER]
                             unit tests and behaviour tests on this machine's kernel (--full: and in every guest)
-  vm [KERNEL…] [--only NAME] [--run 'CMD'] [--limit SECONDS]
+  vm [KERNEL…] [--only NAME,…] [--run 'CMD'] [--limit SECONDS]
                             boot Debian's kernels (5.10, 6.1, 6.12, 7) in QEMU and run the behaviour tests there,
                             or a shell command (`tracer` is on the path, the fixture programs are in /fixtures)
   check                     formatting, lints, documentation, file length, licences, duplicate versions

@@ -41,7 +41,11 @@ pub const LIMIT: Duration = Duration::from_secs(15 * 60);
 pub fn main(mut args: Args) -> Result<ExitCode> {
     let options = setup::Options::take(&mut args)?;
     let script = args.value("--run")?;
-    let filter: Vec<String> = args.value("--only")?.into_iter().collect();
+    let filter: Vec<String> = args
+        .value("--only")?
+        .iter()
+        .flat_map(|names| names.split(',').map(str::to_owned))
+        .collect();
     let limit = match args.value("--limit")? {
         Some(text) => Duration::from_secs(
             text.parse()
