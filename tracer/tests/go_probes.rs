@@ -20,6 +20,8 @@ tracer_tests::tests![
     healthy_clients_leave_nothing_behind,
     settings_are_those_of_the_program,
     probes_come_once_and_go_with_the_last_process,
+    requests_under_load_are_told_apart_and_cheap,
+    probes_come_and_go_under_load,
 ];
 
 fn main() -> ExitCode {
@@ -93,6 +95,8 @@ impl Scene {
             &program,
             &[
                 scenario,
+                "-load",
+                "16",
                 "-wait",
                 "-n",
                 &repetitions,
@@ -219,7 +223,7 @@ const LEAKS: &[Leak] = &[
 ];
 
 fn versions() -> Vec<&'static str> {
-    if std::env::var_os("TRACER_TEST_FULL").is_some() {
+    if full() {
         go::ALL_VERSIONS.to_vec()
     } else {
         go::DEFAULT_VERSIONS.to_vec()
@@ -430,5 +434,95 @@ fn probes_come_once_and_go_with_the_last_process() -> Result<()> {
     ensure!(kernel.go.programs().count() == 1, "probes left too early");
     kernel.go.forget_process(second.client.pid());
     ensure!(kernel.go.programs().count() == 0, "probes stayed");
+    Ok(())
+}
+
+/// CPU time that a process has used, user and system.
+fn cpu(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .context("no name in stat")?
+        .1
+        .split_whitespace()
+        .collect();
+    // utime and stime, fields 14 and 15 of proc(5), in ticks of a hundredth of a second
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+fn full() -> bool {
+    std::env::var_os("TRACER_TEST_FULL").is_some()
+}
+
+/// Clients that send requests as fast as they can, 100 in each of 16 goroutines per repetition.
+fn load(n: u32) -> Result<Scene> {
+    Scene::start(go::DEFAULT_VERSIONS[1], Variant::Stripped, "load", n)
+}
+
+fn requests_under_load_are_told_apart_and_cheap() -> Result<()> {
+    let repetitions = if full() { 125 } else { 12 };
+    let requests = f64::from(repetitions) * 1600.0;
+    let mut kernel = Kernel::load()?;
+    let mut cost = Vec::new();
+    for probed in [false, true] {
+        let mut scene = load(repetitions)?;
+        if probed {
+            kernel.watch(&scene)?;
+        }
+        let before = cpu(scene.client.pid())?;
+        scene.client.write("go\n")?;
+        let mut looks = 0u32;
+        while !scene.client.stdout().contains("DONE") {
+            ensure!(scene.client.runs()?, "it ended: {}", scene.client.stderr());
+            for c in kernel.of(&scene)? {
+                let Some(request) = &c.request else { continue };
+                ensure!(
+                    request.method == "GET" && request.target == "/small",
+                    "{c:?}"
+                );
+                ensure!(!c.tls && c.kind == GoKind::Client, "{c:?}");
+                let site = c
+                    .stack
+                    .and_then(|id| kernel.go.site(id))
+                    .context("no stack")?;
+                let blamed = site.blamed().context("nobody to blame")?;
+                ensure!(blamed.function == "main.deep", "{site:#?}");
+                looks += 1;
+            }
+        }
+        let used = cpu(scene.client.pid())?.saturating_sub(before);
+        cost.push(used.as_secs_f64() * 1e6 / requests);
+        println!(
+            "{} requests {}: {:.2} us of CPU each, {looks} looks at their state",
+            requests,
+            if probed { "with probes" } else { "without" },
+            cost.last().copied().unwrap_or(0.0),
+        );
+        ensure!(!probed || looks > 0, "never seen");
+    }
+    Ok(())
+}
+
+fn probes_come_and_go_under_load() -> Result<()> {
+    let times = if full() { 500 } else { 20 };
+    let mut kernel = Kernel::load()?;
+    let mut scene = load(100_000)?;
+    scene.client.write("go\n")?;
+    let pid = scene.client.pid();
+    for _ in 0..times {
+        kernel.watch(&scene)?;
+        wait::until("a request", Duration::from_secs(10), || {
+            Ok(!kernel.of(&scene)?.is_empty())
+        })?;
+        kernel.go.forget_process(pid);
+        ensure!(scene.client.runs()?, "it ended: {}", scene.client.stderr());
+    }
+    ensure!(
+        scene.client.stderr().is_empty(),
+        "{}",
+        scene.client.stderr()
+    );
+    ensure!(kernel.go.programs().count() == 0);
     Ok(())
 }

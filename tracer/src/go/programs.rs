@@ -7,6 +7,7 @@ use std::{
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
 use aya::{
@@ -237,6 +238,7 @@ impl Programs {
             if program.layout != 0 {
                 self.free_layouts.push(program.layout);
             }
+            detach_aside(std::mem::take(&mut program.links));
             self.by_file.remove(&file);
         }
     }
@@ -246,9 +248,37 @@ impl Programs {
         let Some(program) = self.by_file.get_mut(&file) else {
             return Vec::new();
         };
-        program.links.clear();
+        detach_aside(std::mem::take(&mut program.links));
         program.kernel_only = Some(reason.to_owned());
         program.processes.iter().copied().collect()
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        detach(
+            self.by_file
+                .values_mut()
+                .flat_map(|program| program.links.drain(..))
+                .collect(),
+        );
+    }
+}
+
+/// Detaches probes at the same time: for each the kernel waits, about 150 ms, until no CPU is in
+/// it any more.
+fn detach(links: Vec<UProbeLink>) {
+    thread::scope(|scope| {
+        for link in links {
+            scope.spawn(move || drop(link));
+        }
+    });
+}
+
+/// As [`detach`], without waiting.
+fn detach_aside(links: Vec<UProbeLink>) {
+    if !links.is_empty() {
+        thread::spawn(move || detach(links));
     }
 }
 
