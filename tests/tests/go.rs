@@ -15,7 +15,12 @@ use tracer_tests::{
     tracer::{self, Report},
 };
 
-tests![oldest_version, newest_version];
+tests![
+    oldest_version,
+    newest_version,
+    leaked_before_tracing,
+    leaked_before_and_during_tracing,
+];
 
 /// Seconds that the check watches.
 const WATCH: u64 = 25;
@@ -246,4 +251,60 @@ fn is(finding: &Value, leak: &Leak, version: &str) -> bool {
         && (leak.url.is_empty() == url.is_empty())
         && finding["process"]["runtime"] == format!("go{version}")
         && pools_fit(leak, &finding["go"])
+}
+
+/// A client that runs by itself, and its server.
+fn running(scenario: &str, n: &str) -> Result<(Program, Program, tempfile::TempDir)> {
+    host::require_root()?;
+    let program = go::build("1.27.3", Variant::Stripped)?;
+    let directory = tempfile::tempdir()?;
+    let (server, addresses) = Program::ready(
+        &program,
+        &["serve", "-dir", &directory.path().to_string_lossy()],
+    )?;
+    let (client, _) = Program::ready(
+        &program,
+        &[scenario, "-servers", &addresses, "-n", n, "-every", "250ms"],
+    )?;
+    Ok((client, server, directory))
+}
+
+fn leaked_before_tracing() -> Result<()> {
+    let (mut client, _server, _directory) = running("body-http", "12")?;
+    client.line("DONE", Duration::from_secs(20))?;
+    // The kernel keeps no date of birth for sockets, so only patience proves a standing stock.
+    let report = tracer::check(client.pid(), 40)?.report()?;
+    let finding = report.only()?;
+    ensure!(finding["kind"] == BODY, "{report}");
+    ensure!(finding["connections"]["open"] == 12, "{report}");
+    ensure!(finding["call_site"].is_null(), "{report}");
+    ensure!(finding["stack_quality"] == "none", "{report}");
+    let url = finding["remote"]["url"].as_str().unwrap_or("");
+    ensure!(url.ends_with("/v2/app/tags/list?token=…"), "{report}");
+    Ok(())
+}
+
+fn leaked_before_and_during_tracing() -> Result<()> {
+    let (client, _server, _directory) = running("body-http", "200")?;
+    let pid = client.pid();
+    tracer_tests::wait::until("ten connections", Duration::from_secs(20), || {
+        Ok(host::socket_inodes(pid)?.len() >= 10)
+    })?;
+    let report = tracer::check(pid, 20)?.report()?;
+    let finding = report.only()?;
+    let [(file, line)] = &go::marked("LEAK body-http")?[..] else {
+        anyhow::bail!("marked more than once");
+    };
+    ensure!(finding["kind"] == BODY, "{report}");
+    ensure!(
+        finding["call_site"]["line"] == *line
+            && finding["call_site"]["file"].as_str() == file.to_str(),
+        "{report}"
+    );
+    // Four a second while it was watched, and those from before.
+    ensure!(
+        finding["connections"]["open"].as_u64() >= Some(60),
+        "{report}"
+    );
+    Ok(())
 }

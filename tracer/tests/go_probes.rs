@@ -20,6 +20,7 @@ tracer_tests::tests![
     healthy_clients_leave_nothing_behind,
     settings_are_those_of_the_program,
     probes_come_once_and_go_with_the_last_process,
+    connections_from_before_are_found,
     requests_under_load_are_told_apart_and_cheap,
     probes_come_and_go_under_load,
 ];
@@ -524,5 +525,52 @@ fn probes_come_and_go_under_load() -> Result<()> {
         scene.client.stderr()
     );
     ensure!(kernel.go.programs().count() == 0);
+    Ok(())
+}
+
+fn connections_from_before_are_found() -> Result<()> {
+    let mut kernel = Kernel::load()?;
+    for version in versions() {
+        for (scenario, state, url) in [
+            ("body-http", PoolState::Response, "/v2/app/tags/list"),
+            (
+                "body-https",
+                PoolState::Response,
+                "/v2/app/manifests/latest",
+            ),
+            ("body-unix", PoolState::Response, "/containers/json"),
+            ("client-per-call", PoolState::Idle, ""),
+        ] {
+            let mut scene = Scene::start(version, Variant::Stripped, scenario, 12)?;
+            scene.run()?;
+            kernel.watch(&scene)?;
+            let found = kernel.of(&scene)?;
+            ensure!(found.len() == 12, "{version} {scenario}: {found:#?}");
+            for c in &found {
+                ensure!(
+                    c.state == state && c.stack.is_none(),
+                    "{version} {scenario}: {c:?}"
+                );
+                let target = c.request.as_ref().map_or("", |r| &r.target);
+                ensure!(
+                    target.split('?').next() == Some(url),
+                    "{version} {scenario}: {c:?}"
+                );
+                let fd = c.fd.context("no descriptor")?;
+                let link = Path::new("/proc")
+                    .join(scene.client.pid().to_string())
+                    .join(format!("fd/{fd}"));
+                ensure!(fs::read_link(link)?.to_string_lossy() == format!("socket:[{}]", c.inode));
+            }
+            if scenario == "body-http" {
+                // Each call has a query of its own: nobody's request is taken for another's.
+
+                let distinct: std::collections::HashSet<_> =
+                    found.iter().map(|c| &c.request).collect();
+                ensure!(distinct.len() == found.len(), "{version}: {found:#?}");
+            }
+            println!("{version} {scenario:16} found");
+        }
+    }
     Ok(())
 }

@@ -94,6 +94,26 @@ impl Cohorts {
         Some(id)
     }
 
+    /// The call site of all other connections of the process to the same remote, when they have
+    /// one in common.
+    pub fn sole_site(&self, process: &Process, remote: &Remote, role: Role) -> Option<Arc<Site>> {
+        let mut sites = self
+            .entries
+            .iter()
+            .map(|entry| &entry.cohort)
+            .filter(|c| c.role == role && *c.remote == *remote && *c.process == *process)
+            .filter_map(|c| c.site.as_ref());
+        let first = sites.next()?;
+        sites
+            .all(|other| other.blamed() == first.blamed())
+            .then(|| Arc::clone(first))
+    }
+
+    /// Number of cohorts.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// One cohort.
     pub fn get(&self, id: CohortId) -> Option<&Entry> {
         self.entries.get(id.0 as usize)

@@ -155,10 +155,16 @@ impl Session {
         let request_stack = told
             .and_then(|told| told.stack)
             .unwrap_or_else(|| self.tickets.settle(sk, sock.request_stack));
+        // Opened before tracing: whose it is may turn out when the same request is seen again.
+        let unknown = told.is_some() && open_stack == STACK_NONE && request_stack == STACK_NONE;
         let chosen_by = mix([
             sock.tgid,
             open_stack,
-            request_stack,
+            if unknown {
+                u32::try_from(self.cohorts.len()).unwrap_or(u32::MAX)
+            } else {
+                request_stack
+            },
             request.unwrap_or(u32::MAX),
         ]);
         let known = self.live.memory(sk, sock.opened_ns).cohort(chosen_by);
@@ -232,7 +238,15 @@ impl Session {
         } else {
             (request_stack, StackOf::Request)
         };
-        let site = self.site(number).map(|site| (number, site));
+        let mut site = self.site(number).map(|site| (number, site));
+        let mut site_of = site_of;
+        if site.is_none() && request.is_some() {
+            site = self
+                .cohorts
+                .sole_site(&process, &remote, role)
+                .map(|site| (number, site));
+            site_of = StackOf::Request;
+        }
         let cohort = self.cohorts.of(Member {
             process: &process,
             site,

@@ -8,6 +8,7 @@ mod binary;
 pub mod buildinfo;
 pub mod callsite;
 pub mod image;
+pub mod late;
 pub mod memory;
 pub mod moduledata;
 pub mod offsets;

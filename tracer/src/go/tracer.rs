@@ -12,6 +12,7 @@ use tracer_ebpf::{
 };
 
 use super::{
+    late,
     memory::Memory,
     offsets::Members,
     programs::{Admitted, FileOffsets, GoProgram, Programs},
@@ -25,6 +26,7 @@ use crate::{
         probes::{ProbeError, Probes},
     },
     model::{Site, StackQuality},
+    procs::{self, clock::monotonic_ns},
 };
 
 /// Names kept of stacks.
@@ -113,6 +115,7 @@ impl GoTracer {
             tables.processes.set(&pid, process)?;
         }
         let bias = process.map_or(0, |p| p.bias);
+        let probed = process.is_some();
         self.processes.insert(
             pid,
             GoProc {
@@ -121,7 +124,53 @@ impl GoTracer {
                 implausible: 0,
             },
         );
+        if probed {
+            // After attaching, so that nothing falls between.
+            self.find_earlier(probes, pid)?;
+        }
         Ok(true)
+    }
+
+    /// Adds the connections that a process had before it was probed.
+    fn find_earlier(&self, probes: &Probes, pid: u32) -> io::Result<()> {
+        let (Some(process), Some(program)) = (self.processes.get(&pid), self.program_of(pid))
+        else {
+            return Ok(());
+        };
+        let found = late::connections(
+            &program.binary,
+            &program.members,
+            &Memory::open(pid)?,
+            process.bias,
+            monotonic_ns(),
+        );
+        if found.is_empty() {
+            return Ok(());
+        }
+        let descriptors: HashMap<i32, u64> = procs::socket_fds(pid)?.into_iter().collect();
+        let mut sockets = HashMap::new();
+        probes.socks.for_each(|&sk, sock| {
+            if sock.tgid == pid || sock.holder == pid {
+                sockets.insert(u64::from(sock.inode), sk);
+            }
+        })?;
+        for late::Found { object, mut conn } in found {
+            let key = GoKey {
+                object,
+                tgid: pid,
+                pad: 0,
+            };
+            let Some(&inode) = descriptors.get(&conn.fd) else {
+                continue;
+            };
+            conn.inode = u32::try_from(inode).unwrap_or(0);
+            conn.sk = sockets.get(&inode).copied().unwrap_or(0);
+            // What a probe has seen meanwhile is newer.
+            if self.in_kernel.conns.get(&key)?.is_none() {
+                self.in_kernel.conns.set(&key, &conn)?;
+            }
+        }
+        Ok(())
     }
 
     /// Forgets a process that has ended or executes another program. Probes of an executable
