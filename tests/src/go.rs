@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::runner::Skip;
+
 /// Oldest and newest version that the tests use by default.
 pub const DEFAULT_VERSIONS: [&str; 2] = ["1.21.13", "1.27.3"];
 /// One release of each minor version.
@@ -113,8 +115,11 @@ pub fn toolchain(version: &str) -> Result<PathBuf> {
 /// Builds the fixture program.
 ///
 /// # Errors
-/// The compiler's.
+/// The compiler's; [`Skip`] in a guest, which has no toolchain.
 pub fn build(version: &str, variant: Variant) -> Result<PathBuf> {
+    if env::var_os("TRACER_FIXTURES").is_some() {
+        bail!(Skip("Go programs are not built for guests".to_owned()));
+    }
     let root = toolchain(version)?;
     let cache = cache()?;
     let program = cache.join(format!("fixture-{version}-{}", variant.name()));
