@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-pub use self::kernel::all;
+pub use self::kernel::{all, wanted};
 use self::{
     image::Image,
     kernel::{Kernel, Line},
@@ -55,7 +55,7 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     };
     let names = args.positional();
     args.finish()?;
-    let lines = kernel::wanted(&names)?;
+    let lines = wanted(&names)?;
 
     let ready = setup::to_build(options)?;
     setup::to_boot_guests(options)?;
