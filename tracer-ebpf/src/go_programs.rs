@@ -25,10 +25,11 @@ use aya_ebpf::{
 use tracer_ebpf::{
     Counter, GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_IDLE, GO_IN_FLIGHT, GO_NEW,
     GO_READING, GO_RESPONSE, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoFinalizedKey,
-    GoKey, GoLayout, GoProcess, GoStack, SOCK_READING, STACK_GO, STACK_NONE,
+    GoKey, GoLayout, GoProcess, GoStack, SOCK_READING, STACK_NONE,
 };
 
 use crate::{
+    go_stacks::{mix, remember},
     kernel::{Address, UserRegs, current_tgid, read, read_user},
     maps::{SOCKS, count},
     offset,
@@ -43,9 +44,6 @@ pub static GO_LAYOUTS: Array<GoLayout> = Array::with_max_entries(256, 0);
 /// Connections and streams by their object's address.
 #[map]
 pub static GO_CONNS: HashMap<GoKey, GoConn> = HashMap::with_max_entries(16_384, 0);
-/// Requesters' stacks by id.
-#[map]
-pub static GO_STACKS: HashMap<u32, GoStack> = HashMap::with_max_entries(8_192, 0);
 /// Connections closed by a finalizer.
 #[map]
 pub static GO_FINALIZED: HashMap<GoFinalizedKey, u64> = HashMap::with_max_entries(1_024, 0);
@@ -60,11 +58,8 @@ pub struct Scratch {
 #[map]
 static GO_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-const BPF_NOEXIST: u64 = 1;
 /// Most layers (TLS, own types) between a connection and its socket.
 const LAYERS: u32 = 4;
-/// Ids tried for a stack whose own id another stack has.
-const ID_TRIES: u32 = 4;
 /// The first bytes of `net/http.errCallerOwnsConn`.
 const OWNER_ERROR: [u64; 2] = [
     u64::from_le_bytes(*b"read loo"),
@@ -283,46 +278,6 @@ impl Hit {
         stack.frames = used as u32;
         remember(stack)
     }
-}
-
-#[inline(always)]
-fn mix(hash: u64, value: u64) -> u64 {
-    ((hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15)).rotate_left(29)
-}
-
-#[inline(always)]
-fn remember(stack: &GoStack) -> u32 {
-    let mut number = (stack.hash >> 32) as u32;
-    let mut tries = 0;
-    while tries < ID_TRIES {
-        let id = (number & (STACK_GO - 1)) | STACK_GO;
-        // SAFETY: a map lookup; the value is not kept.
-        match unsafe { GO_STACKS.get(&id) } {
-            Some(known) if known.hash == stack.hash => return id,
-            Some(_) => {}
-            None => {
-                if GO_STACKS.insert(&id, stack, BPF_NOEXIST).is_ok() {
-                    return id;
-                }
-                // SAFETY: as above. Another CPU may have been first; else the map is full.
-                if unsafe { GO_STACKS.get(&id) }.is_none() {
-                    break;
-                }
-                continue_with(&mut number);
-                tries += 1;
-                continue;
-            }
-        }
-        continue_with(&mut number);
-        tries += 1;
-    }
-    count(Counter::GoStackMapFull);
-    STACK_NONE
-}
-
-#[inline(always)]
-fn continue_with(number: &mut u32) {
-    *number = number.wrapping_add(1);
 }
 
 /// Reads a Go string into a buffer whose size is a power of two; returns the string's length.

@@ -17,6 +17,8 @@ mod functions;
 #[cfg(target_arch = "bpf")]
 mod go_programs;
 #[cfg(target_arch = "bpf")]
+mod go_stacks;
+#[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
 mod maps;
