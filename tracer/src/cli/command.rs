@@ -333,10 +333,10 @@ mod tests {
             .release()
             .unwrap();
         running.forward(Signal {
-            number: libc::SIGINT,
+            number: libc::SIGTERM,
             by_kernel: false,
         });
         poll(&mut [PollFd::new(running.pidfd(), PollFlags::IN)], None).unwrap();
-        assert_eq!(running.status().unwrap(), 130);
+        assert_eq!(running.status().unwrap(), 143);
     }
 }

@@ -30,6 +30,8 @@ use crate::{
 /// Longer than this a suite hangs; the whole run has half an hour.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
+/// Whoever starts us in the background may have had these ignored, and tests send them.
+const DEFAULT_SIGNALS: &str = "--default-signal=HUP,INT,QUIT";
 /// The one guest that every run boots: a kernel with fentry and kprobes, which this machine's own
 /// may lack.
 const GUEST_KERNEL: &str = "6.12";
@@ -62,7 +64,8 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     // the tests marked as ignored need these, and say so when they are skipped
     let runtimes = ["gdb", "node", "javac"].into_iter().all(sh::has_program);
     for program in unit {
-        let mut command = sh::command(&program.path);
+        let mut command = sh::command("env");
+        command.arg(DEFAULT_SIGNALS).arg(&program.path);
         command.args(runtimes.then_some("--include-ignored"));
         suites.push(run_one(program, false, command, &filter)?);
     }
@@ -73,6 +76,7 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
         for program in behaviour {
             let mut command = sh::as_root("env");
             command
+                .arg(DEFAULT_SIGNALS)
                 .arg(assignment("TRACER_BIN", &tracer))
                 .arg(assignment("PATH", Path::new(&sh::path_with(&ready.path))))
                 .args(full.then_some("TRACER_TEST_FULL=1"))
