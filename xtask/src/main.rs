@@ -24,7 +24,7 @@ cargo xtask COMMAND
   run [--release] -- ARGS   build as this user, then run `tracer ARGS` as root (through sudo if need be)
   demo                      build, let a small program leak over loopback, and catch it
   test [--unit] [--full] [FILTER]
-                            unit tests and behaviour tests on this machine's kernel (--full: and in every guest)
+                            unit tests and behaviour tests on this machine's kernel, a few in one guest (--full: all in every guest)
   vm [KERNEL…] [--only NAME,…] [--run 'CMD'] [--limit SECONDS]
                             boot Debian's kernels (5.10, 6.1, 6.12, 7) in QEMU and run the behaviour tests there,
                             or a shell command (`tracer` is on the path, the fixture programs are in /fixtures)
