@@ -48,6 +48,7 @@ impl Kernel {
             max_sockets: 4096,
             btf: None,
             backend: None,
+            without: &[],
         })?;
         let go = GoTracer::new(&mut probes, None)?;
         Ok(Kernel { probes, go })

@@ -84,6 +84,9 @@ pub struct AttachArgs {
     /// Use this kind of hook only
     #[arg(long, value_name = "KIND", hide = true, value_parser = ["tracepoint", "kprobe", "fentry"])]
     pub backend: Option<String>,
+    /// Leave this out (may be repeated); tells what it costs
+    #[arg(long, value_name = "PART", hide = true, value_parser = ["send", "receive", "heads", "stacks"])]
+    pub without: Vec<String>,
 }
 
 /// Arguments of `check`.

@@ -46,6 +46,7 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
     let session = Session::start(Options {
         target: target.clone(),
         backend: args.attach.backend.clone(),
+        without: args.attach.without.clone(),
         max_sockets: MAX_SOCKETS,
         btf: args.attach.btf.clone(),
     })?;

@@ -74,6 +74,7 @@ fn local(args: &DoctorArgs) -> Doctor {
     let started = Session::start(Options {
         target: Target::Processes(vec![std::process::id()]),
         backend: args.attach.backend.clone(),
+        without: args.attach.without.clone(),
         max_sockets: MAX_SOCKETS.min(1024),
         btf: args.attach.btf.clone(),
     });

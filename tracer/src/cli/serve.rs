@@ -48,6 +48,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
         options: Options {
             target: target::resolve(&args.target)?,
             backend: args.attach.backend.clone(),
+            without: args.attach.without.clone(),
             max_sockets: config.max_sockets.unwrap_or(MAX_SOCKETS),
             btf: args.attach.btf.clone(),
         },

@@ -56,6 +56,9 @@ pub struct Options {
     pub target: Target,
     /// Force one backend (`tracepoint`, `fentry`, `kprobe`); for tests.
     pub backend: Option<String>,
+    /// Parts to leave out: the events `send` and `receive`, request `heads`, `stacks`; for
+    /// measuring.
+    pub without: Vec<String>,
     /// Most sockets tracked at one time.
     pub max_sockets: u32,
     /// Kernel type information to use in place of `/sys/kernel/btf/vmlinux`.
@@ -154,13 +157,13 @@ impl Session {
     /// [`StartError`]; nothing stays attached.
     pub fn start(options: Options) -> Result<Session, StartError> {
         let mut config = Config {
-            want_heads: 1,
-            want_stacks: 1,
             copies_per_second: 200,
             own_tgid: std::process::id(),
             follow_forks: 1,
             ..Config::default()
         };
+        let has = |part: &str| u32::from(!options.without.iter().any(|without| without == part));
+        (config.want_heads, config.want_stacks) = (has("heads"), has("stacks"));
         let target = target::filter(&options.target, &mut config)?;
         let mut probes = start::load(&options, config)?;
         target.enlist(&options.target, &probes);

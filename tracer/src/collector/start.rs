@@ -21,6 +21,7 @@ pub fn load(options: &Options, config: Config) -> Result<Probes, StartError> {
         max_sockets: options.max_sockets,
         btf: options.btf.as_deref(),
         backend: options.backend.as_deref(),
+        without: &options.without,
     })
     .map_err(|error| {
         let missing = missing_capabilities();

@@ -118,6 +118,8 @@ pub struct Setup<'a> {
     pub btf: Option<&'a Path>,
     /// Use only this backend where an event has several.
     pub backend: Option<&'a str>,
+    /// Events not to observe.
+    pub without: &'a [String],
 }
 
 impl Probes {
@@ -191,7 +193,7 @@ impl Probes {
         };
         probes.load_scan(&aya_btf)?;
         for event in EVENTS {
-            let status = probes.observe(event, &btf, &aya_btf, setup.backend)?;
+            let status = probes.observe(event, &btf, &aya_btf, &setup)?;
             probes.events.push(status);
         }
         Ok(probes)
@@ -203,7 +205,7 @@ impl Probes {
         event: &Event,
         btf: &Btf,
         aya_btf: &AyaBtf,
-        forced: Option<&str>,
+        setup: &Setup<'_>,
     ) -> Result<EventStatus, ProbeError> {
         let mut status = EventStatus {
             event: event.name.to_owned(),
@@ -213,13 +215,15 @@ impl Probes {
             refused: Vec::new(),
         };
         let mut better: Vec<&str> = Vec::new();
-        for (index, choice) in event.choices.iter().enumerate() {
+        let left_out = setup.without.iter().any(|without| without == event.name);
+        let choices = if left_out { &[] } else { event.choices };
+        for (index, choice) in choices.iter().enumerate() {
             let Some(first) = choice.probes.first() else {
                 continue;
             };
             let backend = first.attach.backend();
             // forcing leaves an event its last choice, so that what it is not about still works
-            if forced.is_some_and(|f| f != backend) && index + 1 < event.choices.len() {
+            if setup.backend.is_some_and(|f| f != backend) && index + 1 < event.choices.len() {
                 continue;
             }
             if !fits(choice, btf) {
