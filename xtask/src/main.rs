@@ -1,6 +1,7 @@
 //! The project's chores: `cargo xtask help` lists them.
 
 mod args;
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -29,7 +30,8 @@ cargo xtask COMMAND
                             boot Debian's kernels (5.10, 6.1, 6.12, 7) in QEMU and run the behaviour tests there,
                             or a shell command (`tracer` is on the path, the fixture programs are in /fixtures)
   check                     formatting, lints, documentation, file length, licences, duplicate versions
-  bench                     measure what tracing costs
+  bench [--quick] [SECTION…]
+                            measure what tracing costs, beside other tools, as root; written to docs/benchmarks.md
 
 Anywhere: --toolchain-from active|nightly|rustup|debian
                             where the eBPF build takes the sources of `core` from (default: the first that has them)
@@ -63,10 +65,7 @@ fn dispatch() -> Result<ExitCode> {
         "check" => check::main(args),
         "demo" => demo::main(args),
         "vm" => vm::main(args),
-        "bench" => {
-            args.finish()?;
-            anyhow::bail!("there are no benchmarks yet, so there is nothing to measure");
-        }
+        "bench" => bench::main(args),
         "help" | "-h" | "--help" => {
             print!("{HELP}");
             Ok(ExitCode::SUCCESS)

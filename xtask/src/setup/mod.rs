@@ -44,6 +44,11 @@ impl Options {
             yes: args.flag("--yes"),
         })
     }
+
+    /// Whether the user agreed beforehand to what has to be installed.
+    pub const fn agreed(self) -> bool {
+        self.yes
+    }
 }
 
 /// `cargo xtask setup`.

@@ -1,0 +1,164 @@
+//! Connections that come and go, as fast as two CPUs can make them.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{
+    Bar, Bench, Row, Section,
+    load::Load,
+    peers::PEERS,
+    traced::{Daemon, Process},
+};
+
+/// Total CPU under churn.
+pub const SECTION: Section = Section {
+    name: "churn",
+    title: "Short connections",
+    about: "Loopback, a client and a server thread on each CPU, both ends traced: connect, one HTTP request and \
+            response, close, without a pause. The ratio is CPU time per connection, of the load (with the kernel's work for \
+            it) and of the tracer's own process, to that of the same load without a tracer just before and after.",
+    run,
+};
+
+/// Measured after each change of tracer.
+const WINDOW: Duration = Duration::from_millis(1500);
+/// Before it, so that call paths are known and everything is warm.
+const WARM_UP: Duration = Duration::from_millis(700);
+
+/// Who watches.
+#[derive(Clone, Copy)]
+pub enum Watcher {
+    /// `tracer daemon` with these further arguments.
+    Tracer(&'static [&'static str]),
+    /// Another tool.
+    Peer(super::peers::Peer),
+}
+
+/// What it cost, round by round.
+#[derive(Debug, Default, Clone)]
+pub struct Cost {
+    /// CPU time per unit of load, over that without it.
+    pub ratios: Vec<f64>,
+    /// CPU time of the load per unit, nanoseconds.
+    pub load_ns: Vec<f64>,
+    /// CPU time of its own process per unit of load, nanoseconds.
+    pub own_ns: Vec<f64>,
+    /// CPU time per unit of load without it, nanoseconds.
+    pub plain_ns: Vec<f64>,
+    /// Units of load per second without it.
+    pub plain_rate: Vec<f64>,
+    /// Why it could not be measured.
+    pub failed: Option<String>,
+}
+
+/// Tracer with everything that is on by default.
+pub const ALL: Watcher = Watcher::Tracer(&[]);
+/// Tracer without the events of transfers: no activity, requests and heads.
+pub const LIFECYCLE: Watcher = Watcher::Tracer(&["--without", "send", "--without", "receive"]);
+
+impl Cost {
+    /// CPU time of the load per unit beyond that without a watcher, nanoseconds.
+    pub fn added_ns(&self) -> Vec<f64> {
+        let load_ns = self.load_ns.iter();
+        load_ns
+            .zip(&self.plain_ns)
+            .map(|(with, without)| with - without)
+            .collect()
+    }
+}
+
+fn run(bench: &Bench) -> Result<Vec<Row>> {
+    let mut load = Load::start(bench, &["churn"])?;
+    let own = compare(bench, &mut load, &[LIFECYCLE, ALL], bench.rounds(9))?;
+    let [lifecycle, all] = own.as_slice() else {
+        return Ok(Vec::new());
+    };
+    let mut rows = vec![
+        Row::new("untraced", "connections/s", all.plain_rate.clone()),
+        Row::new("lifecycle and stacks", "ratio", lifecycle.ratios.clone()).bar(Bar::AtMost(1.08)),
+        Row::new("everything", "ratio", all.ratios.clone())
+            .bar(Bar::AtMost(1.10))
+            .note("also activity, requests with their stacks and URLs"),
+        Row::new("daemon, per connection", "ns", all.own_ns.clone())
+            .bar(Bar::AtMost(50.0))
+            .note("its own CPU time, everything on; a connection has two traced ends"),
+    ];
+    let peers: Vec<Watcher> = PEERS.iter().map(|&peer| Watcher::Peer(peer)).collect();
+    for (peer, cost) in PEERS
+        .iter()
+        .zip(compare(bench, &mut load, &peers, bench.rounds(3))?)
+    {
+        let note = cost.failed.as_deref().unwrap_or(peer.note);
+        rows.push(Row::new(peer.name, "ratio", cost.ratios).note(note));
+        rows.push(Row::new(
+            format!("{}, per connection", peer.name),
+            "ns",
+            cost.own_ns,
+        ));
+    }
+    Ok(rows)
+}
+
+/// Runs the load with each watcher in turn, and without any in between.
+pub fn compare(
+    bench: &Bench,
+    load: &mut Load,
+    watchers: &[Watcher],
+    rounds: usize,
+) -> Result<Vec<Cost>> {
+    let mut costs = vec![Cost::default(); watchers.len()];
+    let mut before = load.run(WINDOW)?;
+    for _ in 0..rounds {
+        for (watcher, cost) in watchers.iter().zip(&mut costs) {
+            if cost.failed.is_some() {
+                continue;
+            }
+            let mut started = match start(bench, watcher, load.pid()) {
+                Ok(started) => started,
+                Err(error) => {
+                    cost.failed = Some(format!("{error:#}"));
+                    continue;
+                }
+            };
+            let warm = load.run(WARM_UP)?;
+            let own_before_ns = started.process().cpu_ns();
+            let traced = load.run(WINDOW)?;
+            let own_ns = started.process().cpu_ns() - own_before_ns;
+            drop(started);
+            let after = load.run(WINDOW)?;
+            let plain_ns = (before.cpu_ns + after.cpu_ns) / (before.units + after.units);
+            // its own time is that of the whole run, the load's that of the window
+            let own_ns = own_ns / (traced.total - warm.total) as f64;
+            cost.load_ns.push(traced.cpu_ns / traced.units);
+            cost.own_ns.push(own_ns);
+            cost.plain_ns.push(plain_ns);
+            cost.plain_rate.push(after.units / after.wall_ns * 1e9);
+            cost.ratios
+                .push((traced.cpu_ns / traced.units + own_ns) / plain_ns);
+            before = after;
+        }
+    }
+    Ok(costs)
+}
+
+enum Started {
+    Tracer(Daemon),
+    Peer(Process),
+}
+
+impl Started {
+    fn process(&mut self) -> &Process {
+        match self {
+            Self::Tracer(daemon) => &daemon.process,
+            Self::Peer(process) => process,
+        }
+    }
+}
+
+fn start(bench: &Bench, watcher: &Watcher, pid: u32) -> Result<Started> {
+    Ok(match watcher {
+        Watcher::Tracer(arguments) => Started::Tracer(Daemon::start(bench, pid, arguments)?),
+        Watcher::Peer(peer) => Started::Peer(peer.start(pid)?),
+    })
+}
