@@ -12,7 +12,6 @@ const NO_MEMLOCK_SINCE: (u32, u32) = (5, 11);
 
 /// Bits of include/uapi/linux/capability.h.
 const DAC_READ_SEARCH: u32 = 2;
-const NET_ADMIN: u32 = 12;
 const SYS_PTRACE: u32 = 19;
 const SYS_ADMIN: u32 = 21;
 const SYS_RESOURCE: u32 = 24;
@@ -78,12 +77,6 @@ fn table(held: u64, kernel: (u32, u32)) -> Vec<Capability> {
         "CAP_DAC_READ_SEARCH",
         has(DAC_READ_SEARCH),
         "reading executables and debug information that only their owner may read",
-    ));
-    rows.push(row(
-        "CAP_NET_ADMIN",
-        has(NET_ADMIN),
-        "attaching to cgroups (who closed a socket, UNIX connects) and listing sockets of all \
-         users",
     ));
     if kernel < NO_MEMLOCK_SINCE {
         rows.push(row(
