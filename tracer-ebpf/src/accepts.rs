@@ -8,7 +8,7 @@ use tracer_ebpf::{
 use crate::{
     capture::capture_stack,
     kernel::{Address, current_is_target, current_tgid, current_tid},
-    sockets::{ESTABLISHED, entry, insert, read_addresses},
+    sockets::{ESTABLISHED, entry, insert, insert_again, listener_is_known, read_addresses},
     transfers,
 };
 
@@ -19,7 +19,7 @@ pub fn accepted(sk: Address, result: i32) -> u32 {
         return 0;
     }
     if entry(sk).is_none() {
-        // the listener is not one we know, the process is
+        // the listener is not one we know, the process is; or there was no room for it before
         let mut sock = Sock {
             // SAFETY: the helper has no preconditions.
             opened_ns: unsafe { bpf_ktime_get_ns() },
@@ -30,7 +30,11 @@ pub fn accepted(sk: Address, result: i32) -> u32 {
             ..Sock::default()
         };
         read_addresses(&mut sock, sk);
-        insert(sk, &sock);
+        if listener_is_known(sk) {
+            insert_again(sk, &sock);
+        } else {
+            insert(sk, &sock);
+        }
     }
     let Some(sock) = entry(sk) else { return 0 };
     sock.tgid = current_tgid();
@@ -44,7 +48,7 @@ pub fn accepted(sk: Address, result: i32) -> u32 {
 /// A UNIX socket was connected or accepted by the current process.
 #[inline(always)]
 pub fn unix_opened(sk: Address, result: i32) -> u32 {
-    if sk == 0 || result < 0 || entry(sk).is_some() || !transfers::first_seen(sk) {
+    if sk == 0 || result < 0 || entry(sk).is_some() || !transfers::first_seen(sk, true) {
         return 0;
     }
     let Some(sock) = entry(sk) else { return 0 };

@@ -7,6 +7,11 @@ pub const FILTER_PROCESS: u32 = 1;
 /// Watch the processes below one cgroup v2.
 pub const FILTER_CGROUP: u32 = 2;
 
+/// Index into `SCAN`: number of the running descriptor scan; 0: only look for listening sockets.
+pub const SCAN_NUMBER: u32 = 0;
+/// Index into `SCAN`: descriptors of target processes whose socket found no room in this scan.
+pub const SCAN_UNSTORED: u32 = 1;
+
 /// Settings of one tracing session; the read-only global `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

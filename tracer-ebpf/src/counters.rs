@@ -20,12 +20,27 @@ macro_rules! counters {
     };
 }
 
+impl Counter {
+    /// Whether it counts what was not recorded, rather than what was.
+    #[must_use]
+    pub const fn is_loss(self) -> bool {
+        !matches!(
+            self,
+            Counter::Seen
+                | Counter::Folded
+                | Counter::Replaced
+                | Counter::StackCopied
+                | Counter::FoundByScan
+        )
+    }
+}
+
 counters! {
     /// Sockets that came into view: opened, accepted, first used, or found by reconciling.
     Seen = 0, "seen";
     /// Sockets that ended and were folded into `AGG` or deliberately forgotten.
     Folded = 1, "folded";
-    /// A socket could not be stored: `SOCKS` is full.
+    /// A socket found no room when it was opened: `SOCKS` is full.
     SocketMapFull = 2, "socket_map_full";
     /// A folded socket lost its cohort: `AGG` is full; it is counted under the empty key.
     AggregateMapFull = 3, "aggregate_map_full";
@@ -50,12 +65,17 @@ counters! {
     Replaced = 12, "replaced";
     /// Stack copies handed to user space.
     StackCopied = 13, "stack_copied";
-    /// Connections that ended and were replaced or removed by reconciling (also in `folded`).
-    Healed = 14, "healed";
+    /// Of the sockets seen, those that a descriptor scan found: older than the tracer, or missed.
+    FoundByScan = 14, "found_by_scan";
     /// A connection of a Go program got no state: `GO_CONNS` is full.
     GoConnMapFull = 15, "go_connection_map_full";
     /// A Go requester's stack could not be stored: `GO_STACKS` is full.
     GoStackMapFull = 16, "go_stack_map_full";
+    /// A socket could not be stored: `SOCKS` was being changed at the same time.
+    SocketMapBusy = 17, "socket_map_busy";
+    /// A transfer on a UNIX socket that is not stored, because `SOCKS` is full; the next scan
+    /// counts such sockets.
+    TransferUntracked = 18, "transfer_untracked";
 }
 
 const _: () = {

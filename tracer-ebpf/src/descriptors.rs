@@ -3,8 +3,8 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracer_ebpf::{
-    Counter, FILTER_HOST, ListenKey, ROLE_CLIENT, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED,
-    SOCK_PEER_CLOSED, SOCK_PREEXISTING, Sock,
+    Counter, FILTER_HOST, ListenKey, ROLE_CLIENT, ROLE_SERVER, SCAN_NUMBER, SCAN_UNSTORED,
+    SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_PREEXISTING, Sock,
 };
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     maps::{LISTENERS, SCAN, TARGETS, count},
     offset,
     sockets::{
-        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, fold_socket, insert, is_inet,
+        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, fold_socket, insert_again, is_inet,
         read_addresses, remember_listener, ticks,
     },
     unix,
@@ -41,7 +41,7 @@ pub fn visit(task: Address, fd: u32, file: Address) {
         return;
     }
     let tgid: u32 = read(task, offset!(task_tgid));
-    let scan = SCAN.get(0).copied().unwrap_or(0);
+    let scan = SCAN.get(SCAN_NUMBER).copied().unwrap_or(0);
     let family = family(sk);
     let state: u8 = read(sk, offset!(skc_state));
     if is_inet(family) && state == LISTEN {
@@ -136,7 +136,14 @@ fn found(sk: Address, family: u16, state: u8, tgid: u32) -> bool {
         let accepted = unsafe { LISTENERS.get(&key) }.is_some();
         sock.role = if accepted { ROLE_SERVER } else { ROLE_CLIENT };
     }
-    insert(sk, &sock);
+    if !insert_again(sk, &sock) {
+        if let Some(unstored) = SCAN.get_ptr_mut(SCAN_UNSTORED) {
+            // SAFETY: a live map value, written by the one scan that runs at a time.
+            unsafe { *unstored += 1 };
+        }
+        return false;
+    }
+    count(Counter::FoundByScan);
     true
 }
 

@@ -20,7 +20,10 @@ mod python;
 mod socket;
 mod stack;
 
-pub use config::{CallKey, CallValue, Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets};
+pub use config::{
+    CallKey, CallValue, Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets, SCAN_NUMBER,
+    SCAN_UNSTORED,
+};
 pub use counters::Counter;
 pub use go::{
     GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_HOST_BYTES, GO_IDLE, GO_IN_FLIGHT,

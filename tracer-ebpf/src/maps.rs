@@ -50,9 +50,9 @@ pub static BUDGETS: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(4_096
 /// Events by `Counter`.
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
-/// Number of the running descriptor scan; 0: only look for listening sockets.
+/// The running descriptor scan: [`tracer_ebpf::SCAN_NUMBER`], [`tracer_ebpf::SCAN_UNSTORED`].
 #[map]
-pub static SCAN: Array<u32> = Array::with_max_entries(1, 0);
+pub static SCAN: Array<u32> = Array::with_max_entries(2, 0);
 
 /// Ticket numbers, per CPU.
 #[map]
@@ -86,8 +86,9 @@ pub fn bounded<const MASK: u32>(len: u32) -> u32 {
 #[inline(always)]
 pub fn count(counter: Counter) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: the pointer is to this CPU's slot, which only this program invocation writes.
-        unsafe { *slot += 1 };
+        // An interrupt on the same CPU may count, too; what is lost by it would never be noticed.
+        // SAFETY: a live map value.
+        unsafe { atomic_add(slot, 1) };
     }
 }
 

@@ -67,16 +67,49 @@ pub fn read_addresses(sock: &mut Sock, sk: Address) {
     }
 }
 
-/// Stores a socket that came into view.
+/// `BPF_NOEXIST`: only if there is none yet.
+const IF_NEW: u64 = 1;
+/// Answer of [`IF_NEW`] when there is one.
+const EEXIST: i32 = -17;
+/// Answer of a full map.
+const E2BIG: i32 = -7;
+
+/// Stores a socket that came into view by an event that each socket has once; one that finds no
+/// room is counted as lost.
 #[inline(always)]
 pub fn insert(sk: Address, sock: &Sock) {
-    count(Counter::Seen);
+    match store(sk, sock) {
+        0 | EEXIST => {}
+        error => {
+            count(Counter::Seen);
+            count(if error == E2BIG {
+                Counter::SocketMapFull
+            } else {
+                Counter::SocketMapBusy
+            });
+        }
+    }
+}
+
+/// Stores a socket by something that will happen again (a transfer, a scan): finding no room is
+/// not a loss by itself. `false` when it was not stored.
+#[inline(always)]
+pub fn insert_again(sk: Address, sock: &Sock) -> bool {
+    store(sk, sock) == 0
+}
+
+#[inline(always)]
+fn store(sk: Address, sock: &Sock) -> i32 {
     if SOCKS.get_ptr(&sk).is_some() {
         count(Counter::Replaced);
         fold_socket(sk);
     }
-    if SOCKS.insert(&sk, sock, 0).is_err() {
-        count(Counter::SocketMapFull);
+    match SOCKS.insert(&sk, sock, IF_NEW) {
+        Ok(()) => {
+            count(Counter::Seen);
+            0
+        }
+        Err(error) => error,
     }
 }
 
@@ -140,6 +173,12 @@ fn accepted(sk: Address) {
     };
     read_addresses(&mut sock, sk);
     insert(sk, &sock);
+}
+
+/// Whether sockets accepted here are counted as soon as their handshake ends.
+#[inline(always)]
+pub fn listener_is_known(sk: Address) -> bool {
+    config!(filter) == FILTER_HOST || LISTENERS.get_ptr(&listen_key(sk)).is_some()
 }
 
 #[inline(always)]
@@ -266,22 +305,32 @@ pub fn destroyed(sk: Address) {
 #[inline(never)]
 pub extern "C" fn fold_socket(sk: u64) -> u32 {
     let Some(sock) = entry(sk) else { return 0 };
-    fold(sk, sock);
-    let _ = SOCKS.remove(&sk);
+    // SAFETY: the helper has no preconditions.
+    let lifetime = match sock.at_ns(sock.closed_ticks) {
+        Some(closed_ns) => closed_ns - sock.opened_ns,
+        None => unsafe { bpf_ktime_get_ns() }.wrapping_sub(sock.opened_ns),
+    };
+    let (key, turns, heads) = (aggregate_key(sock), sock.turns, sock.heads);
+    // Of several that fold it at the same time one removes it, and only that one counts it. The
+    // entry's memory may be another socket's from here on.
+    if SOCKS.remove(&sk).is_err() {
+        return 0;
+    }
+    count(Counter::Folded);
+    if heads & 1 != 0 {
+        let _ = HEADS.remove(&HeadKey { sk, latest: 0 });
+    }
+    if heads & 2 != 0 {
+        let _ = HEADS.remove(&HeadKey { sk, latest: 1 });
+    }
+    add(key, lifetime, turns);
     1
 }
 
 #[inline(always)]
-fn fold(sk: Address, sock: &Sock) {
-    count(Counter::Folded);
-    if sock.heads & 1 != 0 {
-        let _ = HEADS.remove(&HeadKey { sk, latest: 0 });
-    }
-    if sock.heads & 2 != 0 {
-        let _ = HEADS.remove(&HeadKey { sk, latest: 1 });
-    }
+fn aggregate_key(sock: &Sock) -> AggKey {
     let server = sock.role == ROLE_SERVER;
-    let mut key = AggKey {
+    AggKey {
         addr: if server { [0; 4] } else { sock.remote_addr },
         tgid: sock.tgid,
         open_stack: settled(sock.open_stack),
@@ -293,7 +342,11 @@ fn fold(sk: Address, sock: &Sock) {
         },
         family: sock.family,
         role: sock.role,
-    };
+    }
+}
+
+#[inline(always)]
+fn add(mut key: AggKey, lifetime: u64, turns: u32) {
     if !exists(&key) {
         count(Counter::AggregateMapFull);
         key = AggKey::default();
@@ -302,17 +355,12 @@ fn fold(sk: Address, sock: &Sock) {
     let Some(value) = AGG.get_ptr_mut(&key) else {
         return;
     };
-    // SAFETY: the helper has no preconditions.
-    let lifetime = match sock.at_ns(sock.closed_ticks) {
-        Some(closed_ns) => closed_ns - sock.opened_ns,
-        None => unsafe { bpf_ktime_get_ns() }.wrapping_sub(sock.opened_ns),
-    };
     let bucket = bounded::<31>(log2(lifetime >> 10)) as usize;
     // SAFETY: a live map value; its counters are naturally aligned and only added to.
     unsafe {
         atomic_add(&raw mut (*value).closed, 1);
         atomic_add(&raw mut (*value).lifetime_ns, lifetime);
-        atomic_add(&raw mut (*value).turns, u64::from(sock.turns));
+        atomic_add(&raw mut (*value).turns, u64::from(turns));
         atomic_add((&raw mut (*value).lifetimes).cast::<u32>().add(bucket), 1);
     }
 }

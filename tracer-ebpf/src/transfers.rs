@@ -16,7 +16,7 @@ use crate::{
         inode, netns, position, read_user, request_direction, second_argument,
     },
     maps::{HEADS, SCRATCH, SOCKS, bounded, count},
-    sockets::{ESTABLISHED, entry, fold_socket, insert, ticks},
+    sockets::{ESTABLISHED, entry, fold_socket, insert, insert_again, ticks},
     unix,
 };
 
@@ -36,7 +36,7 @@ pub fn transferred(sk: Address, bytes: i32, sent: bool) {
         count(Counter::Replaced);
         fold_socket(sk);
     }
-    if SOCKS.get_ptr(&sk).is_none() && !first_seen(sk) {
+    if SOCKS.get_ptr(&sk).is_none() && !first_seen(sk, false) {
         return;
     }
     let Some(sock) = entry(sk) else { return };
@@ -91,10 +91,11 @@ fn is_stale(sk: Address, direction: u8) -> bool {
         && sock.inode != inode(sk)
 }
 
-/// A UNIX stream socket that a target process uses for the first time. (TCP sockets are known
-/// from their state changes, or found by the descriptor scan.)
+/// A UNIX stream socket that a target process opens (`opening`) or uses for the first time; `true`
+/// when it is stored. (TCP sockets are known from their state changes, or found by the descriptor
+/// scan.)
 #[inline(always)]
-pub fn first_seen(sk: Address) -> bool {
+pub fn first_seen(sk: Address, opening: bool) -> bool {
     if !current_is_target() || family(sk) != AF_UNIX || !unix::is_stream(sk) {
         return false;
     }
@@ -112,7 +113,12 @@ pub fn first_seen(sk: Address) -> bool {
         ..Sock::default()
     };
     unix::identify(&mut sock, sk);
-    insert(sk, &sock);
+    if opening {
+        insert(sk, &sock);
+    } else if !insert_again(sk, &sock) {
+        count(Counter::TransferUntracked);
+        return false;
+    }
     true
 }
 

@@ -89,6 +89,19 @@ pub struct AttachArgs {
     pub without: Vec<String>,
 }
 
+/// How much to track.
+#[derive(Debug, Default, Args)]
+pub struct RoomArgs {
+    /// Track at most this many sockets at one time; further ones are counted [default: 262144]
+    ///
+    /// Each takes about 180 bytes of kernel memory from the start, used or not.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_SOCKETS))]
+    pub max_sockets: Option<u32>,
+}
+
+/// Most that can be asked for; about 3 GB of kernel memory.
+const MOST_SOCKETS: i64 = 1 << 24;
+
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
@@ -116,6 +129,9 @@ pub struct Check {
     /// Run COMMAND as this user (name or number); needs root
     #[arg(long, value_name = "NAME", value_hint = ValueHint::Username, requires = "command")]
     pub user: Option<String>,
+    /// How much to track.
+    #[command(flatten)]
+    pub room: RoomArgs,
     /// How to attach.
     #[command(flatten)]
     pub attach: AttachArgs,
@@ -140,6 +156,9 @@ pub struct Daemon {
     /// Serve on this UNIX socket [default: /run/tracer/tracer.sock]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,
+    /// How much to track.
+    #[command(flatten)]
+    pub room: RoomArgs,
     /// How to attach.
     #[command(flatten)]
     pub attach: AttachArgs,

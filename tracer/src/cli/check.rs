@@ -47,7 +47,7 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
         target: target.clone(),
         backend: args.attach.backend.clone(),
         without: args.attach.without.clone(),
-        max_sockets: MAX_SOCKETS,
+        max_sockets: args.room.max_sockets.unwrap_or(MAX_SOCKETS),
         btf: args.attach.btf.clone(),
     })?;
     let command = gated.map(Gated::release).transpose()?;

@@ -49,7 +49,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             target: target::resolve(&args.target)?,
             backend: args.attach.backend.clone(),
             without: args.attach.without.clone(),
-            max_sockets: config.max_sockets.unwrap_or(MAX_SOCKETS),
+            max_sockets: (args.room.max_sockets.or(config.max_sockets)).unwrap_or(MAX_SOCKETS),
             btf: args.attach.btf.clone(),
         },
         socket: socket.unwrap_or_else(|| PathBuf::from(SOCKET_DEFAULT)),

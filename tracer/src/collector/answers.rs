@@ -14,8 +14,9 @@ use crate::{
     },
 };
 
-/// Losses that reconciling can't make up for: what was not stored.
-const LASTING: [Counter; 2] = [Counter::SocketMapFull, Counter::TargetMapFull];
+/// Where a client's connections go: family, address, port.
+type Destination = (Family, [u32; 4], u16);
+
 /// Processes whose limits a report shows.
 const PROCESSES_MAX: usize = 64;
 /// Destinations whose ephemeral ports a report shows, per process.
@@ -32,7 +33,8 @@ impl Session {
     /// A message when reconciling failed.
     pub fn report(&mut self) -> Result<Report, String> {
         self.refresh()?;
-        let judgements = self.engine.judge();
+        let mut judgements = self.engine.judge();
+        self.explain_servers(&mut judgements)?;
         let growth = self.growth_by_process(&judgements);
         let suspects: Vec<Suspect> = judgements
             .into_iter()
@@ -98,7 +100,7 @@ impl Session {
 
     /// Descriptors, ports and connect errors of the processes with open connections or errors.
     fn resources(&self, growth: &HashMap<u32, f64>) -> Result<Vec<Resources>, String> {
-        let mut ports: HashMap<u32, HashMap<String, u64>> = HashMap::new();
+        let mut ports: HashMap<u32, HashMap<Destination, u64>> = HashMap::new();
         let mut usage: BTreeMap<u32, ProcessUse> = BTreeMap::new();
         let failed = |e: std::io::Error| format!("reading the kernel's maps failed: {e}");
         self.probes
@@ -110,7 +112,7 @@ impl Session {
                 let family = requests::family(sock);
                 let of_process = ports.entry(sock.tgid).or_default();
                 if family != Family::Unix && sweep::role(sock) == Role::Client {
-                    let to = requests::socket_address(family, sock.remote_addr, sock.remote_port);
+                    let to = (family, sock.remote_addr, sock.remote_port);
                     *of_process.entry(to).or_default() += 1;
                 }
             })
@@ -134,7 +136,7 @@ impl Session {
             if fds_limit == 0 && !errors.contains_key(&pid) {
                 continue;
             }
-            let mut destinations: Vec<(&String, &u64)> = ports
+            let mut destinations: Vec<(&Destination, &u64)> = ports
                 .get(&pid)
                 .map(|p| p.iter().collect())
                 .unwrap_or_default();
@@ -159,8 +161,8 @@ impl Session {
                     ports: destinations
                         .into_iter()
                         .take(DESTINATIONS_MAX)
-                        .map(|(destination, &used)| PortUse {
-                            destination: destination.clone(),
+                        .map(|(&(family, address, port), &used)| PortUse {
+                            destination: requests::socket_address(family, address, port),
                             used,
                             range,
                             reserved: 0,
@@ -184,7 +186,7 @@ impl Session {
     /// A message when reconciling failed.
     pub fn connections(&mut self, limit: usize) -> Result<ConnectionList, String> {
         self.refresh()?;
-        let mut sockets: Vec<(u64, Sock)> = Vec::new();
+        let mut oldest = Oldest::new(limit);
         let socks = std::sync::Arc::clone(&self.probes.socks);
         socks
             .for_each(|&sk, sock| {
@@ -193,16 +195,15 @@ impl Session {
                 let over = SOCK_CLOSED | SOCK_ACCEPT_UNOWNED;
                 let open = sock.flags & over == 0 && sock.tgid != 0;
                 if open && self.holder(sock) != Holder::Nobody {
-                    sockets.push((sk, *sock));
+                    oldest.offer(sk, sock);
                 }
             })
             .map_err(|e| format!("reading the kernel's maps failed: {e}"))?;
-        sockets.sort_unstable_by_key(|(_, sock)| sock.opened_ns);
-        let omitted = sockets.len().saturating_sub(limit) as u64;
         let now_ns = monotonic_ns();
-        let connections = sockets
+        let omitted = oldest.omitted;
+        let connections = oldest
+            .sorted()
             .iter()
-            .take(limit)
             .map(|(sk, sock)| self.row(*sk, sock, now_ns))
             .collect();
         Ok(ConnectionList {
@@ -213,14 +214,14 @@ impl Session {
     }
 
     fn row(&mut self, sk: u64, sock: &Sock, now_ns: u64) -> ConnectionRow {
-        let process = self.people.get(sock.tgid);
+        let process = self.people.opener(sock.tgid, sock.opened_ns);
         let family = requests::family(sock);
         let role = sweep::role(sock);
         let remote = match family {
             Family::Unix => self.address(sock, family, role),
             _ => requests::socket_address(family, sock.remote_addr, sock.remote_port),
         };
-        let number = self.live.memory(sk, sock.opened_ns).request();
+        let number = self.live.request(sk, sock.opened_ns);
         let request = number.and_then(|number| self.requests.value(number));
         let url = request.map(|r| requests::shown(family, &remote, r));
         let stack = match self.tickets.settle(sk, sock.request_stack) {
@@ -273,15 +274,17 @@ impl Session {
             .unwrap_or("none");
         let losses: BTreeMap<String, u64> = Counter::ALL
             .iter()
-            .filter(|c| !matches!(c, Counter::Seen | Counter::Folded | Counter::StackCopied))
+            .filter(|c| c.is_loss())
             .map(|&c| (c.name().to_owned(), self.probes.counter(c)))
+            .chain([(
+                "recursion_misses".to_owned(),
+                self.probes.recursion_misses(),
+            )])
             .filter(|&(_, count)| count > 0)
             .collect();
         let mut degraded = self.probes.degraded().to_vec();
         degraded.extend(self.go.degraded());
-        if self.totals.entries >= self.capacity("SOCKS") {
-            degraded.push("the socket map is full: further sockets are counted, not kept".into());
-        }
+        degraded.extend(self.gaps.sentences(self.capacity("SOCKS")));
         Coverage {
             backend: weakest.to_owned(),
             hooks: events
@@ -290,7 +293,7 @@ impl Session {
                 .collect(),
             attached: self.probes.attached().to_vec(),
             degraded,
-            lost_events: LASTING.iter().map(|&c| self.probes.counter(c)).sum(),
+            lost_events: self.gaps.unhealed(&self.probes),
             losses,
             sockets_seen: self.probes.counter(Counter::Seen),
             sockets_folded: self.probes.counter(Counter::Folded) + self.healed,
@@ -318,11 +321,11 @@ impl Session {
             )],
             programs: self
                 .probes
-                .attached()
-                .iter()
-                .map(|name| (name.clone(), 0, 0))
+                .stats()
+                .into_iter()
+                .map(|(name, stats)| (name, stats.run_ns, stats.runs))
                 .collect(),
-            lifetimes: self.lifetimes.cumulative(),
+            lifetimes: self.lifetimes.buckets(),
             lifetime_sum_seconds: self.lifetimes.sum_seconds(),
         }
     }
@@ -335,6 +338,16 @@ impl Session {
         accounting.insert("seen".to_owned(), coverage.sockets_seen);
         accounting.insert("folded".to_owned(), coverage.sockets_folded);
         accounting.insert("live".to_owned(), self.totals.entries);
+        for (name, count) in [
+            ("healed", self.healed),
+            ("replaced", self.probes.counter(Counter::Replaced)),
+            ("found_by_scan", self.probes.counter(Counter::FoundByScan)),
+            ("without_room_now", self.gaps.unstored()),
+            ("without_owner_now", self.totals.unowned),
+            ("without_stack_now", self.totals.unattributed),
+        ] {
+            accounting.insert(name.to_owned(), count);
+        }
         Some(Doctor {
             schema: SCHEMA,
             kernel: rustix::system::uname()
@@ -350,6 +363,45 @@ impl Session {
             accounting,
             usable: true,
         })
+    }
+}
+
+/// The oldest sockets of however many: never more than asked for are kept.
+struct Oldest {
+    limit: usize,
+    kept: BTreeMap<(u64, u64), Sock>,
+    omitted: u64,
+}
+
+impl Oldest {
+    fn new(limit: usize) -> Oldest {
+        Oldest {
+            limit,
+            kept: BTreeMap::new(),
+            omitted: 0,
+        }
+    }
+
+    fn offer(&mut self, sk: u64, sock: &Sock) {
+        let key = (sock.opened_ns, sk);
+        if self.kept.len() < self.limit {
+            self.kept.insert(key, *sock);
+            return;
+        }
+        self.omitted += 1;
+        if self
+            .kept
+            .last_key_value()
+            .is_some_and(|(&last, _)| key < last)
+        {
+            self.kept.pop_last();
+            self.kept.insert(key, *sock);
+        }
+    }
+
+    fn sorted(self) -> Vec<(u64, Sock)> {
+        let kept = self.kept.into_iter();
+        kept.map(|((_, sk), sock)| (sk, sock)).collect()
     }
 }
 

@@ -1,6 +1,9 @@
 //! Cohorts: connections of one process, call site, remote and role, under one number.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::model::{Cohort, CohortId, Process, Remote, Role, Site, StackOf};
 
@@ -33,7 +36,9 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct Cohorts {
     ids: HashMap<Key, CohortId>,
-    entries: Vec<Entry>,
+    entries: BTreeMap<CohortId, Entry>,
+    /// The next cohort's number; none is used twice.
+    next: u32,
     refused: u64,
 }
 
@@ -78,18 +83,18 @@ impl Cohorts {
             self.refused += 1;
             return None;
         }
-        let id = CohortId(u32::try_from(self.entries.len()).ok()?);
-        self.entries.push(Entry {
-            cohort: Cohort {
-                process: Arc::clone(member.process),
-                site: member.site.map(|(_, site)| site),
-                site_of: member.site_of,
-                opener: member.opener,
-                remote: Arc::clone(member.remote),
-                role: member.role,
-            },
-            examples: Vec::new(),
-        });
+        let id = CohortId(self.next);
+        self.next = self.next.checked_add(1)?;
+        let cohort = Cohort {
+            process: Arc::clone(member.process),
+            site: member.site.map(|(_, site)| site),
+            site_of: member.site_of,
+            opener: member.opener,
+            remote: Arc::clone(member.remote),
+            role: member.role,
+        };
+        let examples = Vec::new();
+        self.entries.insert(id, Entry { cohort, examples });
         self.ids.insert(key, id);
         Some(id)
     }
@@ -99,7 +104,7 @@ impl Cohorts {
     pub fn sole_site(&self, process: &Process, remote: &Remote, role: Role) -> Option<Arc<Site>> {
         let mut sites = self
             .entries
-            .iter()
+            .values()
             .map(|entry| &entry.cohort)
             .filter(|c| c.role == role && *c.remote == *remote && *c.process == *process)
             .filter_map(|c| c.site.as_ref());
@@ -109,19 +114,19 @@ impl Cohorts {
             .then(|| Arc::clone(first))
     }
 
-    /// Number of cohorts.
+    /// Number of cohorts so far: grows with every new one.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.next as usize
     }
 
     /// One cohort.
     pub fn get(&self, id: CohortId) -> Option<&Entry> {
-        self.entries.get(id.0 as usize)
+        self.entries.get(&id)
     }
 
     /// Keeps a request as an example.
     pub fn add_example(&mut self, id: CohortId, example: impl FnOnce() -> String) {
-        if let Some(entry) = self.entries.get_mut(id.0 as usize)
+        if let Some(entry) = self.entries.get_mut(&id)
             && entry.examples.len() < EXAMPLES_MAX
         {
             let example = example();
@@ -129,6 +134,18 @@ impl Cohorts {
                 entry.examples.push(example);
             }
         }
+    }
+
+    /// Whether it is time to forget some.
+    pub fn is_crowded(&self) -> bool {
+        self.entries.len() > COHORTS_MAX / 4 * 3
+    }
+
+    /// Keeps those that `keep` names.
+    pub fn retain(&mut self, keep: impl Fn(CohortId) -> bool) {
+        self.entries.retain(|id, _| keep(*id));
+        let entries = &self.entries;
+        self.ids.retain(|_, id| entries.contains_key(id));
     }
 
     /// Connections that found no cohort.

@@ -40,14 +40,12 @@ impl Lifetimes {
         values.for_each(|value| self.now.add(value));
     }
 
-    /// Upper bound in seconds and cumulative count of every bucket.
-    pub fn cumulative(&self) -> Vec<(f64, u64)> {
-        let mut sum = 0;
+    /// Upper bound in seconds of every bucket, and how many fell into it.
+    pub fn buckets(&self) -> Vec<(f64, u64)> {
         let mut bound = UNIT_SECONDS * 2.0;
         (self.kept.buckets.iter().zip(&self.now.buckets))
             .map(|(kept, now)| {
-                sum += kept + now;
-                let entry = (bound, sum);
+                let entry = (bound, kept + now);
                 bound *= 2.0;
                 entry
             })
@@ -75,9 +73,10 @@ mod tests {
         let mut lifetimes = Lifetimes::default();
         lifetimes.keep(&value);
         lifetimes.current([value].iter());
-        let buckets = lifetimes.cumulative();
+        let buckets = lifetimes.buckets();
         assert_eq!(buckets[0].1, 4);
-        assert_eq!(buckets[31].1, 6);
+        assert_eq!(buckets[5].1, 2);
+        assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 6);
         assert!((lifetimes.sum_seconds() - 6.0).abs() < 1e-9);
     }
 }

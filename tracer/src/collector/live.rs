@@ -1,118 +1,84 @@
-//! What user space remembers of each live socket between sweeps: little, because there may be a
-//! million.
+//! The latest request of each live socket that has one: all that user space keeps of single
+//! sockets, because there may be a million of them.
 
 use std::collections::HashMap;
 
-use crate::model::CohortId;
+/// Bit that tells the requests seen by the present sweep from the others.
+const PARITY: u32 = 1 << 31;
 
-/// No request or cohort yet.
-const NONE: u32 = u32::MAX;
-
-/// One socket.
+/// One socket's request.
 #[derive(Debug, Clone, Copy)]
-pub struct Memory {
-    opened_ns: u64,
-    /// Number of the latest request.
+struct Entry {
+    /// Low bits of the opening time: tell a reused address apart.
+    opened: u32,
+    /// Number of the request; [`PARITY`] as of the sweep that saw it last.
     request: u32,
-    cohort: u32,
-    /// Hash of what the cohort was chosen by.
-    chosen_by: u32,
-    /// Sweep that saw it last.
-    sweep: u32,
 }
 
-/// All sockets.
+/// The requests of all sockets.
 #[derive(Debug, Default)]
 pub struct Live {
-    sockets: HashMap<u64, Memory>,
-    sweep: u32,
+    sockets: HashMap<u64, Entry>,
+    parity: u32,
 }
 
 impl Live {
     /// Begins a sweep.
     pub fn begin(&mut self) {
-        self.sweep = self.sweep.wrapping_add(1);
+        self.parity ^= PARITY;
     }
 
     /// Forgets the sockets that the sweep did not see.
     pub fn end(&mut self) {
-        let sweep = self.sweep;
-        self.sockets.retain(|_, memory| memory.sweep == sweep);
+        let parity = self.parity;
+        self.sockets
+            .retain(|_, entry| entry.request & PARITY == parity);
         if self.sockets.capacity() > 4 * self.sockets.len() + 1024 {
             self.sockets.shrink_to_fit();
         }
     }
 
-    /// What is known of a socket, marked as seen; a reused address begins anew.
-    pub fn memory(&mut self, sk: u64, opened_ns: u64) -> &mut Memory {
-        let fresh = Memory {
-            opened_ns,
-            request: NONE,
-            cohort: NONE,
-            chosen_by: 0,
-            sweep: self.sweep,
+    /// Sets the latest request of a socket.
+    pub fn set_request(&mut self, sk: u64, opened_ns: u64, number: u32) {
+        let entry = Entry {
+            opened: opened_ns as u32,
+            request: number & !PARITY | self.parity,
         };
-        let memory = self.sockets.entry(sk).or_insert(fresh);
-        if memory.opened_ns != opened_ns {
-            *memory = fresh;
+        self.sockets.insert(sk, entry);
+    }
+
+    /// The latest request of a socket, which is marked as seen.
+    pub fn request(&mut self, sk: u64, opened_ns: u64) -> Option<u32> {
+        let entry = self.sockets.get_mut(&sk)?;
+        if entry.opened != opened_ns as u32 {
+            return None;
         }
-        memory.sweep = self.sweep;
-        memory
-    }
-
-    /// Whether the last sweep saw it.
-    pub fn knows(&self, sk: u64, opened_ns: u64) -> bool {
-        self.sockets
-            .get(&sk)
-            .is_some_and(|m| m.opened_ns == opened_ns)
-    }
-
-    /// The cohort a socket was last put into.
-    pub fn cohort(&self, sk: u64, opened_ns: u64) -> Option<CohortId> {
-        let memory = self.sockets.get(&sk).filter(|m| m.opened_ns == opened_ns)?;
-        (memory.cohort != NONE).then_some(CohortId(memory.cohort))
-    }
-}
-
-impl Memory {
-    /// The latest request's number.
-    pub fn request(&self) -> Option<u32> {
-        (self.request != NONE).then_some(self.request)
-    }
-
-    /// Sets it.
-    pub fn set_request(&mut self, number: u32) {
-        self.request = number;
-    }
-
-    /// The cohort, if it was chosen by the same facts.
-    pub fn cohort(&self, chosen_by: u32) -> Option<CohortId> {
-        (self.cohort != NONE && self.chosen_by == chosen_by).then_some(CohortId(self.cohort))
-    }
-
-    /// Sets it.
-    pub fn set_cohort(&mut self, cohort: CohortId, chosen_by: u32) {
-        self.cohort = cohort.0;
-        self.chosen_by = chosen_by;
+        entry.request = entry.request & !PARITY | self.parity;
+        Some(entry.request & !PARITY)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CohortId, Live};
+    use super::Live;
 
     #[test]
     fn a_reused_address_begins_anew_and_unseen_sockets_are_forgotten() {
         let mut live = Live::default();
         live.begin();
-        live.memory(1, 10).set_request(7);
-        live.memory(1, 10).set_cohort(CohortId(3), 5);
+        live.set_request(1, 10, 7);
+        live.set_request(2, 10, 8);
         live.end();
-        assert_eq!(live.cohort(1, 10), Some(CohortId(3)));
-        assert_eq!(live.memory(1, 10).cohort(6), None);
-        assert_eq!(live.memory(1, 11).request(), None);
         live.begin();
+        assert_eq!(live.request(1, 10), Some(7));
+        assert_eq!(live.request(1, 11), None);
         live.end();
-        assert_eq!(live.cohort(1, 11), None);
+        assert_eq!(live.request(2, 10), None, "not seen by the sweep");
+        live.begin();
+        assert_eq!(live.request(1, 10), Some(7));
+        live.set_request(1, 11, 9);
+        live.end();
+        assert_eq!(live.request(1, 10), None);
+        assert_eq!(live.request(1, 11), Some(9));
     }
 }

@@ -2,9 +2,11 @@
 
 mod answers;
 mod cohorts;
+mod gaps;
 mod golang;
 mod lifetimes;
 mod live;
+mod pairs;
 mod people;
 mod requests;
 mod start;
@@ -121,6 +123,8 @@ pub struct Session {
     /// Processes whose Python frames the kernel can find.
     python: HashSet<u32>,
     lifetimes: lifetimes::Lifetimes,
+    /// Cohorts chosen for what sockets have in common.
+    chosen: HashMap<sweep::Facts, CohortId>,
     /// Cohort of the connections that are folded under an aggregate key.
     by_aggregate: HashMap<AggKey, CohortId>,
     /// What the engine was already told of each aggregate.
@@ -128,6 +132,9 @@ pub struct Session {
     totals: sweep::Totals,
     /// Sockets removed by reconciling.
     healed: u64,
+    gaps: gaps::Gaps,
+    /// Processes that ended, whose stacks are kept while somebody holds a socket of theirs.
+    ended: HashSet<u32>,
     clock: Clock,
     started_ns: u64,
     /// Number of the last descriptor scan.
@@ -183,10 +190,13 @@ impl Session {
             tickets: tickets::Tickets::default(),
             python: HashSet::new(),
             lifetimes: lifetimes::Lifetimes::default(),
+            chosen: HashMap::new(),
             by_aggregate: HashMap::new(),
             told: HashMap::new(),
             totals: sweep::Totals::default(),
             healed: 0,
+            gaps: gaps::Gaps::default(),
+            ended: HashSet::new(),
             clock: Clock::now(),
             started_ns: now_ns,
             scan: 0,
@@ -238,7 +248,11 @@ impl Session {
         if scan {
             self.scan = self.scan.wrapping_add(1).max(1);
             self.scan_began_ns = began_ns;
-            self.probes.run_scan(self.scan)?;
+            self.gaps.heal_targets(&self.target, &self.probes);
+            let lost_before = gaps::dropped(&self.probes);
+            let unstored = self.probes.run_scan(self.scan)?;
+            self.gaps.scanned(unstored, lost_before);
+            self.forget_ended();
             let cost_ns = start::cpu_ns().saturating_sub(began_cpu_ns);
             self.next_scan_ns = began_ns + SCAN_EVERY_NS.max(cost_ns * DUTY);
         }
@@ -280,8 +294,7 @@ impl Session {
             return;
         }
         let taken = self.stacks.take_with_python(&copy, bytes, &python);
-        self.tickets
-            .redeem(copy.sk, copy.opened_ns, copy.ticket, taken.id);
+        self.tickets.redeem(copy.sk, copy.ticket, taken.id);
         for (key, value) in &taken.learned {
             if let Err(error) = self.probes.trie.set(key, value) {
                 tracing::debug!(%error, "a call path could not be taught to the kernel");
@@ -299,9 +312,34 @@ impl Session {
         }
     }
 
+    /// Lets go of what is known of processes that have ended, so that their numbers and the room
+    /// they take can be used again.
+    fn forget_ended(&mut self) {
+        for (pid, reused) in self.people.ended() {
+            if reused {
+                self.forget_addresses(pid);
+                self.chosen.retain(|facts, _| facts.tgid() != pid);
+            } else {
+                self.ended.insert(pid);
+            }
+        }
+        let openers = &self.totals.openers;
+        let gone = self.ended.extract_if(|pid| !openers.contains(pid));
+        for pid in gone.collect::<Vec<_>>() {
+            self.forget_addresses(pid);
+            self.chosen.retain(|facts, _| facts.tgid() != pid);
+        }
+    }
+
     /// The process runs another program now: nothing known of its addresses holds any more.
     fn forget_program(&mut self, pid: u32) {
         self.people.forget(pid);
+        self.chosen
+            .retain(|facts, _| facts.tgid() != pid || facts.has_stack());
+        self.forget_addresses(pid);
+    }
+
+    fn forget_addresses(&mut self, pid: u32) {
         self.python.remove(&pid);
         let _ = self.probes.python.remove(&pid);
         self.go.forget(pid);

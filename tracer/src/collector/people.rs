@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::{model::Process, procs};
+use crate::{
+    model::Process,
+    procs::{self, Clock},
+};
 
 /// Processes remembered; beyond this the ended ones are dropped.
 const REMEMBERED: usize = 8_192;
@@ -11,42 +14,104 @@ const REMEMBERED: usize = 8_192;
 /// still to be reported.
 #[derive(Debug, Default)]
 pub struct People {
-    known: HashMap<u32, Arc<Process>>,
+    known: HashMap<u32, Known>,
+    /// Ended processes whose number another one has now.
+    former: HashMap<u32, Arc<Process>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    process: Arc<Process>,
+    /// When it started, monotonic nanoseconds; never later than its first socket.
+    started_ns: u64,
+    /// It was found to have ended.
+    ended: bool,
 }
 
 impl People {
     /// A process, read at first sight. One that is gone already has only its pid.
     pub fn get(&mut self, pid: u32) -> Arc<Process> {
-        if let Some(process) = self.known.get(&pid) {
-            return Arc::clone(process);
+        Arc::clone(&self.known(pid).process)
+    }
+
+    /// The process with this number that can have opened a socket at this time (monotonic
+    /// nanoseconds): not one that started later.
+    pub fn opener(&mut self, pid: u32, opened_ns: u64) -> Arc<Process> {
+        let known = self.known(pid);
+        if known.started_ns <= opened_ns {
+            return Arc::clone(&known.process);
         }
-        if self.known.len() >= REMEMBERED {
+        match self.former.get(&pid) {
+            Some(former) => Arc::clone(former),
+            None => Arc::new(unknown(pid)),
+        }
+    }
+
+    fn known(&mut self, pid: u32) -> &Known {
+        if !self.known.contains_key(&pid) && self.known.len() >= REMEMBERED {
             self.known
-                .retain(|&pid, process| procs::alive(pid, process.start_ticks));
+                .retain(|&pid, known| procs::alive(pid, known.process.start_ticks));
         }
-        let process = Arc::new(procs::read(pid).unwrap_or_else(|| Process {
-            pid,
-            ns_pid: None,
-            start_ticks: 0,
-            comm: String::new(),
-            exe: None,
-            runtime: None,
-            container_id: None,
-        }));
-        self.known.insert(pid, Arc::clone(&process));
-        process
+        self.known.entry(pid).or_insert_with(|| {
+            let process = procs::read(pid).unwrap_or_else(|| unknown(pid));
+            let started = Clock::now().started_at(process.start_ticks);
+            Known {
+                started_ns: Clock::now().monotonic(started),
+                process: Arc::new(process),
+                ended: false,
+            }
+        })
+    }
+
+    /// Processes that turned out to have ended since this was last asked, and whether another one
+    /// has their number now.
+    pub fn ended(&mut self) -> Vec<(u32, bool)> {
+        let mut ended = Vec::new();
+        for (&pid, known) in &mut self.known {
+            if known.ended || known.process.start_ticks == 0 {
+                continue;
+            }
+            match procs::start_ticks(pid) {
+                Some(ticks) if ticks == known.process.start_ticks => {}
+                now => {
+                    known.ended = true;
+                    ended.push((pid, now.is_some()));
+                }
+            }
+        }
+        for &(pid, _) in ended.iter().filter(|(_, reused)| *reused) {
+            if let Some(known) = self.known.remove(&pid) {
+                if self.former.len() >= REMEMBERED {
+                    self.former.clear();
+                }
+                self.former.insert(pid, known.process);
+            }
+        }
+        ended
     }
 
     /// Notes the language runtime of a process.
     pub fn set_runtime(&mut self, pid: u32, runtime: &str) {
         self.get(pid);
-        if let Some(process) = self.known.get_mut(&pid) {
-            Arc::make_mut(process).runtime = Some(runtime.to_owned());
+        if let Some(known) = self.known.get_mut(&pid) {
+            Arc::make_mut(&mut known.process).runtime = Some(runtime.to_owned());
         }
     }
 
     /// The process runs another program now: it is read again at the next sight.
     pub fn forget(&mut self, pid: u32) {
         self.known.remove(&pid);
+    }
+}
+
+fn unknown(pid: u32) -> Process {
+    Process {
+        pid,
+        ns_pid: None,
+        start_ticks: 0,
+        comm: String::new(),
+        exe: None,
+        runtime: None,
+        container_id: None,
     }
 }

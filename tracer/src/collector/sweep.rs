@@ -1,6 +1,6 @@
 //! One sweep: from the kernel's map of live sockets to what the engine sees.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use tracer_ebpf::{
     AggKey, AggValue, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED,
@@ -25,6 +25,40 @@ const AGGREGATES_FULL: f64 = 0.75;
 /// A socket that no descriptor refers to, and whose end was not seen, is forgotten after this.
 const LOST_NS: u64 = 120_000_000_000;
 
+/// Choices of cohorts remembered; beyond that all are made anew.
+const CHOSEN_MAX: usize = 131_072;
+
+/// What sockets of one cohort have in common, as far as the kernel's numbers tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Facts {
+    addr: [u32; 4],
+    started_ticks: u64,
+    tgid: u32,
+    open_stack: u32,
+    request_stack: u32,
+    request: Option<u32>,
+    netns: u32,
+    /// Number of cohorts when the choice was made, where it may be made better later; else 0.
+    attempt: u32,
+    port: u16,
+    family: u8,
+    role: u8,
+    /// Which stacks are tickets: they are folded under other keys.
+    ticketed: u8,
+}
+
+impl Facts {
+    /// The opening process.
+    pub fn tgid(&self) -> u32 {
+        self.tgid
+    }
+
+    /// Whether it has a stack, whose number tells its program apart from any other.
+    pub fn has_stack(&self) -> bool {
+        self.open_stack != STACK_NONE || self.request_stack != STACK_NONE
+    }
+}
+
 /// State left behind by one sweep for the next.
 #[derive(Debug, Default)]
 pub struct Totals {
@@ -34,6 +68,12 @@ pub struct Totals {
     pub entries: u64,
     /// Open sockets without owner or stack.
     pub unattributed: u64,
+    /// Accepted sockets whose owner is not known yet.
+    pub unowned: u64,
+    /// Processes that opened or accepted one of the entries.
+    pub openers: HashSet<u32>,
+    /// The latest of them.
+    last_opener: u32,
 }
 
 impl Session {
@@ -41,6 +81,7 @@ impl Session {
     /// descriptor scan.
     pub(super) fn sweep(&mut self, now_ns: u64, reconciled: bool) -> std::io::Result<()> {
         self.live.begin();
+        self.tickets.begin();
         self.take_heads()?;
         self.go.refresh(&mut self.requests)?;
         self.engine.begin_sweep(now_ns, reconciled);
@@ -49,8 +90,13 @@ impl Session {
         let socks = Arc::clone(&self.probes.socks);
         socks.for_each(|&sk, sock| {
             totals.entries += 1;
+            if sock.tgid != totals.last_opener {
+                totals.last_opener = sock.tgid;
+                totals.openers.insert(sock.tgid);
+            }
             if self.is_gone(sock, now_ns, reconciled) {
-                lost.push((sk, *sock));
+                self.show_lost(sk, sock, now_ns);
+                lost.push((sk, sock.opened_ns));
             } else {
                 self.show(sk, sock, now_ns, &mut totals);
             }
@@ -63,12 +109,13 @@ impl Session {
         }
         self.show_streams(now_ns)?;
         self.live.end();
-        self.forget_lost(&lost, now_ns)?;
+        self.tickets.end();
+        self.forget_lost(&lost)?;
         self.deliver_ended()?;
         self.show_collected()?;
         self.engine.end_sweep();
         self.totals = totals;
-        self.tickets.retain_live(&self.live);
+        self.make_room();
         Ok(())
     }
 
@@ -83,7 +130,7 @@ impl Session {
         heads.sort_unstable_by_key(|(key, head)| (key.sk, head.opened_ns, head.turn));
         for (key, head) in heads {
             if let Some(number) = requests::request(&head).and_then(|r| interned.number_of(&r)) {
-                live.memory(key.sk, head.opened_ns).set_request(number);
+                live.set_request(key.sk, head.opened_ns, number);
             }
         }
         Ok(())
@@ -106,22 +153,27 @@ impl Session {
             && sock.flags & SOCK_ACCEPT_UNOWNED == 0
     }
 
-    fn forget_lost(&mut self, lost: &[(u64, Sock)], now_ns: u64) -> std::io::Result<()> {
-        for (sk, sock) in lost {
-            if let Some(cohort) = self.live.cohort(*sk, sock.opened_ns) {
-                let ended = Ended {
-                    count: 1,
-                    lifetime_ns: now_ns.saturating_sub(sock.opened_ns),
-                    turns: u64::from(sock.turns),
-                };
-                self.engine.ended(cohort, role(sock), &ended);
-            }
+    /// Tells the engine of a socket that ended unseen.
+    fn show_lost(&mut self, sk: u64, sock: &Sock, now_ns: u64) {
+        let facts = self.facts_told(sk, sock);
+        if let Some(&cohort) = self.chosen.get(&facts) {
+            let ended = Ended {
+                count: 1,
+                lifetime_ns: now_ns.saturating_sub(sock.opened_ns),
+                turns: u64::from(sock.turns),
+            };
+            self.engine.ended(cohort, role(sock), &ended);
+        }
+    }
+
+    fn forget_lost(&mut self, lost: &[(u64, u64)]) -> std::io::Result<()> {
+        for (sk, opened_ns) in lost {
             // between the scan and now the socket's memory may have become another socket
             if self
                 .probes
                 .socks
                 .get(sk)?
-                .is_some_and(|now| now.opened_ns == sock.opened_ns)
+                .is_some_and(|now| now.opened_ns == *opened_ns)
                 && self.probes.socks.remove(sk)?
             {
                 self.healed += 1;
@@ -130,54 +182,90 @@ impl Session {
         Ok(())
     }
 
+    /// Forgets cohorts that the engine has forgotten, before there are too many.
+    fn make_room(&mut self) {
+        if !self.cohorts.is_crowded() {
+            return;
+        }
+        let engine = &self.engine;
+        self.cohorts.retain(|id| engine.knows(id));
+        let cohorts = &self.cohorts;
+        self.chosen.retain(|_, id| cohorts.get(*id).is_some());
+        self.by_aggregate.retain(|_, id| cohorts.get(*id).is_some());
+    }
+
+    /// What the cohort of a socket is chosen by, with what its own program says of it.
+    pub(super) fn facts_told(&mut self, sk: u64, sock: &Sock) -> Facts {
+        let mut facts = self.facts(sk, sock);
+        let Some(told) = self.go.of(sk, sock) else {
+            return facts;
+        };
+        if let Some(stack) = told.stack {
+            facts.request_stack = stack;
+        }
+        if facts.open_stack == STACK_NONE && facts.request_stack == STACK_NONE {
+            // Opened before tracing: whose it is may turn out when the same request is seen again.
+            facts.attempt = u32::try_from(self.cohorts.len()).unwrap_or(u32::MAX);
+        }
+        facts
+    }
+
+    /// What the cohort of a socket is chosen by.
+    fn facts(&mut self, sk: u64, sock: &Sock) -> Facts {
+        let server = sock.role == ROLE_SERVER;
+        Facts {
+            addr: if server { [0; 4] } else { sock.remote_addr },
+            started_ticks: self.people.opener(sock.tgid, sock.opened_ns).start_ticks,
+            tgid: sock.tgid,
+            open_stack: self.tickets.settle(sk, sock.open_stack),
+            request_stack: self.tickets.settle(sk, sock.request_stack),
+            request: self.live.request(sk, sock.opened_ns),
+            netns: if server { sock.netns } else { 0 },
+            attempt: 0,
+            port: if server {
+                sock.local_port
+            } else {
+                sock.remote_port
+            },
+            family: sock.family,
+            role: sock.role,
+            ticketed: u8::from(sock.open_stack & STACK_TICKET != 0)
+                | u8::from(sock.request_stack & STACK_TICKET != 0) << 1,
+        }
+    }
+
     /// Shows one socket to the engine.
     fn show(&mut self, sk: u64, sock: &Sock, now_ns: u64, totals: &mut Totals) {
         if sock.flags & SOCK_CLOSED != 0 {
             return;
         }
+        totals.unowned += u64::from(sock.flags & SOCK_ACCEPT_UNOWNED != 0);
         let holder = self.holder(sock);
         if holder == Holder::Nobody {
             return;
         }
         totals.open += 1;
-        let open_stack = self.tickets.settle(sk, sock.open_stack);
-        if sock.tgid == 0 || open_stack == STACK_NONE {
-            totals.unattributed += 1;
-        }
         let told = self.go.of(sk, sock);
         if let Some(number) = told.and_then(|told| told.request) {
-            self.live.memory(sk, sock.opened_ns).set_request(number);
+            self.live.set_request(sk, sock.opened_ns, number);
         }
-        let request = self.live.memory(sk, sock.opened_ns).request();
+        let facts = self.facts_told(sk, sock);
+        if sock.tgid == 0 || facts.open_stack == STACK_NONE {
+            totals.unattributed += 1;
+        }
         if now_ns.saturating_sub(sock.opened_ns) < YOUNG_NS || sock.tgid == 0 {
             return;
         }
-        let request_stack = told
-            .and_then(|told| told.stack)
-            .unwrap_or_else(|| self.tickets.settle(sk, sock.request_stack));
-        // Opened before tracing: whose it is may turn out when the same request is seen again.
-        let unknown = told.is_some() && open_stack == STACK_NONE && request_stack == STACK_NONE;
-        let chosen_by = mix([
-            sock.tgid,
-            open_stack,
-            if unknown {
-                u32::try_from(self.cohorts.len()).unwrap_or(u32::MAX)
-            } else {
-                request_stack
-            },
-            request.unwrap_or(u32::MAX),
-        ]);
-        let known = self.live.memory(sk, sock.opened_ns).cohort(chosen_by);
-        let cohort = match known {
-            Some(cohort) => cohort,
+        let cohort = match self.chosen.get(&facts) {
+            Some(&cohort) => cohort,
             None => {
-                let Some(cohort) = self.choose_cohort(sock, open_stack, request_stack, request)
-                else {
+                let Some(cohort) = self.choose_cohort(sock, &facts) else {
                     return;
                 };
-                self.live
-                    .memory(sk, sock.opened_ns)
-                    .set_cohort(cohort, chosen_by);
+                if self.chosen.len() >= CHOSEN_MAX {
+                    self.chosen.clear();
+                }
+                self.chosen.insert(facts, cohort);
                 cohort
             }
         };
@@ -209,18 +297,14 @@ impl Session {
         }
     }
 
-    fn choose_cohort(
-        &mut self,
-        sock: &Sock,
-        open_stack: u32,
-        request_stack: u32,
-        request: Option<u32>,
-    ) -> Option<CohortId> {
-        let process = self.people.get(sock.tgid);
+    fn choose_cohort(&mut self, sock: &Sock, facts: &Facts) -> Option<CohortId> {
+        let (open_stack, request_stack) = (facts.open_stack, facts.request_stack);
+        let process = self.people.opener(sock.tgid, sock.opened_ns);
         let role = role(sock);
         let family = requests::family(sock);
         let address = self.address(sock, family, role);
-        let request = request
+        let request = facts
+            .request
             .and_then(|number| self.requests.value(number))
             .cloned();
         let remote = match role {
@@ -322,6 +406,12 @@ impl Session {
             .for_each(|key, value| current.push((*key, *value)))?;
         self.lifetimes
             .current(current.iter().map(|(_, value)| value));
+        if self.by_aggregate.len() > CHOSEN_MAX {
+            // those of live sockets come back as their cohorts are chosen anew
+            let told = &self.told;
+            self.by_aggregate.retain(|key, _| told.contains_key(key));
+            self.chosen.clear();
+        }
         for (key, value) in &current {
             let Some(&cohort) = self.by_aggregate.get(key) else {
                 continue;
@@ -381,13 +471,6 @@ fn coarse_key(sock: &Sock, open_stack: u32, request_stack: u32) -> AggKey {
         family: sock.family,
         role: sock.role,
     }
-}
-
-/// One hash of the facts a cohort is chosen by.
-fn mix(facts: [u32; 4]) -> u32 {
-    facts.iter().fold(0x811c_9dc5, |hash, fact| {
-        (hash ^ fact).wrapping_mul(0x0100_0193).rotate_left(13)
-    })
 }
 
 /// The role as the model has it; whose end is unknown counts as a client's.

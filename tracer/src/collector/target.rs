@@ -98,6 +98,18 @@ impl Watched {
         }
     }
 
+    /// Looks for children of target processes that are not in the list yet, because it was full;
+    /// returns how many it still has no room for.
+    pub fn enlist_descendants(&self, probes: &Probes) -> u64 {
+        if !matches!(self, Watched::Processes) {
+            return 0;
+        }
+        let known = probes.targets.keys().unwrap_or_default();
+        let children = known.iter().flat_map(|&pid| procs::descendants(pid));
+        let missing = children.filter(|pid| !known.contains(pid));
+        missing.filter(|&pid| !add(probes, pid)).count() as u64
+    }
+
     /// Processes of the target that are alive; 1 for the host.
     pub fn alive(&self, probes: &Probes) -> u64 {
         match self {
@@ -134,8 +146,11 @@ fn enlist_cgroup(path: &Path, probes: &Probes) {
     }
 }
 
-fn add(probes: &Probes, pid: u32) {
-    if let Err(error) = probes.targets.set(&pid, &1) {
+/// `false` when there is no room.
+fn add(probes: &Probes, pid: u32) -> bool {
+    let added = probes.targets.set(&pid, &1);
+    if let Err(error) = &added {
         tracing::warn!(pid, %error, "a process could not be added to the target");
     }
+    added.is_ok()
 }

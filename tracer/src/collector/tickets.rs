@@ -4,38 +4,78 @@ use std::collections::HashMap;
 
 use tracer_ebpf::{STACK_NONE, STACK_TICKET};
 
-use super::live::Live;
-
 /// Tickets remembered; the kernel's own budget per process is far below.
 const REMEMBERED: usize = 65_536;
 
 /// Stack ids by socket and ticket.
 #[derive(Debug, Default)]
 pub struct Tickets {
-    ids: HashMap<(u64, u32), (u64, u32)>,
+    ids: HashMap<(u64, u32), Redeemed>,
+    sweep: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Redeemed {
+    id: u32,
+    /// Sweep that saw it last, or during which it came.
+    sweep: u32,
 }
 
 impl Tickets {
     /// A copy was unwound.
-    pub fn redeem(&mut self, sk: u64, opened_ns: u64, ticket: u32, id: u32) {
+    pub fn redeem(&mut self, sk: u64, ticket: u32, id: u32) {
         if self.ids.len() < REMEMBERED {
-            self.ids.insert((sk, ticket), (opened_ns, id));
+            let sweep = self.sweep;
+            self.ids.insert((sk, ticket), Redeemed { id, sweep });
         }
     }
 
     /// The stack id behind what the kernel noted.
-    pub fn settle(&self, sk: u64, noted: u32) -> u32 {
+    pub fn settle(&mut self, sk: u64, noted: u32) -> u32 {
         if noted & STACK_TICKET == 0 {
             return noted;
         }
-        self.ids.get(&(sk, noted)).map_or(STACK_NONE, |&(_, id)| id)
+        match self.ids.get_mut(&(sk, noted)) {
+            Some(redeemed) => {
+                redeemed.sweep = self.sweep;
+                redeemed.id
+            }
+            None => STACK_NONE,
+        }
     }
 
-    /// Drops the tickets of sockets that are gone.
-    pub fn retain_live(&mut self, live: &Live) {
+    /// Begins a sweep.
+    pub fn begin(&mut self) {
+        self.sweep = self.sweep.wrapping_add(1);
+    }
+
+    /// Drops the tickets that neither this sweep nor the one before asked for.
+    pub fn end(&mut self) {
         if self.ids.len() > REMEMBERED / 16 {
+            let sweep = self.sweep;
             self.ids
-                .retain(|&(sk, _), &mut (opened_ns, _)| live.knows(sk, opened_ns));
+                .retain(|_, redeemed| sweep.wrapping_sub(redeemed.sweep) <= 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tickets_are_kept_while_sockets_ask_for_them() {
+        let mut tickets = Tickets::default();
+        for sk in 0..5_000 {
+            tickets.redeem(sk, STACK_TICKET | 7, 3);
+        }
+        for _ in 0..3 {
+            tickets.begin();
+            assert_eq!(tickets.settle(1, STACK_TICKET | 7), 3);
+            tickets.end();
+        }
+        assert_eq!(tickets.settle(2, STACK_TICKET | 7), STACK_NONE);
+        assert_eq!(tickets.settle(2, 9), 9);
+        assert_eq!(tickets.ids.len(), 1);
     }
 }

@@ -243,6 +243,10 @@ impl Engine {
             self.cohorts
                 .retain(|_, s| s.tally.open > 0 || now_ns - s.last_active_ns < FORGET_NS);
         }
+        if self.cohorts.len() * 8 > self.settings.max_cohorts * 7 {
+            // room for what is open is worth more than the past of what is not
+            self.cohorts.retain(|_, s| s.tally.open > 0);
+        }
     }
 
     /// Judges every cohort as of the last complete sweep; those without suspicion are left out.
@@ -279,6 +283,12 @@ impl Engine {
     #[must_use]
     pub fn connections(&self, cohort: CohortId) -> Option<Connections> {
         self.cohorts.get(&cohort).map(|s| judge::connections(s))
+    }
+
+    /// Whether anything is kept of a cohort.
+    #[must_use]
+    pub fn knows(&self, cohort: CohortId) -> bool {
+        self.cohorts.contains_key(&cohort)
     }
 
     /// Cohorts with enough outlived connections to become findings.

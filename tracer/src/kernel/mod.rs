@@ -5,3 +5,4 @@ pub mod maps;
 pub mod offsets;
 pub mod plan;
 pub mod probes;
+pub mod stats;

@@ -16,7 +16,7 @@ use aya::{
 use thiserror::Error;
 use tracer_ebpf::{
     AggKey, AggValue, Config, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
-    ListenValue, PathValue, PythonPlan, Sock, TrieKey, TrieValue,
+    ListenValue, PathValue, PythonPlan, SCAN_NUMBER, SCAN_UNSTORED, Sock, TrieKey, TrieValue,
 };
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     maps::{Counters, Table},
     offsets,
     plan::{Attach, Choice, EVENTS, Event, Probe},
+    stats::{ProgramStats, program_stats},
 };
 use crate::report::{EventStatus, Refusal};
 
@@ -353,11 +354,13 @@ impl Probes {
     }
 
     /// Runs a descriptor scan with this number to its end; 0 looks for listening sockets only.
+    /// Returns how many descriptors refer to sockets of the target that found no room.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn run_scan(&mut self, number: u32) -> io::Result<()> {
-        self.scan.set(&0, &number)?;
+    pub fn run_scan(&mut self, number: u32) -> io::Result<u32> {
+        self.scan.set(&SCAN_UNSTORED, &0)?;
+        self.scan.set(&SCAN_NUMBER, &number)?;
         let program: &mut Iter = self
             .ebpf
             .program_mut("scan_descriptors")
@@ -370,7 +373,7 @@ impl Probes {
         let mut nothing = [0u8; 64];
         loop {
             match file.read(&mut nothing) {
-                Ok(0) => return Ok(()),
+                Ok(0) => return Ok(self.scan.get(&SCAN_UNSTORED)?.unwrap_or(0)),
                 Ok(_) => {}
                 // a million files were visited without output: go on (kernel/bpf/bpf_iter.c)
                 Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {}
@@ -405,6 +408,24 @@ impl Probes {
     #[must_use]
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counters.sum(counter as u32).unwrap_or(0)
+    }
+
+    /// What the kernel counts of each loaded program.
+    #[must_use]
+    pub fn stats(&self) -> Vec<(String, ProgramStats)> {
+        self.ebpf
+            .programs()
+            .filter_map(|(name, program)| {
+                let fd = program.fd().ok()?;
+                Some((name.to_owned(), program_stats(fd.as_fd()).ok()?))
+            })
+            .collect()
+    }
+
+    /// Events that programs were not run for because they were running already.
+    #[must_use]
+    pub fn recursion_misses(&self) -> u64 {
+        self.stats().iter().map(|(_, s)| s.recursion_misses).sum()
     }
 
     /// How each event is observed.
