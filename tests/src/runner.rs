@@ -3,6 +3,7 @@
 
 use std::{
     any::Any,
+    cell::Cell,
     env, fmt,
     io::{self, Write},
     panic::{self, AssertUnwindSafe},
@@ -14,6 +15,19 @@ use std::{
 
 use anyhow::Result;
 
+use crate::tracer;
+
+thread_local! {
+    /// The backend that the test of this thread is about.
+    static BACKEND: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// The backend that every tracer of the running test is forced to; `None`: its own choice.
+#[must_use]
+pub fn backend() -> Option<&'static str> {
+    BACKEND.get()
+}
+
 /// One test.
 #[derive(Debug, Clone, Copy)]
 pub struct Test {
@@ -21,26 +35,51 @@ pub struct Test {
     pub name: &'static str,
     /// Fails with an error or a panic; skips with [`Skip`].
     pub run: fn() -> Result<()>,
+    /// Run with this backend forced; `None`: with the one that tracer chooses.
+    pub backend: Option<&'static str>,
 }
 
 impl Test {
-    /// `file::function`.
-    fn short(&self) -> &'static str {
-        self.name
+    /// `file::function`, with `@backend` where one is forced.
+    fn short(&self) -> String {
+        let short = self
+            .name
             .split_once("::")
-            .map_or(self.name, |(_, rest)| rest)
+            .map_or(self.name, |(_, rest)| rest);
+        match self.backend {
+            Some(backend) => format!("{short}@{backend}"),
+            None => short.to_owned(),
+        }
     }
 }
 
-/// Lists the test functions of a file as `pub const TESTS`.
+/// These tests once more for each backend.
+#[must_use]
+pub fn by_backend(tests: &[Test]) -> Vec<Test> {
+    tracer::BACKENDS
+        .iter()
+        .flat_map(|&backend| {
+            tests.iter().map(move |test| Test {
+                backend: Some(backend),
+                ..*test
+            })
+        })
+        .collect()
+}
+
+/// Lists the test functions of a file as `pub const TESTS`, or under another name.
 #[macro_export]
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
-        /// The tests of this file.
-        pub const TESTS: &[$crate::runner::Test] = &[
+        $crate::tests!(TESTS: $($name),*);
+    };
+    ($list:ident: $($name:ident),* $(,)?) => {
+        /// Tests of this file.
+        pub const $list: &[$crate::runner::Test] = &[
             $($crate::runner::Test {
                 name: concat!(module_path!(), "::", stringify!($name)),
                 run: $name,
+                backend: None,
             }),*
         ];
     };
@@ -58,11 +97,25 @@ impl fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
+/// Neither passed nor skipped: what is tested does not exist on this kernel, or is tested
+/// elsewhere, and why.
+#[derive(Debug)]
+pub struct NotApplicable(pub String);
+
+impl fmt::Display for NotApplicable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotApplicable {}
+
 /// What became of a test.
 enum Outcome {
     Passed,
     Failed(String),
     Skipped(String),
+    NotApplicable(String),
 }
 
 /// What the command line asks for.
@@ -108,9 +161,11 @@ impl Options {
         self.filters.is_empty()
             || self.filters.iter().any(|filter| {
                 if self.exact {
-                    test.short() == filter
+                    test.short() == *filter
                 } else {
+                    // a backend's variants only where they are meant
                     test.short().contains(filter.as_str())
+                        && (test.backend.is_none() || filter.contains('@'))
                 }
             })
     }
@@ -118,7 +173,7 @@ impl Options {
 
 /// Runs the tests that the command line names, a few at a time, and prints a line for each.
 ///
-/// The last line is `N passed, N failed, N skipped`.
+/// The last line is `N passed, N failed, N skipped`; a line `N not applicable` may stand before it.
 pub fn main(groups: &[&[Test]]) -> ExitCode {
     let options = Options::parse(env::args().skip(1));
     let wanted: Vec<Test> = groups
@@ -135,15 +190,32 @@ pub fn main(groups: &[&[Test]]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     println!("running {} tests", wanted.len());
-    let (passed, failed, skipped) = run_all(&wanted, options.jobs);
+    let Counts {
+        passed,
+        failed,
+        skipped,
+        not_applicable,
+    } = run_all(&wanted, options.jobs);
+    if not_applicable > 0 {
+        println!("{not_applicable} not applicable");
+    }
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     ExitCode::from(u8::from(failed > 0))
 }
 
-/// Runs `tests` with `jobs` threads and returns how many passed, failed and were skipped.
-fn run_all(tests: &[Test], jobs: usize) -> (usize, usize, usize) {
+/// How many tests ended how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    not_applicable: usize,
+}
+
+/// Runs `tests` with `jobs` threads.
+fn run_all(tests: &[Test], jobs: usize) -> Counts {
     let queue = Mutex::new(tests.iter());
-    let counts = Mutex::new((0, 0, 0));
+    let counts = Mutex::new(Counts::default());
     // The workers live until the last test has ended: a fixture dies with the thread that started it.
     thread::scope(|scope| {
         for _ in 0..jobs {
@@ -156,16 +228,20 @@ fn run_all(tests: &[Test], jobs: usize) -> (usize, usize, usize) {
                     let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
                     let text = match outcome {
                         Outcome::Passed => {
-                            counts.0 += 1;
+                            counts.passed += 1;
                             "ok".to_owned()
                         }
                         Outcome::Failed(why) => {
-                            counts.1 += 1;
+                            counts.failed += 1;
                             format!("FAILED\n    {}", why.trim_end().replace('\n', "\n    "))
                         }
                         Outcome::Skipped(why) => {
-                            counts.2 += 1;
+                            counts.skipped += 1;
                             format!("skipped ({why})")
+                        }
+                        Outcome::NotApplicable(why) => {
+                            counts.not_applicable += 1;
+                            format!("not applicable ({why})")
                         }
                     };
                     let seconds = begun.elapsed().as_secs_f64();
@@ -181,12 +257,24 @@ fn run_all(tests: &[Test], jobs: usize) -> (usize, usize, usize) {
 
 /// Runs one test; a panic is a failure.
 fn run_one(test: &Test) -> Outcome {
-    match panic::catch_unwind(AssertUnwindSafe(test.run)) {
+    let run = || {
+        if let Some(backend) = test.backend {
+            tracer::need_backend(backend)?;
+        }
+        BACKEND.set(test.backend);
+        (test.run)()
+    };
+    match panic::catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(())) => Outcome::Passed,
-        Ok(Err(error)) => match error.downcast_ref::<Skip>() {
-            Some(skip) => Outcome::Skipped(skip.0.clone()),
-            None => Outcome::Failed(format!("{error:#}")),
-        },
+        Ok(Err(error)) => {
+            if let Some(skip) = error.downcast_ref::<Skip>() {
+                Outcome::Skipped(skip.0.clone())
+            } else if let Some(reason) = error.downcast_ref::<NotApplicable>() {
+                Outcome::NotApplicable(reason.0.clone())
+            } else {
+                Outcome::Failed(format!("{error:#}"))
+            }
+        }
         Err(panic) => Outcome::Failed(panic_text(panic.as_ref())),
     }
 }
@@ -204,7 +292,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 mod tests {
     use anyhow::bail;
 
-    use super::{Options, Skip, Test, run_all};
+    use super::{Counts, NotApplicable, Options, Skip, Test, run_all};
 
     fn passes() -> anyhow::Result<()> {
         Ok(())
@@ -222,39 +310,66 @@ mod tests {
         bail!(Skip("no such thing here".to_owned()))
     }
 
+    fn elsewhere() -> anyhow::Result<()> {
+        bail!(NotApplicable("no such thing in this kernel".to_owned()))
+    }
+
     const ALL: &[Test] = &[
         Test {
             name: "behaviour::a::passes",
             run: passes,
+            backend: None,
         },
         Test {
             name: "behaviour::a::fails",
             run: fails,
+            backend: None,
         },
         Test {
             name: "behaviour::b::panics",
             run: panics,
+            backend: None,
         },
         Test {
             name: "behaviour::b::skips",
             run: skips,
+            backend: None,
+        },
+        Test {
+            name: "behaviour::b::elsewhere",
+            run: elsewhere,
+            backend: None,
         },
     ];
 
     #[test]
     fn each_outcome_is_counted_as_what_it_is() {
-        assert_eq!(run_all(ALL, 2), (1, 2, 1));
+        let expected = Counts {
+            passed: 1,
+            failed: 2,
+            skipped: 1,
+            not_applicable: 1,
+        };
+        assert_eq!(run_all(ALL, 2), expected);
     }
 
     #[test]
     fn filters_name_files_and_functions() {
         let options = |text: &str| Options::parse(text.split_whitespace().map(str::to_owned));
         let count = |text: &str| ALL.iter().filter(|test| options(text).wants(test)).count();
-        assert_eq!(count(""), 4);
-        assert_eq!(count("b::"), 2);
+        assert_eq!(count(""), 5);
+        assert_eq!(count("b::"), 3);
         assert_eq!(count("passes skips --nocapture"), 2);
         assert_eq!(count("a::passes --exact"), 1);
         assert_eq!(count("passes --exact"), 0);
         assert_eq!(options("--test-threads 7").jobs, 7);
+        let forced = Test {
+            backend: Some("kprobe"),
+            ..ALL[0]
+        };
+        assert_eq!(forced.short(), "a::passes@kprobe");
+        for (text, wanted) in [("", true), ("a::", false), ("@kprobe", true), ("s@", true)] {
+            assert_eq!(options(text).wants(&forced), wanted, "{text}");
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! The `tracer` binary as a user has it, and its answers.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env,
     ffi::OsStr,
     fs,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -17,8 +17,18 @@ use serde_json::Value;
 use crate::{
     host,
     program::{Ended, Program},
+    runner::{self, NotApplicable},
     wait,
 };
+
+/// What `--backend` takes.
+pub const BACKENDS: [&str; 5] = [
+    "tracepoint",
+    "raw_tracepoint",
+    "fentry",
+    "kprobe",
+    "syscalls",
+];
 
 /// The binary under test: `TRACER_BIN`, else the one of this build, brought up to date by cargo.
 ///
@@ -59,17 +69,95 @@ fn find() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A command line of tracer, without what the surroundings could add to it.
+/// A command line of tracer, without what the surroundings could add to it, but with the backend
+/// that the running test is about.
 ///
 /// # Errors
 /// As [`binary`].
 pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Command> {
     let mut command = Command::new(binary()?);
+    let (name, rest) = arguments.split_at(arguments.len().min(1));
+    let attaches = name
+        .iter()
+        .any(|name| ["check", "daemon"].iter().any(|n| name.as_ref() == *n));
+    command.args(name);
+    if let Some(backend) = runner::backend().filter(|_| attaches) {
+        command.args(["--backend", backend]);
+    }
     command
-        .args(arguments)
+        .args(rest)
         .env_remove("TRACER_ENDPOINT")
         .env_remove("NO_COLOR");
     Ok(command)
+}
+
+/// How each event is observed: `backend` of each, by name.
+pub type Hooks = BTreeMap<String, String>;
+
+/// What `tracer doctor` says of a backend, or of tracer's own choice.
+#[derive(Debug, Clone)]
+struct Diagnosis {
+    hooks: Hooks,
+    /// Why the kernel refused a hook of this backend.
+    refusal: Option<String>,
+}
+
+/// How this kernel observes each event with the backend of the running test.
+///
+/// # Errors
+/// When `tracer doctor` fails.
+pub fn hooks() -> Result<Hooks> {
+    Ok(diagnosis(runner::backend())?.hooks)
+}
+
+/// Goes on only where a backend is there and differs from what tracer chooses by itself.
+///
+/// # Errors
+/// [`NotApplicable`] with what the kernel says; an error when `tracer doctor` fails.
+pub fn need_backend(backend: &'static str) -> Result<()> {
+    host::require_root()?;
+    let forced = diagnosis(Some(backend))?;
+    if !forced.hooks.values().any(|used| used == backend) {
+        let refusal = forced.refusal.as_deref().unwrap_or("nothing to attach to");
+        bail!(NotApplicable(refusal.to_owned()));
+    }
+    if forced.hooks == diagnosis(None)?.hooks {
+        bail!(NotApplicable("it is what tracer chooses here".to_owned()));
+    }
+    Ok(())
+}
+
+/// Asks once for each backend.
+fn diagnosis(backend: Option<&'static str>) -> Result<Diagnosis> {
+    static KNOWN: Mutex<BTreeMap<Option<&'static str>, Diagnosis>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(diagnosis) = known.get(&backend) {
+        return Ok(diagnosis.clone());
+    }
+    let mut command = Command::new(binary()?);
+    command.args(["doctor", "-o", "json"]);
+    command.args(backend.map(|backend| format!("--backend={backend}")));
+    let ended = Program::start(&mut command)?.end(host::seconds(60))?;
+    let doctor: Value = serde_json::from_str(&ended.stdout)
+        .with_context(|| format!("doctor with {backend:?}: {}", ended.stderr))?;
+    let events = doctor["events"].as_array().context("no events")?;
+    ensure!(!events.is_empty(), "doctor with {backend:?}: {doctor:#}");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let refusals = events
+        .iter()
+        .filter_map(|event| event["refused"].as_array());
+    let diagnosis = Diagnosis {
+        hooks: events
+            .iter()
+            .map(|event| (text(&event["event"]), text(&event["backend"])))
+            .collect(),
+        refusal: refusals
+            .flatten()
+            .find(|refusal| backend.is_some_and(|backend| refusal["backend"] == backend))
+            .map(|refusal| format!("{}: {}", text(&refusal["hook"]), text(&refusal["error"]))),
+    };
+    known.insert(backend, diagnosis.clone());
+    Ok(diagnosis)
 }
 
 /// Starts tracer.

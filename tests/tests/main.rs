@@ -3,6 +3,7 @@
 //! `cargo test -p tracer-tests [FILTER…]`, as root. `--build-fixtures DIR [--static]` builds the fixture
 //! programs into a directory instead, for a guest that has neither cargo nor a compiler.
 
+mod backends;
 mod bad_input;
 mod command;
 mod daemon;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             }
         };
     }
+    let by_backend = runner::by_backend(scenarios::BY_BACKEND);
     runner::main(&[
         readme::TESTS,
         fixtures::TESTS,
@@ -46,8 +48,10 @@ fn main() -> ExitCode {
         bad_input::TESTS,
         daemon::TESTS,
         doctor::TESTS,
+        backends::TESTS,
         output::TESTS,
         scenarios::TESTS,
+        &by_backend,
         schema::TESTS,
         targets::TESTS,
     ])

@@ -10,7 +10,9 @@ use tracer_tests::{
     host::{self, seconds, socket_inodes},
     http,
     program::Program,
-    tests, tracer, wait,
+    tests,
+    tracer::{self, Hooks},
+    wait,
 };
 
 use crate::scenes;
@@ -24,6 +26,16 @@ tests![
     families_and_roles,
     refused_connects_are_counted,
     exhausted_ports_are_counted,
+];
+
+// Those that are held with each backend.
+tests![
+    BY_BACKEND:
+    closed_in_every_way,
+    held_by_its_opener,
+    held_by_somebody_else,
+    states_of_tcp,
+    families_and_roles,
 ];
 
 /// A scenario and what is expected of it.
@@ -241,6 +253,7 @@ fn hold(cases: &'static [Case]) -> Result<()> {
         Ok(http::get(&socket, "/readyz").is_ok_and(|answer| answer.status == 200))
     })?;
     all.iter_mut().try_for_each(go)?;
+    let hooks = tracer::hooks()?;
 
     // The daemon's list may be a moment old: what counts is that it gets there.
     let mut problems = Vec::new();
@@ -258,7 +271,7 @@ fn hold(cases: &'static [Case]) -> Result<()> {
         ensure!(ended.code() == 0, "connections: {}", ended.stderr);
         let list: Value = serde_json::from_str(&ended.stdout)?;
         let rows = list["connections"].as_array().context("no connections")?;
-        problems = wrong(&all, rows);
+        problems = wrong(&all, rows, &hooks);
         Ok(problems.is_empty())
     });
     if settled.is_err() && !problems.is_empty() {
@@ -268,7 +281,7 @@ fn hold(cases: &'static [Case]) -> Result<()> {
 }
 
 /// What is wrong with the list, as sentences.
-fn wrong(all: &[Running], rows: &[Value]) -> Vec<String> {
+fn wrong(all: &[Running], rows: &[Value], hooks: &Hooks) -> Vec<String> {
     let mut problems = Vec::new();
     let mut accounted = 0;
     for running in all {
@@ -301,7 +314,7 @@ fn wrong(all: &[Running], rows: &[Value]) -> Vec<String> {
         if running.case.states.len() == 1 {
             let opener = running.program.pid();
             problems.extend(
-                wrong_row(running, opener, mine[0])
+                wrong_row(running, opener, mine[0], hooks)
                     .into_iter()
                     .map(|what| format!("{name}: {what}")),
             );
@@ -323,7 +336,7 @@ fn wrong(all: &[Running], rows: &[Value]) -> Vec<String> {
 }
 
 /// What is wrong with the only row of a scenario.
-fn wrong_row(running: &Running, opener: u32, row: &Value) -> Vec<String> {
+fn wrong_row(running: &Running, opener: u32, row: &Value, hooks: &Hooks) -> Vec<String> {
     let mut problems = Vec::new();
     let mut expect = |right: bool, what: &str| {
         if !right {
@@ -331,6 +344,7 @@ fn wrong_row(running: &Running, opener: u32, row: &Value) -> Vec<String> {
         }
     };
     let (fd, holder) = running.outcome;
+    let seen = |event: &str| hooks.get(event).is_some_and(|backend| backend != "none");
     expect(row["pid"] == opener, "opener");
     expect(row["role"] == "client", "role");
     if holder != 0 {
@@ -365,12 +379,23 @@ fn wrong_row(running: &Running, opener: u32, row: &Value) -> Vec<String> {
         running.case.server.0,
         !["nonblocking", "earlier"].contains(&running.case.name),
     );
-    if asked {
+    // It becomes another program at once: what it was can't be read any more.
+    let lost = running.case.name == "exec_keeps" && row["call_site"].is_null();
+    if asked && seen("send") {
         expect(row["requests"] == 1, "one request");
         expect(row["url"] == url, "url");
-        // It becomes another program at once: what it was can't be read any more.
-        let lost = running.case.name == "exec_keeps" && row["call_site"].is_null();
         expect(lost || row["call_site"]["function"] == "ask", "call site");
+    } else if asked {
+        expect(row["requests"] == 0, "no request that anybody saw");
+        expect(row["url"].is_null(), "no url");
+        // The opener's stack is left, where opening is seen.
+        let opened = !running.address.starts_with("unix:") || seen("unix_open");
+        expect(
+            lost || row["call_site"].is_object() == opened,
+            "opener's call site",
+        );
+    }
+    if asked {
         expect(mode != "http" || row["unread"] == 0, "nothing unread");
     }
     // None of them can be older than its process, which the test has just started.

@@ -131,6 +131,12 @@ offsets! {
     task_start_time,
     /// `struct task_struct`.`thread.fsbase` (x86-64): where thread-local storage is
     task_fsbase,
+    /// `struct task_struct`.`files`
+    task_files,
+    /// `struct files_struct`.`fdt`
+    files_fdt,
+    /// `struct fdtable`.`fd`
+    fdt_fd,
     /// `struct signal_struct`.`live`
     signal_live,
     /// `struct unix_sock`.`addr`

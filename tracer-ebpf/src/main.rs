@@ -27,7 +27,11 @@ mod processes;
 #[cfg(target_arch = "bpf")]
 mod programs;
 #[cfg(target_arch = "bpf")]
+mod raw_programs;
+#[cfg(target_arch = "bpf")]
 mod sockets;
+#[cfg(target_arch = "bpf")]
+mod syscalls;
 #[cfg(target_arch = "bpf")]
 mod transfers;
 #[cfg(target_arch = "bpf")]

@@ -91,7 +91,8 @@ pub struct Node {
 /// What could be seen, and what could not.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Coverage {
-    /// The weakest hook backend in use: `tracepoint`, `kprobe` or `fentry`.
+    /// The weakest hook backend in use: `syscalls`, `raw_tracepoint`, `tracepoint`, `kprobe` or
+    /// `fentry`.
     pub backend: String,
     /// Backend in use per event; `none` where nothing could be attached.
     pub hooks: BTreeMap<String, String>,
@@ -428,7 +429,7 @@ pub struct Capability {
 pub struct EventStatus {
     /// Event, such as `tcp_open`.
     pub event: String,
-    /// Backend chosen: `tracepoint`, `fentry`, `kprobe`, `cgroup`, `iterator`, or `none`.
+    /// Backend chosen: `tracepoint`, `raw_tracepoint`, `fentry`, `kprobe`, `syscalls`, or `none`.
     pub backend: String,
     /// Kernel functions or tracepoints it sits on.
     pub hooks: Vec<String>,

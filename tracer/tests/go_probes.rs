@@ -49,6 +49,7 @@ impl Kernel {
             btf: None,
             backend: None,
             without: &[],
+            trace_syscalls: false,
         })?;
         let go = GoTracer::new(&mut probes, None)?;
         Ok(Kernel { probes, go })

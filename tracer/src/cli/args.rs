@@ -5,6 +5,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::units;
+use crate::kernel::plan::{BACKENDS, SYSCALLS};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -82,11 +83,23 @@ pub struct AttachArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub btf: Option<PathBuf>,
     /// Use this kind of hook only
-    #[arg(long, value_name = "KIND", hide = true, value_parser = ["tracepoint", "kprobe", "fentry"])]
+    #[arg(long, value_name = "KIND", hide = true, value_parser = BACKENDS)]
     pub backend: Option<String>,
     /// Leave this out (may be repeated); tells what it costs
     #[arg(long, value_name = "PART", hide = true, value_parser = ["send", "receive", "heads", "stacks"])]
     pub without: Vec<String>,
+    /// Where the kernel offers nothing better, watch sends, receives and accepts at every system
+    /// call of the whole host; what that costs is measured and printed
+    #[arg(long)]
+    pub trace_syscalls: bool,
+}
+
+impl AttachArgs {
+    /// Whether to sit on every system call where need be.
+    #[must_use]
+    pub fn trace_syscalls(&self) -> bool {
+        self.trace_syscalls || self.backend.as_deref() == Some(SYSCALLS)
+    }
 }
 
 /// How much to track.

@@ -48,8 +48,12 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
         backend: args.attach.backend.clone(),
         without: args.attach.without.clone(),
         max_sockets: args.room.max_sockets.unwrap_or(MAX_SOCKETS),
+        trace_syscalls: args.attach.trace_syscalls(),
         btf: args.attach.btf.clone(),
     })?;
+    if let Some(tax) = session.syscall_tax() {
+        output::note(&tax);
+    }
     let command = gated.map(Gated::release).transpose()?;
 
     let duration = match &command {

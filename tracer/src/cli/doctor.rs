@@ -75,6 +75,7 @@ fn local(args: &DoctorArgs) -> Doctor {
         target: Target::Processes(vec![std::process::id()]),
         backend: args.attach.backend.clone(),
         without: args.attach.without.clone(),
+        trace_syscalls: args.attach.trace_syscalls(),
         max_sockets: MAX_SOCKETS.min(1024),
         btf: args.attach.btf.clone(),
     });

@@ -268,10 +268,16 @@ impl Session {
     #[must_use]
     pub fn coverage(&self) -> Coverage {
         let events = self.probes.events();
-        let weakest = ["tracepoint", "kprobe", "fentry"]
-            .into_iter()
-            .find(|backend| events.iter().any(|e| e.backend == *backend))
-            .unwrap_or("none");
+        let weakest = [
+            "syscalls",
+            "raw_tracepoint",
+            "tracepoint",
+            "kprobe",
+            "fentry",
+        ]
+        .into_iter()
+        .find(|backend| events.iter().any(|e| e.backend == *backend))
+        .unwrap_or("none");
         let losses: BTreeMap<String, u64> = Counter::ALL
             .iter()
             .filter(|c| c.is_loss())

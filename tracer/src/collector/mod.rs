@@ -56,11 +56,14 @@ pub enum Target {
 pub struct Options {
     /// Whom.
     pub target: Target,
-    /// Force one backend (`tracepoint`, `fentry`, `kprobe`); for tests.
+    /// Force one of [`crate::kernel::plan::BACKENDS`]; for tests.
     pub backend: Option<String>,
     /// Parts to leave out: the events `send` and `receive`, request `heads`, `stacks`; for
     /// measuring.
     pub without: Vec<String>,
+    /// Sit on every system call of the host where nothing else observes sends, receives and
+    /// accepts; its cost is measured.
+    pub trace_syscalls: bool,
     /// Most sockets tracked at one time.
     pub max_sockets: u32,
     /// Kernel type information to use in place of `/sys/kernel/btf/vmlinux`.
@@ -212,6 +215,12 @@ impl Session {
         session.pin_processes();
         session.tick().map_err(StartError::Failed)?;
         Ok(session)
+    }
+
+    /// What every system call of the host pays for this session, as a sentence.
+    #[must_use]
+    pub fn syscall_tax(&self) -> Option<String> {
+        self.probes.syscall_tax().map(|tax| tax.to_string())
     }
 
     /// Descriptor that becomes readable when [`Session::tick`] has something to do at once.

@@ -22,6 +22,12 @@ pub fn load(options: &Options, config: Config) -> Result<Probes, StartError> {
         btf: options.btf.as_deref(),
         backend: options.backend.as_deref(),
         without: &options.without,
+        trace_syscalls: options.trace_syscalls,
+    })
+    .inspect(|probes| {
+        if let Some(tax) = probes.syscall_tax() {
+            tracing::warn!("{tax}");
+        }
     })
     .map_err(|error| {
         let missing = missing_capabilities();

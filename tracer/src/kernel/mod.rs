@@ -6,3 +6,4 @@ pub mod offsets;
 pub mod plan;
 pub mod probes;
 pub mod stats;
+pub mod tax;

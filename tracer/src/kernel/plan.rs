@@ -24,16 +24,27 @@ pub enum Attach {
     },
     /// A function's return.
     Kretprobe,
+    /// A raw tracepoint that every system call of the host passes.
+    Syscalls,
 }
+
+/// Tracepoints that tax every system call of the host: never without being asked for.
+pub const SYSCALLS: &str = "syscalls";
+/// What `--backend` takes.
+pub const BACKENDS: [&str; 5] = [TRACEPOINT, RAW_TRACEPOINT, "fentry", "kprobe", SYSCALLS];
+const TRACEPOINT: &str = "tracepoint";
+const RAW_TRACEPOINT: &str = "raw_tracepoint";
 
 impl Attach {
     /// The backend as users name it.
     #[must_use]
     pub const fn backend(self) -> &'static str {
         match self {
-            Attach::Tracepoint | Attach::RawTracepoint => "tracepoint",
+            Attach::Tracepoint => TRACEPOINT,
+            Attach::RawTracepoint => RAW_TRACEPOINT,
             Attach::Fentry | Attach::Fexit { .. } => "fentry",
             Attach::Kprobe | Attach::KprobeOf { .. } | Attach::Kretprobe => "kprobe",
+            Attach::Syscalls => SYSCALLS,
         }
     }
 }
@@ -58,6 +69,14 @@ pub struct Choice {
     pub adds: &'static str,
 }
 
+impl Choice {
+    /// The backend of its probes.
+    #[must_use]
+    pub fn backend(&self) -> &'static str {
+        self.probes.first().map_or("none", |p| p.attach.backend())
+    }
+}
+
 /// One event of a connection's life.
 #[derive(Debug, Clone, Copy)]
 pub struct Event {
@@ -74,6 +93,22 @@ const fn tp(program: &'static str, hook: &'static str) -> Probe {
         program,
         hook,
         attach: Attach::Tracepoint,
+    }
+}
+
+const fn raw(program: &'static str, hook: &'static str) -> Probe {
+    Probe {
+        program,
+        hook,
+        attach: Attach::RawTracepoint,
+    }
+}
+
+const fn syscalls(program: &'static str) -> Probe {
+    Probe {
+        program,
+        hook: "sys_exit",
+        attach: Attach::Syscalls,
     }
 }
 
@@ -125,6 +160,7 @@ const OWNER_AT_ONCE: &str = "the owner and the stack of an accepted socket at on
                              first transfer or the next descriptor scan";
 const UNIX_OPEN_AT_ONCE: &str =
     "UNIX connections that are opened and never used, with the stack that opened them";
+const TRANSFERS: &str = "activity, request counts and URLs";
 const UNIX_END_AT_ONCE: &str = "the end of UNIX sockets at once, not at the next descriptor scan";
 
 /// The accepting process.
@@ -139,6 +175,10 @@ const TCP_OWNER: &[Choice] = &[
     },
     Choice {
         probes: &[kretprobe("k_tcp_accepted", "inet_csk_accept")],
+        adds: OWNER_AT_ONCE,
+    },
+    Choice {
+        probes: &[syscalls("syscall_opened")],
         adds: OWNER_AT_ONCE,
     },
 ];
@@ -167,6 +207,10 @@ const UNIX_OPEN: &[Choice] = &[
         ],
         adds: UNIX_OPEN_AT_ONCE,
     },
+    Choice {
+        probes: &[syscalls("syscall_opened")],
+        adds: UNIX_OPEN_AT_ONCE,
+    },
 ];
 
 const UNIX_END: &[Choice] = &[
@@ -182,6 +226,7 @@ const UNIX_END: &[Choice] = &[
 
 const SEND: &[Choice] = &[
     only(&[tp("sent", "sock_send_length")]),
+    only(&[raw("raw_sent", "sock_send_length")]),
     only(&[
         fexit("tcp_sent", "tcp_sendmsg", 3),
         fexit("unix_sent", "unix_stream_sendmsg", 3),
@@ -192,12 +237,19 @@ const SEND: &[Choice] = &[
         kprobe("k_unix_send", "unix_stream_sendmsg"),
         kretprobe("k_sent", "unix_stream_sendmsg"),
     ]),
+    BY_SYSCALLS,
 ];
+
+const BY_SYSCALLS: Choice = Choice {
+    probes: &[syscalls("syscall_transferred")],
+    adds: TRANSFERS,
+};
 
 const UNIX_RECEIVED: Probe = fexit("unix_received", "unix_stream_recvmsg", 4);
 
 const RECEIVE: &[Choice] = &[
     only(&[tp("received", "sock_recv_length")]),
+    only(&[raw("raw_received", "sock_recv_length")]),
     only(&[fexit("tcp_received4", "tcp_recvmsg", 4), UNIX_RECEIVED]),
     only(&[fexit("tcp_received5", "tcp_recvmsg", 5), UNIX_RECEIVED]),
     only(&[fexit("tcp_received6", "tcp_recvmsg", 6), UNIX_RECEIVED]),
@@ -213,12 +265,13 @@ const RECEIVE: &[Choice] = &[
         kprobe("k_unix_receive", "unix_stream_recvmsg"),
         kretprobe("k_received", "unix_stream_recvmsg"),
     ]),
+    BY_SYSCALLS,
 ];
 
-const TCP_STATE: &[Choice] = &[Choice {
-    probes: &[tp("tcp_state", "inet_sock_set_state")],
-    adds: "",
-}];
+const TCP_STATE: &[Choice] = &[
+    only(&[tp("tcp_state", "inet_sock_set_state")]),
+    only(&[raw("raw_tcp_state", "inet_sock_set_state")]),
+];
 
 /// Every event, in the order of a connection's life.
 pub const EVENTS: &[Event] = &[
@@ -249,10 +302,10 @@ pub const EVENTS: &[Event] = &[
     },
     Event {
         name: "tcp_end",
-        choices: &[Choice {
-            probes: &[tp("tcp_destroy", "tcp_destroy_sock")],
-            adds: "",
-        }],
+        choices: &[
+            only(&[tp("tcp_destroy", "tcp_destroy_sock")]),
+            only(&[raw("raw_tcp_destroy", "tcp_destroy_sock")]),
+        ],
         without: Some("the end of TCP sockets is inferred from descriptor scans"),
     },
     Event {
@@ -289,26 +342,82 @@ pub const EVENTS: &[Event] = &[
     },
     Event {
         name: "process_fork",
-        choices: &[Choice {
-            probes: &[tp("process_fork", "sched_process_fork")],
-            adds: "",
-        }],
+        choices: &[
+            only(&[tp("process_fork", "sched_process_fork")]),
+            only(&[raw("raw_process_fork", "sched_process_fork")]),
+        ],
         without: Some("children of target processes join the target only at the next sweep"),
     },
     Event {
         name: "process_exec",
-        choices: &[Choice {
-            probes: &[tp("process_exec", "sched_process_exec")],
-            adds: "",
-        }],
+        choices: &[
+            only(&[tp("process_exec", "sched_process_exec")]),
+            only(&[raw("raw_process_exec", "sched_process_exec")]),
+        ],
         without: Some("a process that replaces its program may be shown with stale stacks"),
     },
     Event {
         name: "process_exit",
-        choices: &[Choice {
-            probes: &[tp("process_exit", "sched_process_exit")],
-            adds: "",
-        }],
+        choices: &[
+            only(&[tp("process_exit", "sched_process_exit")]),
+            only(&[raw("raw_process_exit", "sched_process_exit")]),
+        ],
         without: Some("ended processes leave the target only at the next sweep"),
     },
 ];
+
+impl Event {
+    /// The ways to try. Forcing a backend leaves its own ways; an event that has none of these
+    /// keeps its tracepoints, so that what the backend is not about still works, unless it is
+    /// tracepoints of one sort that were asked for.
+    pub fn ways(&self, forced: Option<&str>) -> impl Iterator<Item = &'static Choice> + use<> {
+        let choices = self.choices;
+        let kept = match forced {
+            None => None,
+            Some(TRACEPOINT | RAW_TRACEPOINT) => forced,
+            Some(name) if choices.iter().any(|c| c.backend() == name) => forced,
+            Some(_) => Some(TRACEPOINT),
+        }
+        .map(str::to_owned);
+        choices
+            .iter()
+            .filter(move |choice| kept.as_deref().is_none_or(|name| name == choice.backend()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BACKENDS, EVENTS};
+
+    #[test]
+    fn a_forced_backend_is_used_alone_where_there_is_a_choice() {
+        for event in EVENTS {
+            assert_eq!(event.ways(None).count(), event.choices.len());
+            for backend in BACKENDS {
+                let used: Vec<_> = event.ways(Some(backend)).map(|c| c.backend()).collect();
+                if event.choices.iter().any(|c| c.backend() == backend) {
+                    assert!(
+                        used.iter().all(|b| *b == backend),
+                        "{}: {used:?}",
+                        event.name
+                    );
+                } else {
+                    assert!(
+                        used.iter().all(|b| *b == "tracepoint"),
+                        "{}: {used:?}",
+                        event.name
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tracepoints_alone_see_every_tcp_state() {
+        for event in EVENTS.iter().filter(|event| event.without.is_none()) {
+            for backend in ["tracepoint", "raw_tracepoint"] {
+                assert_eq!(event.ways(Some(backend)).count(), 1, "{}", event.name);
+            }
+        }
+    }
+}

@@ -23,8 +23,9 @@ use super::{
     btf::Btf,
     maps::{Counters, Table},
     offsets,
-    plan::{Attach, Choice, EVENTS, Event, Probe},
+    plan::{Attach, Choice, EVENTS, Event, Probe, SYSCALLS},
     stats::{ProgramStats, program_stats},
+    tax::{self, SyscallTax},
 };
 use crate::report::{EventStatus, Refusal};
 
@@ -98,6 +99,7 @@ pub struct Probes {
     attached: Vec<String>,
     degraded: Vec<String>,
     capacities: BTreeMap<&'static str, u64>,
+    syscall_tax: Option<SyscallTax>,
 }
 
 impl std::fmt::Debug for Probes {
@@ -121,6 +123,8 @@ pub struct Setup<'a> {
     pub backend: Option<&'a str>,
     /// Events not to observe.
     pub without: &'a [String],
+    /// Sit on every system call of the host where nothing else observes an event.
+    pub trace_syscalls: bool,
 }
 
 impl Probes {
@@ -191,13 +195,35 @@ impl Probes {
             events: Vec::new(),
             attached: Vec::new(),
             degraded: Vec::new(),
+            syscall_tax: None,
         };
         probes.load_scan(&aya_btf)?;
+        let without_ns = setup.trace_syscalls.then(tax::unrelated_call_ns);
         for event in EVENTS {
             let status = probes.observe(event, &btf, &aya_btf, &setup)?;
             probes.events.push(status);
         }
+        probes.weigh_syscalls(without_ns);
         Ok(probes)
+    }
+
+    /// Measures what sitting on every system call costs, where an event is observed there.
+    fn weigh_syscalls(&mut self, without_ns: Option<f64>) {
+        if !self.events.iter().any(|event| event.backend == SYSCALLS) {
+            return;
+        }
+        self.syscall_tax = without_ns.map(|without_ns| SyscallTax {
+            without_ns,
+            with_ns: tax::unrelated_call_ns(),
+        });
+        let told = self.syscall_tax.map(|tax| tax.to_string());
+        self.degraded.extend(told);
+    }
+
+    /// What every system call of the host pays, where an event is observed there.
+    #[must_use]
+    pub fn syscall_tax(&self) -> Option<SyscallTax> {
+        self.syscall_tax
     }
 
     /// Attaches the first choice for an event that this kernel takes.
@@ -217,14 +243,20 @@ impl Probes {
         };
         let mut better: Vec<&str> = Vec::new();
         let left_out = setup.without.iter().any(|without| without == event.name);
-        let choices = if left_out { &[] } else { event.choices };
-        for (index, choice) in choices.iter().enumerate() {
+        for choice in event.ways(setup.backend).filter(|_| !left_out) {
+            let backend = choice.backend();
             let Some(first) = choice.probes.first() else {
                 continue;
             };
-            let backend = first.attach.backend();
-            // forcing leaves an event its last choice, so that what it is not about still works
-            if setup.backend.is_some_and(|f| f != backend) && index + 1 < event.choices.len() {
+            if backend == SYSCALLS && !setup.trace_syscalls {
+                status.refused.push(Refusal {
+                    backend: backend.to_owned(),
+                    hook: first.hook.to_owned(),
+                    error: "it slows every system call of the host down, so it is used only \
+                            with --trace-syscalls"
+                        .to_owned(),
+                    would_add: choice.adds.to_owned(),
+                });
                 continue;
             }
             if !fits(choice, btf) {
@@ -301,7 +333,10 @@ impl Probes {
 
     fn attach(&mut self, probe: &Probe, btf: &Btf, aya_btf: &AyaBtf) -> Result<(), String> {
         if btf.arguments(probe.hook).is_none()
-            && !matches!(probe.attach, Attach::Tracepoint | Attach::RawTracepoint)
+            && !matches!(
+                probe.attach,
+                Attach::Tracepoint | Attach::RawTracepoint | Attach::Syscalls
+            )
         {
             return Err("no such function in this kernel".to_owned());
         }
