@@ -112,17 +112,45 @@ pub fn toolchain(version: &str) -> Result<PathBuf> {
     Ok(place.join("go"))
 }
 
-/// Builds the fixture program.
+/// What is built for guests, which have no toolchain.
+pub const FOR_GUESTS: [(&str, Variant); 2] =
+    [("1.27.3", Variant::Plain), ("1.27.3", Variant::Stripped)];
+
+/// Builds the fixture programs for guests into `directory`.
 ///
 /// # Errors
-/// The compiler's; [`Skip`] in a guest, which has no toolchain.
+/// As [`build`].
+pub fn build_into(directory: &Path) -> Result<()> {
+    for (version, variant) in FOR_GUESTS {
+        let program = build(version, variant)?;
+        fs::copy(&program, directory.join(file_name(version, variant)))
+            .with_context(|| program.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn file_name(version: &str, variant: Variant) -> String {
+    format!("fixture-{version}-{}", variant.name())
+}
+
+/// Builds the fixture program; in a guest it is there, or not.
+///
+/// # Errors
+/// The compiler's; [`Skip`] where a guest has no such program.
 pub fn build(version: &str, variant: Variant) -> Result<PathBuf> {
-    if env::var_os("TRACER_FIXTURES").is_some() {
-        bail!(Skip("Go programs are not built for guests".to_owned()));
+    if let Some(directory) = env::var_os("TRACER_FIXTURES") {
+        let program = Path::new(&directory).join(file_name(version, variant));
+        if !program.exists() {
+            bail!(Skip(format!(
+                "no program of Go {version} ({}) in this guest",
+                variant.name()
+            )));
+        }
+        return Ok(program);
     }
     let root = toolchain(version)?;
     let cache = cache()?;
-    let program = cache.join(format!("fixture-{version}-{}", variant.name()));
+    let program = cache.join(file_name(version, variant));
     let mut command = Command::new(root.join("bin/go"));
     command
         .arg("build")

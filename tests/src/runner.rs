@@ -10,7 +10,7 @@ use std::{
     process::ExitCode,
     sync::{Mutex, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -124,6 +124,8 @@ struct Options {
     exact: bool,
     list: bool,
     jobs: usize,
+    /// Tests that have not begun by then are skipped.
+    until: Option<Instant>,
 }
 
 impl Options {
@@ -138,6 +140,10 @@ impl Options {
                 .ok()
                 .and_then(|n| n.parse().ok())
                 .unwrap_or(3),
+            until: env::var("TRACER_TEST_WITHIN")
+                .ok()
+                .and_then(|seconds| seconds.parse().ok())
+                .map(|seconds| Instant::now() + Duration::from_secs(seconds)),
         };
         let mut arguments = arguments.peekable();
         while let Some(argument) = arguments.next() {
@@ -195,7 +201,7 @@ pub fn main(groups: &[&[Test]]) -> ExitCode {
         failed,
         skipped,
         not_applicable,
-    } = run_all(&wanted, options.jobs);
+    } = run_all(&wanted, options.jobs, options.until);
     if not_applicable > 0 {
         println!("{not_applicable} not applicable");
     }
@@ -212,8 +218,8 @@ struct Counts {
     not_applicable: usize,
 }
 
-/// Runs `tests` with `jobs` threads.
-fn run_all(tests: &[Test], jobs: usize) -> Counts {
+/// Runs `tests` with `jobs` threads; what has not begun by `until` is skipped.
+fn run_all(tests: &[Test], jobs: usize, until: Option<Instant>) -> Counts {
     let queue = Mutex::new(tests.iter());
     let counts = Mutex::new(Counts::default());
     // The workers live until the last test has ended: a fixture dies with the thread that started it.
@@ -224,7 +230,11 @@ fn run_all(tests: &[Test], jobs: usize) -> Counts {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                     let Some(test) = next else { break };
                     let begun = Instant::now();
-                    let outcome = run_one(test);
+                    let outcome = if until.is_some_and(|until| begun >= until) {
+                        Outcome::Skipped("no time left (TRACER_TEST_WITHIN)".to_owned())
+                    } else {
+                        run_one(test)
+                    };
                     let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
                     let text = match outcome {
                         Outcome::Passed => {
@@ -290,6 +300,8 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use anyhow::bail;
 
     use super::{Counts, NotApplicable, Options, Skip, Test, run_all};
@@ -350,7 +362,12 @@ mod tests {
             skipped: 1,
             not_applicable: 1,
         };
-        assert_eq!(run_all(ALL, 2), expected);
+        assert_eq!(run_all(ALL, 2, None), expected);
+        let late = Counts {
+            skipped: 5,
+            ..Counts::default()
+        };
+        assert_eq!(run_all(ALL, 2, Some(Instant::now())), late);
     }
 
     #[test]

@@ -166,7 +166,7 @@ fn one_program(version: &str, variant: Variant) -> Result<()> {
     for client in clients.values_mut() {
         client.write("go\n")?;
     }
-    let ended = check.end(Duration::from_secs(WATCH + 60))?;
+    let ended = check.end(host::seconds(WATCH + 60))?;
     let report = Report::parse(&ended.stdout).with_context(|| ended.stderr.clone())?;
     let mut wrong = 0;
     let title = format!("go {version} {}", variant.name());

@@ -1,7 +1,7 @@
 //! Behaviour tests: one file per promise that a user can rely on.
 //!
-//! `cargo test -p tracer-tests [FILTER…]`, as root. `--build-fixtures DIR [--static]` builds the fixture
-//! programs into a directory instead, for a guest that has neither cargo nor a compiler.
+//! `cargo test -p tracer-tests [FILTER…]`, as root. `--build-fixtures DIR [--static] [--go]` builds the
+//! fixture programs into a directory instead, for a guest that has neither cargo nor a compiler.
 
 mod backends;
 mod bad_input;
@@ -27,10 +27,14 @@ fn main() -> ExitCode {
     if let [flag, directory, rest @ ..] = arguments.as_slice()
         && flag == "--build-fixtures"
     {
-        return match build_into(
-            Path::new(directory),
-            rest.iter().any(|arg| arg == "--static"),
-        ) {
+        let directory = Path::new(directory);
+        let asked = |flag: &str| rest.iter().any(|arg| arg == flag);
+        let built = build_into(directory, asked("--static"));
+        let built = built.and_then(|()| match asked("--go") {
+            true => tracer_tests::go::build_into(directory),
+            false => Ok(()),
+        });
+        return match built {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("fixtures: {error:#}");

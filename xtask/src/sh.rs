@@ -163,8 +163,15 @@ pub fn succeeds_within(command: &mut Command, limit: Duration) -> bool {
 
 /// Whether a program of this name is on the path.
 pub fn has_program(name: &str) -> bool {
+    find_program(name).is_some()
+}
+
+/// The program of this name that comes first on the path.
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = path_with(&[cargo_bin()]);
-    env::split_paths(&path).any(|dir| dir.join(name).is_file())
+    env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
 }
 
 /// Says what is being done, does it, and says how long it took.

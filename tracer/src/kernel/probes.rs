@@ -332,13 +332,15 @@ impl Probes {
     }
 
     fn attach(&mut self, probe: &Probe, btf: &Btf, aya_btf: &AyaBtf) -> Result<(), String> {
-        if btf.arguments(probe.hook).is_none()
-            && !matches!(
-                probe.attach,
-                Attach::Tracepoint | Attach::RawTracepoint | Attach::Syscalls
-            )
-        {
-            return Err("no such function in this kernel".to_owned());
+        let exists = match probe.attach {
+            // found out before loading: verifying takes long on old kernels
+            Attach::Tracepoint | Attach::RawTracepoint | Attach::Syscalls => {
+                btf.has_tracepoint(probe.hook)
+            }
+            _ => btf.arguments(probe.hook).is_some(),
+        };
+        if !exists {
+            return Err("not in this kernel".to_owned());
         }
         if probe.attach.backend() == "kprobe" && !Path::new(KPROBES).exists() {
             return Err("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".to_owned());

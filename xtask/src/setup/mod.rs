@@ -3,7 +3,10 @@
 pub mod packages;
 mod toolchain;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -120,13 +123,68 @@ pub fn to_test(ready: &Ready, options: Options, full: bool) -> Result<Ready> {
     Ok(ready)
 }
 
-/// Makes sure that kernels can be booted in QEMU.
-pub fn to_boot_guests(options: Options) -> Result<()> {
-    packages::install(
-        &["qemu-system-x86", "busybox-static", "binutils"],
-        "QEMU and what goes into a guest",
-        options.yes,
-    )
+/// What boots guests.
+#[derive(Debug, Clone)]
+pub struct Emulator {
+    /// `qemu-system-x86_64`
+    pub qemu: PathBuf,
+    /// Folders with shared libraries that it needs and that are not installed.
+    pub libraries: Vec<PathBuf>,
+    /// Folders with its firmware, where it would not find it by itself.
+    pub firmware: Vec<PathBuf>,
+    /// A busybox without shared libraries.
+    pub busybox: PathBuf,
+}
+
+/// Makes sure that kernels can be booted in QEMU. Nothing is installed: QEMU is unpacked in the
+/// cache where it is not there.
+pub fn to_boot_guests(options: Options) -> Result<Emulator> {
+    packages::install(&["binutils"], "what goes into a guest", options.yes)?;
+    let busybox = packages::unpack("busybox-static")?.join("bin/busybox");
+    if let Some(qemu) = sh::find_program(QEMU) {
+        return Ok(Emulator {
+            qemu,
+            libraries: Vec::new(),
+            firmware: Vec::new(),
+            busybox,
+        });
+    }
+    let top = packages::unpack_with_dependencies("qemu-system-x86", "kernels to boot")?;
+    let libraries = ["usr/lib", "lib"].map(|lib| top.join(lib).join("x86_64-linux-gnu"));
+    let emulator = Emulator {
+        qemu: top.join("usr/bin").join(QEMU),
+        libraries: libraries.to_vec(),
+        firmware: vec![top.join("usr/share/qemu"), top.join("usr/share/seabios")],
+        busybox,
+    };
+    sh::quiet(emulator.command().arg("--version"))
+        .context("QEMU was unpacked, but does not start; installing qemu-system-x86 may help")?;
+    Ok(emulator)
+}
+
+const QEMU: &str = "qemu-system-x86_64";
+
+impl Emulator {
+    /// A command line of QEMU that finds its libraries and firmware.
+    pub fn command(&self) -> Command {
+        let mut command = sh::command(&self.qemu);
+        if !self.libraries.is_empty() {
+            let known = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+            let all = self
+                .libraries
+                .iter()
+                .cloned()
+                .chain(std::env::split_paths(&known));
+            command.env(
+                "LD_LIBRARY_PATH",
+                std::env::join_paths(all).unwrap_or_default(),
+            );
+        }
+        for folder in &self.firmware {
+            command.arg("-L").arg(folder);
+        }
+        command
+    }
 }
 
 fn ensure_linker(yes: bool) -> Result<()> {

@@ -81,6 +81,55 @@ pub fn unpack(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Downloads package `name` with everything it depends on that is not installed, and unpacks all
+/// of it in one folder of the cache; returns the folder, which stands for `/`.
+///
+/// For what need not, or must not, be installed: QEMU of one version would push out the tools of
+/// another.
+pub fn unpack_with_dependencies(name: &str, purpose: &str) -> Result<PathBuf> {
+    let folder = sh::cache_dir()
+        .join("packages")
+        .join(format!("{name}-and-dependencies"));
+    if folder.join("usr").is_dir() {
+        return Ok(folder);
+    }
+    step(
+        &format!("unpacking {name} and what it needs: {purpose} (up to a minute)"),
+        || {
+            let download = folder.with_extension("download");
+            let needed = || -> Result<Vec<String>> {
+                let plan = sh::capture(sh::command("apt-get").args([
+                    "install",
+                    "-s",
+                    "-q",
+                    "--no-install-recommends",
+                    name,
+                ]))?;
+                Ok(installed(&plan))
+            };
+            let fetch_all = || {
+                let needed = needed()?;
+                let names: Vec<&str> = needed.iter().map(String::as_str).collect();
+                fetch_several(&names, &download, &[])
+            };
+            // an old package list names files that are gone from the mirror
+            fetch_all().or_else(|_| update().and_then(|()| fetch_all()))?;
+            extract(&download, &folder)
+        },
+    )
+    .with_context(|| format!("{purpose}: {name} can't be had from apt"))?;
+    Ok(folder)
+}
+
+/// The packages that a simulated `apt-get install` would install.
+fn installed(plan: &str) -> Vec<String> {
+    plan.lines()
+        .filter_map(|line| line.strip_prefix("Inst "))
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
+}
+
 /// The first package that `name` depends on and whose name begins with `prefix`.
 pub fn dependency(name: &str, prefix: &str) -> Option<String> {
     let list = sh::capture(sh::command("apt-cache").args(["depends", name])).ok()?;
@@ -99,6 +148,10 @@ fn depends<'a>(list: &'a str, prefix: &str) -> Option<&'a str> {
 
 /// Downloads package `name` into the empty folder `to`, with further options for apt-get.
 pub fn fetch(name: &str, to: &Path, options: &[String]) -> Result<()> {
+    fetch_several(&[name], to, options)
+}
+
+fn fetch_several(names: &[&str], to: &Path, options: &[String]) -> Result<()> {
     // left over from an attempt that was interrupted
     let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
@@ -106,25 +159,31 @@ pub fn fetch(name: &str, to: &Path, options: &[String]) -> Result<()> {
         sh::command("apt-get")
             .args(options)
             // the folder need not be readable for apt's own user
-            .args(["-o", "APT::Sandbox::User=root", "download", name])
+            .args(["-o", "APT::Sandbox::User=root", "download"])
+            .args(names)
             .current_dir(to),
     )
 }
 
-/// Unpacks the package in `download` and puts the whole result at `folder`.
+/// Unpacks the packages in `download` and puts the whole result at `folder`.
 pub fn extract(download: &Path, folder: &Path) -> Result<()> {
-    let package = fs::read_dir(download)?
+    let packages: Vec<PathBuf> = fs::read_dir(download)?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
-        .with_context(|| format!("apt-get left no package in {}", download.display()))?;
+        .filter(|path| path.extension().is_some_and(|ext| ext == "deb"))
+        .collect();
+    if packages.is_empty() {
+        bail!("apt-get left no package in {}", download.display());
+    }
     let partial = folder.with_extension("partial");
     let _ = fs::remove_dir_all(&partial);
-    sh::quiet(
-        sh::command("dpkg-deb")
-            .arg("-x")
-            .arg(&package)
-            .arg(&partial),
-    )?;
+    for package in packages {
+        sh::quiet(
+            sh::command("dpkg-deb")
+                .arg("-x")
+                .arg(&package)
+                .arg(&partial),
+        )?;
+    }
     fs::rename(&partial, folder)
         .with_context(|| format!("cannot put {} in place", folder.display()))?;
     // only a leftover in the cache if it fails
@@ -177,7 +236,7 @@ fn agreed(what: &str, yes: bool) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{depends, removals};
+    use super::{depends, installed, removals};
 
     #[test]
     fn a_dependency_is_found_by_its_beginning() {
@@ -191,5 +250,6 @@ mod tests {
         let plan = "Reading state…\nRemv rustup [1.25]\nRemv cargo [0.66] []\nInst rustc-web (1.96 Debian)\nConf rustc-web\n";
         assert_eq!(removals(plan), ["rustup", "cargo"]);
         assert!(removals("Inst a\nConf a\n").is_empty());
+        assert_eq!(installed(plan), ["rustc-web"]);
     }
 }

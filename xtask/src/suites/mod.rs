@@ -88,16 +88,46 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     if !unit_only && filter.is_empty() {
         suites.push(manifests::run(&programs)?);
     }
-    if full {
-        setup::to_boot_guests(options)?;
-        suites.extend(vm::test(&programs, &vm::all(), &filter, vm::LIMIT)?);
-    } else if !unit_only && filter.is_empty() {
-        setup::to_boot_guests(options)?;
-        let tests: Vec<String> = GUEST_TESTS.iter().map(|&name| name.to_owned()).collect();
-        let kernel = vm::wanted(&[GUEST_KERNEL.to_owned()])?;
-        suites.extend(vm::test(&programs, &kernel, &tests, vm::LIMIT)?);
+    if full || (!unit_only && filter.is_empty()) {
+        suites.extend(in_guests(options, &programs, full, &filter));
     }
     Ok(report(&suites))
+}
+
+/// Tests in guests. Where none can be booted, that is one skip, with the reason.
+fn in_guests(
+    options: setup::Options,
+    programs: &[Executable],
+    full: bool,
+    filter: &[String],
+) -> Vec<Suite> {
+    let jobs = || -> Result<Vec<(vm::Line, Vec<String>)>> {
+        if full {
+            return Ok(vm::all()
+                .into_iter()
+                .map(|line| (line, filter.to_vec()))
+                .collect());
+        }
+        let tests: Vec<String> = GUEST_TESTS.iter().map(|&name| name.to_owned()).collect();
+        let lines = vm::wanted(&[GUEST_KERNEL.to_owned()])?;
+        Ok(lines
+            .into_iter()
+            .map(|line| (line, tests.clone()))
+            .collect())
+    };
+    let tested = setup::to_boot_guests(options).and_then(|emulator| {
+        let until = Instant::now() + vm::LIMIT;
+        vm::test(&emulator, programs, jobs()?, until)
+    });
+    tested.unwrap_or_else(|error| {
+        let mut outcome = Outcome::default();
+        outcome.skip(format!("no guest was booted: {error:#}"));
+        vec![Suite {
+            name: "in guests".to_owned(),
+            outcome,
+            seconds: 0.0,
+        }]
+    })
 }
 
 fn assignment(name: &str, value: &Path) -> std::ffi::OsString {
@@ -165,7 +195,7 @@ fn run(name: &str, each: bool, mut command: Command, limit: Duration) -> Result<
         match lines.recv_timeout(limit.saturating_sub(started.elapsed())) {
             Ok(line) => {
                 if each || !is_dull(&line) {
-                    show(&line);
+                    show(&line, &line);
                 }
                 outcome.read(&line);
             }
@@ -191,11 +221,11 @@ fn run(name: &str, each: bool, mut command: Command, limit: Duration) -> Result<
     })
 }
 
-/// Prints a line of a test program, unless it is its closing line: ours comes last, and is the
-/// only one.
-pub fn show(line: &str) {
-    if outcome::closing_line(line).is_none() {
-        println!("{line}");
+/// Prints `text` for a line that a test program `said`, unless it was its closing line: ours comes
+/// last, and is the only one.
+pub fn show(text: &str, said: &str) {
+    if outcome::closing_line(said).is_none() {
+        println!("{text}");
     }
 }
 

@@ -6,6 +6,7 @@ pub struct Outcome {
     passed: u64,
     failed: u64,
     skipped: u64,
+    not_applicable: u64,
     summaries: u64,
     /// A line for each failure and each skipped test: its name, and the reason where there is one.
     pub remarks: Vec<String>,
@@ -19,6 +20,8 @@ impl Outcome {
             self.passed += passed;
             self.failed += failed;
             self.skipped += skipped;
+        } else if let Some(number) = line.trim().strip_suffix(" not applicable") {
+            self.not_applicable += number.parse::<u64>().unwrap_or(0);
         } else if let Some((name, result)) = result_line(line) {
             if result.starts_with("FAILED") {
                 self.remarks.push(format!("failed: {name}"));
@@ -63,6 +66,7 @@ impl Outcome {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.not_applicable += other.not_applicable;
         self.remarks.extend(other.remarks.iter().cloned());
     }
 
@@ -74,6 +78,11 @@ impl Outcome {
     /// Tests that failed.
     pub fn failed(&self) -> u64 {
         self.failed
+    }
+
+    /// Tests of something that is not there, or is tested elsewhere.
+    pub fn not_applicable(&self) -> u64 {
+        self.not_applicable
     }
 
     /// Tests that did not run.
@@ -152,9 +161,13 @@ test check::a (0.1 s) ... ok
 test check::b (0.2 s) ... FAILED
     3 passed, but 4 were expected
 test check::c (0.0 s) ... skipped (not root)
+test check::d@kprobe (0.0 s) ... not applicable (no kprobes)
+test check::e@kprobe (0.0 s) ... not applicable (no kprobes)
+2 not applicable
 1 passed, 1 failed, 1 skipped
 ",
         );
+        assert_eq!(outcome.not_applicable(), 2);
         assert_eq!(
             (outcome.passed(), outcome.failed(), outcome.skipped()),
             (1, 1, 1)

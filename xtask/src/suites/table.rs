@@ -43,8 +43,8 @@ fn render(suites: &[Suite]) -> String {
         .unwrap_or(0)
         .max(5);
     let mut text = format!(
-        "\n{:width$}  {:>6}  {:>6}  {:>7}  {:>7}\n",
-        "suite", "passed", "failed", "skipped", "seconds"
+        "\n{:width$}  {:>6}  {:>6}  {:>7}  {:>4}  {:>7}\n",
+        "suite", "passed", "failed", "skipped", "n/a", "seconds"
     );
     for Suite {
         name,
@@ -53,10 +53,11 @@ fn render(suites: &[Suite]) -> String {
     } in suites
     {
         text += &format!(
-            "{name:width$}  {:>6}  {:>6}  {:>7}  {seconds:>7.1}\n",
+            "{name:width$}  {:>6}  {:>6}  {:>7}  {:>4}  {seconds:>7.1}\n",
             outcome.passed(),
             outcome.failed(),
-            outcome.skipped()
+            outcome.skipped(),
+            outcome.not_applicable()
         );
     }
     for suite in suites {
@@ -65,6 +66,12 @@ fn render(suites: &[Suite]) -> String {
         }
     }
     let total = total(suites);
+    if total.not_applicable() > 0 {
+        text += &format!(
+            "\n{} not applicable: this kernel has no such thing, or it is tested in a guest\n",
+            total.not_applicable()
+        );
+    }
     text += &format!(
         "\n{} passed, {} failed, {} skipped\n",
         total.passed(),
@@ -101,7 +108,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("longer name       2       4        0      1.0\n"),
+            text.contains("longer name       2       4        0     0      1.0\n"),
             "{text}"
         );
     }

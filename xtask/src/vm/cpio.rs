@@ -6,6 +6,7 @@ use std::io::{self, Write};
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const CHARACTER: u32 = 0o020_000;
+const SYMLINK: u32 = 0o120_000;
 
 /// An archive being written; everything in it belongs to root.
 #[derive(Debug)]
@@ -28,6 +29,11 @@ impl<W: Write> Archive<W> {
     /// Adds a file with these permission bits.
     pub fn file(&mut self, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
         self.entry(name, REGULAR | mode, (0, 0), bytes)
+    }
+
+    /// Adds a symbolic link to `target`.
+    pub fn link(&mut self, name: &str, target: &str) -> io::Result<()> {
+        self.entry(name, SYMLINK | 0o777, (0, 0), target.as_bytes())
     }
 
     /// Adds a character device.

@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Image, JOBS, Kernel, SLOWER, work_dir};
+use super::{Image, Kernel, work_dir};
+use crate::setup::Emulator;
 
 /// A guest that has said nothing after this time does not boot; it takes 5 to 20 s here.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -34,31 +35,35 @@ enum Failure {
     Other(anyhow::Error),
 }
 
-/// Boots `kernel`, runs the shell script `job` in it and hands over each line it prints.
+/// What a guest is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Job<'a> {
+    /// Shell script.
+    pub script: &'a str,
+    /// Variables for it.
+    pub env: &'a [(String, String)],
+    /// Longer than this it hangs.
+    pub limit: Duration,
+}
+
+/// Boots `kernel`, runs the job in it and hands over each line it prints.
 pub fn run(
+    emulator: &Emulator,
     kernel: &Kernel,
     image: &Image,
-    job: &str,
-    limit: Duration,
+    job: Job<'_>,
     on_line: &mut dyn FnMut(&str),
 ) -> Result<Ended> {
+    let limit = job.limit;
     let folder = work_dir().join(&kernel.version);
     fs::create_dir_all(&folder)?;
     let archive = folder.join(format!("initramfs-{}.cpio", std::process::id()));
-    let env = [
-        ("TRACER_BIN", "/usr/bin/tracer".to_owned()),
-        ("TRACER_FIXTURES", "/fixtures".to_owned()),
-        ("TRACER_TEST_SLOW", SLOWER.to_string()),
-        ("TRACER_TEST_JOBS", JOBS.to_string()),
-        ("RUST_BACKTRACE", "1".to_owned()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value));
-    image.write(&archive, job, &env)?;
+    image.write(&archive, job.script, job.env)?;
     let console = folder.join("console.log");
 
     let mut ended = Err(anyhow::anyhow!("not tried"));
     for boots in 1..=TRIES {
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = emulator.command();
         // two processors on one thread: with a thread each, QEMU sometimes runs code that the
         // kernel has just patched (attaching to a tracepoint does), and the guest dies of it
         qemu.args([
@@ -126,7 +131,7 @@ fn boot(mut qemu: Command, limit: Duration, on_line: &mut dyn FnMut(&str)) -> Re
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .context("cannot start qemu-system-x86_64; `cargo xtask setup --vm` installs it")
+        .context("cannot start QEMU")
         .map_err(Failure::Other)?;
     let stdout = child.stdout.take();
     let _guard = Guard(child);

@@ -53,21 +53,26 @@ reboot -f
 pub struct Image {
     /// Path in the guest → file on this machine.
     files: BTreeMap<String, PathBuf>,
+    /// Path in the guest → where the symbolic link there points.
+    links: BTreeMap<String, String>,
 }
 
 impl Image {
     /// A guest with busybox and nothing else.
-    pub fn new() -> Result<Self> {
+    pub fn new(busybox: &Path) -> Self {
         let mut image = Self::default();
+        image.add_file(busybox, "/bin/busybox");
         image
-            .files
-            .insert("/bin/busybox".to_owned(), "/bin/busybox".into());
-        Ok(image)
     }
 
     /// Adds a file as it is.
     pub fn add_file(&mut self, from: &Path, to: &str) {
         self.files.insert(to.to_owned(), from.to_owned());
+    }
+
+    /// Adds a symbolic link.
+    pub fn add_link(&mut self, name: &str, target: &str) {
+        self.links.insert(name.to_owned(), target.to_owned());
     }
 
     /// Adds a program and the shared libraries it is linked with.
@@ -147,6 +152,9 @@ impl Image {
             let bytes =
                 fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
             archive.file(name, 0o755, &bytes)?;
+        }
+        for (name, target) in &self.links {
+            archive.link(name, target)?;
         }
         archive.finish()?;
         Ok(())

@@ -9,21 +9,20 @@ use std::{
     fs,
     path::PathBuf,
     process::ExitCode,
+    sync::{Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 
-pub use self::kernel::{all, wanted};
-use self::{
-    image::Image,
-    kernel::{Kernel, Line},
-};
+pub use self::kernel::{Line, all, wanted};
+use self::{guest::Job, image::Image, kernel::Kernel};
 use crate::{
     args::{Args, UsageError},
     build::{self, Executable, Profile},
-    setup::{self, packages},
-    sh,
+    setup::{self, Emulator, packages},
+    sh::{self, step},
     suites::{self, Outcome, Suite},
 };
 
@@ -34,6 +33,14 @@ const SLOWER: u32 = 2;
 const JOBS: u32 = 5;
 /// The fixture programs that are not compiled.
 const PYTHON_FIXTURES: &str = "tests/fixtures/python";
+/// The sources of those in Go: the tests look up which lines are at fault.
+const GO_FIXTURES: &str = "tests/fixtures/go";
+/// Guests side by side: each has one thread of emulation.
+const AT_ONCE: usize = 2;
+/// With less time than this a guest is not worth booting.
+const SHORTEST: Duration = Duration::from_secs(60);
+/// What a test that began in time may take beyond it.
+const GRACE: Duration = Duration::from_secs(180);
 /// Longer than this a job hangs, unless the user says otherwise.
 pub const LIMIT: Duration = Duration::from_secs(15 * 60);
 
@@ -58,26 +65,42 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     let lines = wanted(&names)?;
 
     let ready = setup::to_build(options)?;
-    setup::to_boot_guests(options)?;
+    let emulator = setup::to_boot_guests(options)?;
     match script {
         Some(script) => {
             let programs = build::programs(&ready, Profile::default())?;
-            run(&lines, &image_of(&programs)?, &script, limit)
+            run(&emulator, &lines, &programs, &script, limit)
         }
         None => {
             let programs = build::with_tests(&ready)?;
-            Ok(suites::report(&test(&programs, &lines, &filter, limit)?))
+            let jobs: Vec<(Line, Vec<String>)> =
+                lines.iter().map(|line| (*line, filter.clone())).collect();
+            let until = Instant::now() + limit * u32::try_from(jobs.len()).unwrap_or(1);
+            Ok(suites::report(&test(&emulator, &programs, jobs, until)?))
         }
     }
 }
 
 /// Runs one shell command in each kernel.
-fn run(lines: &[Line], image: &Image, script: &str, limit: Duration) -> Result<ExitCode> {
+fn run(
+    emulator: &Emulator,
+    lines: &[Line],
+    programs: &[Executable],
+    script: &str,
+    limit: Duration,
+) -> Result<ExitCode> {
+    let image = image_of(emulator, programs)?;
+    let env = surroundings(limit);
+    let job = Job {
+        script,
+        env: &env,
+        limit,
+    };
     let mut code = ExitCode::SUCCESS;
     for line in lines {
         let kernel = line.fetch()?;
         eprintln!("xtask: Linux {}", kernel.version);
-        let ended = guest::run(&kernel, image, script, limit, &mut |line| {
+        let ended = guest::run(emulator, &kernel, &image, job, &mut |line| {
             println!("{line}");
         })?;
         if ended.status != 0 {
@@ -88,54 +111,116 @@ fn run(lines: &[Line], image: &Image, script: &str, limit: Duration) -> Result<E
     Ok(code)
 }
 
-/// Runs the behaviour tests in each kernel; one that can't be had is a skip with its reason.
+/// The variables that our programs look at in a guest.
+fn surroundings(time: Duration) -> Vec<(String, String)> {
+    [
+        ("TRACER_BIN", "/usr/bin/tracer".to_owned()),
+        ("TRACER_FIXTURES", "/fixtures".to_owned()),
+        ("TRACER_TEST_GUEST", "1".to_owned()),
+        ("TRACER_TEST_SLOW", SLOWER.to_string()),
+        ("TRACER_TEST_JOBS", JOBS.to_string()),
+        ("TRACER_TEST_WITHIN", time.as_secs().to_string()),
+        ("RUST_BACKTRACE", "1".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+/// Runs behaviour tests in each kernel, two guests side by side where there are processors for
+/// them. A kernel that can't be had is a skip with its reason, and so is what has not begun by
+/// `until`.
 pub fn test(
+    emulator: &Emulator,
     programs: &[Executable],
-    lines: &[Line],
-    filter: &[String],
-    limit: Duration,
+    jobs: Vec<(Line, Vec<String>)>,
+    until: Instant,
 ) -> Result<Vec<Suite>> {
-    let image = image_with_tests(programs)?;
-    let job = format!("cd /tmp; /usr/bin/behaviour {}", filter.join(" "));
-    let mut suites = Vec::new();
-    for line in lines {
-        let started = Instant::now();
-        let mut outcome = Outcome::default();
-        let mut name = format!("in a guest: Linux {}", line.name);
-        match line.fetch() {
-            Err(error) => outcome.skip(format!("{error:#}")),
-            Ok(kernel) => {
-                name = format!("in a guest: Linux {}", kernel.version);
-                eprintln!("xtask: {name}");
-                let ended = guest::run(&kernel, &image, &job, limit, &mut |line| {
-                    suites::show(line);
-                    outcome.read(line);
-                });
-                match ended {
-                    Ok(ended) => {
-                        outcome.close(ended.status == 0, format!("exit status {}", ended.status));
-                        if ended.boots > 1 {
-                            outcome
-                                .remarks
-                                .push(format!("it took {} boots", ended.boots));
-                        }
-                    }
-                    Err(error) => outcome.fail(format!("{error:#}")),
+    let image = image_with_tests(emulator, programs)?;
+    // one after the other: they share apt's lists
+    let jobs: Vec<_> = jobs
+        .into_iter()
+        .map(|(line, filter)| (line, line.fetch(), filter))
+        .collect();
+    let side_by_side = thread::available_parallelism().map_or(1, |n| n.get().min(AT_ONCE));
+    let suites: Vec<Mutex<Option<Suite>>> = jobs.iter().map(|_| Mutex::default()).collect();
+    let queue = Mutex::new(jobs.iter().zip(&suites));
+    thread::scope(|scope| {
+        for _ in 0..side_by_side {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some(((line, kernel, filter), place)) = next else {
+                        break;
+                    };
+                    let suite = test_one(emulator, &image, (line.name, kernel), filter, until);
+                    *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(suite);
                 }
-            }
+            });
         }
-        suites.push(Suite {
+    });
+    Ok(suites
+        .into_iter()
+        .filter_map(|suite| suite.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .collect())
+}
+
+/// Runs behaviour tests in one kernel.
+fn test_one(
+    emulator: &Emulator,
+    image: &Image,
+    (line, kernel): (&str, &Result<Kernel>),
+    filter: &[String],
+    until: Instant,
+) -> Suite {
+    let started = Instant::now();
+    let left = until.saturating_duration_since(started);
+    let mut outcome = Outcome::default();
+    let mut name = format!("in a guest: Linux {line}");
+    if left < SHORTEST {
+        outcome.skip(format!("nothing was tested in Linux {line}: no time left"));
+        return Suite {
             name,
             outcome,
-            seconds: started.elapsed().as_secs_f64(),
-        });
+            seconds: 0.0,
+        };
     }
-    Ok(suites)
+    match kernel {
+        Err(error) => outcome.skip(format!("{error:#}")),
+        Ok(kernel) => {
+            name = format!("in a guest: Linux {}", kernel.version);
+            eprintln!("xtask: {name}");
+            let env = surroundings(left);
+            let job = Job {
+                script: &format!("cd /tmp; /usr/bin/behaviour {}", filter.join(" ")),
+                env: &env,
+                limit: left + GRACE,
+            };
+            let ended = guest::run(emulator, kernel, image, job, &mut |said| {
+                suites::show(&format!("[{line}] {said}"), said);
+                outcome.read(said);
+            });
+            match ended {
+                Ok(ended) => {
+                    outcome.close(ended.status == 0, format!("exit status {}", ended.status));
+                    if ended.boots > 1 {
+                        let remark = format!("it took {} boots", ended.boots);
+                        outcome.remarks.push(remark);
+                    }
+                }
+                Err(error) => outcome.fail(format!("{error:#}")),
+            }
+        }
+    }
+    Suite {
+        name,
+        outcome,
+        seconds: started.elapsed().as_secs_f64(),
+    }
 }
 
 /// A guest with `tracer` and the fixture programs that cargo builds.
-fn image_of(programs: &[Executable]) -> Result<Image> {
-    let mut image = Image::new()?;
+fn image_of(emulator: &Emulator, programs: &[Executable]) -> Result<Image> {
+    let mut image = Image::new(&emulator.busybox);
     image.add_stripped(&build::find(programs, "tracer")?, "/usr/bin/tracer")?;
     for program in programs {
         if program.package == "tests" && program.kind == "bin" && !program.is_test {
@@ -146,7 +231,7 @@ fn image_of(programs: &[Executable]) -> Result<Image> {
 }
 
 /// A guest with `tracer`, the behaviour tests and all their fixture programs.
-fn image_with_tests(programs: &[Executable]) -> Result<Image> {
+fn image_with_tests(emulator: &Emulator, programs: &[Executable]) -> Result<Image> {
     let tests = &programs
         .iter()
         .find(|program| program.target == "behaviour" && program.is_test)
@@ -155,8 +240,12 @@ fn image_with_tests(programs: &[Executable]) -> Result<Image> {
     let folder = work_dir().join("fixtures");
     // of an earlier build
     let _ = fs::remove_dir_all(&folder);
-    sh::quiet(sh::command(tests).arg("--build-fixtures").arg(&folder))?;
-    let mut image = image_of(programs)?;
+    let mut build = sh::command(tests);
+    build.arg("--build-fixtures").arg(&folder).arg("--go");
+    step("building the fixture programs for guests", || {
+        sh::quiet(&mut build)
+    })?;
+    let mut image = image_of(emulator, programs)?;
     image.add_stripped(tests, "/usr/bin/behaviour")?;
     for entry in fs::read_dir(&folder)? {
         let path = entry?.path();
@@ -164,6 +253,8 @@ fn image_with_tests(programs: &[Executable]) -> Result<Image> {
             image.add_program(&path, &format!("/fixtures/{name}"))?;
         }
     }
+    let go = sh::root().join(GO_FIXTURES);
+    image.add_tree(&go, &go.to_string_lossy())?;
     add_python(&mut image)?;
     Ok(image)
 }
@@ -188,7 +279,9 @@ fn add_python(image: &mut Image) -> Result<()> {
     let program = packages::unpack(&format!("{version}-minimal"))?
         .join("usr/bin")
         .join(version);
-    image.add_program(&program, "/usr/bin/python3")
+    image.add_program(&program, &format!("/usr/bin/{version}"))?;
+    image.add_link("/usr/bin/python3", version);
+    Ok(())
 }
 
 fn work_dir() -> PathBuf {

@@ -214,23 +214,36 @@ fn find(tgid: u32, process: &Process, modules: &mut Modules) -> Option<Runtime> 
             continue;
         }
         seen.push(id);
-        let Some(minor) = modules.module(id).and_then(|m| version(&m.path)) else {
+        let Some(path) = modules.module(id).map(|m| m.path.clone()) else {
             continue;
         };
+        if !path.rsplit('/').next()?.contains("python") {
+            continue;
+        }
         let (Some(image), Some(bias)) = (modules.image(id), process.bias(id)) else {
             continue;
         };
-        let symbols = image.symbols(&["_PyRuntime", "PyCode_Type", "_PyEval_EvalFrameDefault"]);
-        let [Some(runtime), Some(code_type), Some(evaluate)] = symbols[..] else {
+        let symbols = image.symbols(&[
+            "_PyRuntime",
+            "PyCode_Type",
+            "_PyEval_EvalFrameDefault",
+            "Py_Version",
+        ]);
+        let [Some(runtime), Some(code_type), Some(evaluate), stated] = symbols[..] else {
+            continue;
+        };
+        let memory = ProcessMemory(File::open(format!("/proc/{tgid}/mem")).ok()?);
+        let Some(minor) = version(&path).or_else(|| {
+            // from 3.11 on, in the form of `PY_VERSION_HEX` (Include/patchlevel.h)
+            let hex = memory.word(stated?.0.wrapping_add(bias))?;
+            (hex >> 24 == 3).then_some((hex >> 16 & 0xff) as u32)
+        }) else {
             continue;
         };
         let address = runtime.0.wrapping_add(bias);
         let mut offsets = [0; DEBUG_OFFSETS_BYTES];
-        if minor >= 13 {
-            File::open(format!("/proc/{tgid}/mem"))
-                .ok()?
-                .read_exact_at(&mut offsets, address)
-                .ok()?;
+        if minor >= 13 && !memory.read(address, &mut offsets) {
+            return None;
         }
         return Some(Runtime {
             layout: Layout::of(minor, &offsets)?,
