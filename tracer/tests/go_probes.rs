@@ -51,7 +51,7 @@ impl Kernel {
             without: &[],
             trace_syscalls: false,
         })?;
-        let go = GoTracer::new(&mut probes, None)?;
+        let go = GoTracer::new(&mut probes)?;
         Ok(Kernel { probes, go })
     }
 

@@ -177,8 +177,7 @@ impl Session {
         let target = target::filter(&options.target, &mut config)?;
         let mut probes = start::load(&options, config)?;
         target.enlist(&options.target, &probes);
-        let go = GoTracer::new(&mut probes, options.btf.as_deref())
-            .map_err(|e| StartError::Unsupported(e.to_string()))?;
+        let go = GoTracer::new(&mut probes).map_err(|e| StartError::Unsupported(e.to_string()))?;
         let now_ns = monotonic_ns();
         let mut session = Session {
             probes,

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    path::Path,
     sync::Arc,
 };
 
@@ -21,7 +20,6 @@ use super::{
 };
 use crate::{
     kernel::{
-        btf::Btf,
         maps::Table,
         probes::{ProbeError, Probes},
     },
@@ -68,12 +66,11 @@ pub fn is_go_stack(id: u32) -> bool {
 }
 
 impl GoTracer {
-    /// Takes over the Go part of loaded programs; nothing is attached yet. `btf` replaces the
-    /// kernel's own type information.
+    /// Takes over the Go part of loaded programs; nothing is attached yet.
     ///
     /// # Errors
-    /// [`ProbeError`] when the maps or the offsets that are needed are not there.
-    pub fn new(probes: &mut Probes, btf: Option<&Path>) -> Result<GoTracer, ProbeError> {
+    /// [`ProbeError`] when the maps that are needed are not there.
+    pub fn new(probes: &mut Probes) -> Result<GoTracer, ProbeError> {
         let in_kernel = Tables {
             processes: probes.table("GO_PROCESSES")?,
             layouts: probes.table("GO_LAYOUTS")?,
@@ -81,8 +78,12 @@ impl GoTracer {
             stacks: probes.table("GO_STACKS")?,
             finalized: probes.table("GO_FINALIZED")?,
         };
-        let kernel = file_offsets(btf)
-            .ok_or_else(|| ProbeError::Load("no type information about descriptors".to_owned()))?;
+        let offsets = probes.offsets();
+        let kernel = FileOffsets {
+            task_files: offsets.task_files,
+            files_fdt: offsets.files_fdt,
+            fdt_fd: offsets.fdt_fd,
+        };
         Ok(GoTracer {
             programs: Programs::new(kernel),
             processes: BTreeMap::new(),
@@ -331,15 +332,4 @@ impl GoTracer {
             .map(|p| p.binary.info.version.as_str())
             .filter(|v| !v.is_empty())
     }
-}
-
-fn file_offsets(btf: Option<&Path>) -> Option<FileOffsets> {
-    let blob = std::fs::read(btf.unwrap_or(Path::new("/sys/kernel/btf/vmlinux"))).ok()?;
-    let btf = Btf::parse(blob)?;
-    let offset = |structure, path| btf.field(structure, path).map(|f| f.offset);
-    Some(FileOffsets {
-        task_files: offset("task_struct", "files")?,
-        files_fdt: offset("files_struct", "fdt")?,
-        fdt_fd: offset("fdtable", "fd")?,
-    })
 }

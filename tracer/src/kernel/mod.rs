@@ -1,5 +1,6 @@
 //! The kernel side: type information, the attach plan, maps and iterators.
 
+pub mod attach;
 pub mod btf;
 pub mod maps;
 pub mod offsets;

@@ -394,7 +394,10 @@ mod tests {
         for event in EVENTS {
             assert_eq!(event.ways(None).count(), event.choices.len());
             for backend in BACKENDS {
-                let used: Vec<_> = event.ways(Some(backend)).map(|c| c.backend()).collect();
+                let used: Vec<_> = event
+                    .ways(Some(backend))
+                    .map(super::Choice::backend)
+                    .collect();
                 if event.choices.iter().any(|c| c.backend() == backend) {
                     assert!(
                         used.iter().all(|b| *b == backend),

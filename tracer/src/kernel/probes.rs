@@ -11,15 +11,17 @@ use std::{
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Map, MapData, RingBuf},
-    programs::{BtfTracePoint, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint},
+    programs::{Iter, Program, ProgramError},
 };
 use thiserror::Error;
 use tracer_ebpf::{
     AggKey, AggValue, Config, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
-    ListenValue, PathValue, PythonPlan, SCAN_NUMBER, SCAN_UNSTORED, Sock, TrieKey, TrieValue,
+    ListenValue, Offsets, PathValue, PythonPlan, SCAN_NUMBER, SCAN_UNSTORED, Sock, TrieKey,
+    TrieValue,
 };
 
 use super::{
+    attach::{self, chain, reason},
     btf::Btf,
     maps::{Counters, Table},
     offsets,
@@ -100,6 +102,7 @@ pub struct Probes {
     degraded: Vec<String>,
     capacities: BTreeMap<&'static str, u64>,
     syscall_tax: Option<SyscallTax>,
+    offsets: Offsets,
 }
 
 impl std::fmt::Debug for Probes {
@@ -196,6 +199,7 @@ impl Probes {
             attached: Vec::new(),
             degraded: Vec::new(),
             syscall_tax: None,
+            offsets,
         };
         probes.load_scan(&aya_btf)?;
         let without_ns = setup.trace_syscalls.then(tax::unrelated_call_ns);
@@ -218,6 +222,11 @@ impl Probes {
         });
         let told = self.syscall_tax.map(|tax| tax.to_string());
         self.degraded.extend(told);
+    }
+
+    /// Where members of kernel structures are.
+    pub(crate) fn offsets(&self) -> &Offsets {
+        &self.offsets
     }
 
     /// What every system call of the host pays, where an event is observed there.
@@ -349,15 +358,7 @@ impl Probes {
             .ebpf
             .program_mut(probe.program)
             .ok_or_else(|| format!("the object has no program {}", probe.program))?;
-        let result = match (program, probe.attach) {
-            (Program::BtfTracePoint(p), _) => attach_tracepoint(p, probe.hook, aya_btf),
-            (Program::RawTracePoint(p), _) => attach_raw(p, probe.hook),
-            (Program::FEntry(p), _) => attach_fentry(p, probe.hook, aya_btf),
-            (Program::FExit(p), _) => attach_fexit(p, probe.hook, aya_btf),
-            (Program::KProbe(p), _) => attach_kprobe(p, probe.hook),
-            _ => return Err("the object's program has another type".to_owned()),
-        };
-        result.map_err(|error| reason(&error))
+        attach::attach(program, probe.hook, aya_btf)
     }
 
     /// Takes a program out of the kernel, with every link it has.
@@ -543,34 +544,6 @@ impl<'a> Tables<'a> {
     }
 }
 
-fn attach_tracepoint(p: &mut BtfTracePoint, hook: &str, btf: &AyaBtf) -> Result<(), ProgramError> {
-    p.load(hook, btf)?;
-    p.attach().map(drop)
-}
-
-fn attach_raw(p: &mut RawTracePoint, hook: &str) -> Result<(), ProgramError> {
-    p.load()?;
-    p.attach(hook).map(drop)
-}
-
-fn attach_fentry(p: &mut FEntry, hook: &str, btf: &AyaBtf) -> Result<(), ProgramError> {
-    p.load(hook, btf)?;
-    p.attach().map(drop)
-}
-
-fn attach_fexit(p: &mut FExit, hook: &str, btf: &AyaBtf) -> Result<(), ProgramError> {
-    p.load(hook, btf)?;
-    p.attach().map(drop)
-}
-
-fn attach_kprobe(p: &mut KProbe, hook: &str) -> Result<(), ProgramError> {
-    // one program may serve several functions
-    if p.fd().is_err() {
-        p.load()?;
-    }
-    p.attach(hook, 0).map(drop)
-}
-
 /// Before 5.11 BPF memory counts against RLIMIT_MEMLOCK; failing to raise it shows up as a
 /// failure to create maps.
 fn raise_memory_limit() {
@@ -584,43 +557,4 @@ fn raise_memory_limit() {
 
 fn probe_name(probe: &Probe) -> String {
     format!("{}@{}", probe.program, probe.hook)
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// The kernel's answer in a few words; verifier logs go to the debug log.
-fn reason(error: &ProgramError) -> String {
-    match error {
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
-            tracing::debug!(%verifier_log, "a program was refused");
-            let log = verifier_log.to_string();
-            // the log ends with statistics
-            let footer = ["processed ", "stack depth", "verification time"];
-            let last = log.lines().rev().find(|line| {
-                !line.trim().is_empty() && !footer.iter().any(|f| line.starts_with(f))
-            });
-            match last {
-                Some(line) if io_error.raw_os_error() != Some(libc::EPERM) => {
-                    format!("{io_error}: {line}")
-                }
-                _ => io_error.to_string(),
-            }
-        }
-        other => chain(other),
-    }
 }
