@@ -25,6 +25,7 @@ fn main() -> Result<()> {
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let ebpf = root.join("../tracer-ebpf");
     println!("cargo:rerun-if-changed={}", ebpf.display());
+    println!("cargo:rustc-env=TRACER_LAYOUT={}", layout(&ebpf)?);
     let out = PathBuf::from(variable("OUT_DIR")?);
     let target = match variable("CARGO_CFG_TARGET_ENDIAN")?.as_str() {
         "big" => "bpfeb-unknown-none",
@@ -69,6 +70,39 @@ fn main() -> Result<()> {
     fs::copy(&built, out.join("tracer-probes"))
         .with_context(|| format!("cannot copy {}", built.display()))?;
     Ok(())
+}
+
+/// Sources of what is in the maps.
+const RECORDS: &[&str] = &["counters.rs", "go.rs", "python.rs", "socket.rs", "stack.rs"];
+
+/// Hash of those sources without their comments, and of the maps' definitions: maps kept by a
+/// program built from others can't be taken over.
+fn layout(ebpf: &Path) -> Result<String> {
+    let sources = ebpf.join("src");
+    let mut names: Vec<_> = fs::read_dir(&sources)
+        .and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.file_name()))
+                .collect::<Result<_, _>>()
+        })
+        .with_context(|| format!("cannot list {}", sources.display()))?;
+    names.sort();
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for name in names {
+        let path = sources.join(&name);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let all = RECORDS.iter().any(|record| name == *record);
+        let lines = text.lines().map(str::trim);
+        let lines = lines.filter(|line| match all {
+            true => !line.starts_with("//"),
+            false => line.contains("::with_max_entries(") || line.contains("::with_byte_size("),
+        });
+        for byte in lines.flat_map(|line| line.bytes().chain([b'\n'])) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    Ok(format!("{hash:016x}"))
 }
 
 fn variable(name: &str) -> Result<String> {

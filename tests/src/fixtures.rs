@@ -39,6 +39,7 @@ const C: &[(&str, &str, &[&str])] = &[
         include_str!("../fixtures/c/inherit.c"),
         &["-g", "-O1"],
     ),
+    ("load", include_str!("../fixtures/c/load.c"), &["-g", "-O1"]),
     (
         "scenarios",
         include_str!("../fixtures/c/scenarios.c"),

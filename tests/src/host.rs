@@ -240,3 +240,34 @@ pub fn without_btf(command: &mut Command) {
     // SAFETY: the closure makes system calls only and allocates nothing.
     unsafe { command.pre_exec(hide) };
 }
+
+/// Bytes of the BPF maps to which a process has descriptors, each map once.
+///
+/// # Errors
+/// When the process is gone.
+pub fn bpf_map_bytes_of(pid: u32) -> Result<u64> {
+    let mut maps = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|value| value.trim().parse::<u64>().ok())
+        };
+        if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {
+            maps.insert(id, bytes);
+        }
+    }
+    Ok(maps.values().sum())
+}
+
+/// Most memory that a process has had resident so far, bytes.
+///
+/// # Errors
+/// When the process is gone.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|text| text.trim().strip_suffix(" kB"));
+    let kib = kib.context("no VmHWM")?.trim();
+    Ok(kib.parse::<u64>()? * 1024)
+}

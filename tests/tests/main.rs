@@ -8,10 +8,12 @@ mod bad_input;
 mod command;
 mod daemon;
 mod doctor;
+mod faults;
 mod fixtures;
 mod go;
 mod output;
 mod readme;
+mod restart;
 mod scenarios;
 mod scenes;
 mod schema;
@@ -53,6 +55,8 @@ fn main() -> ExitCode {
         daemon::TESTS,
         doctor::TESTS,
         backends::TESTS,
+        faults::TESTS,
+        restart::TESTS,
         output::TESTS,
         scenarios::TESTS,
         &by_backend,

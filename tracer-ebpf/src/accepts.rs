@@ -7,7 +7,7 @@ use tracer_ebpf::{
 
 use crate::{
     capture::capture_stack,
-    kernel::{Address, current_is_target, current_tgid, current_tid},
+    kernel::{Address, active, current_is_target, current_tgid, current_tid},
     sockets::{ESTABLISHED, entry, insert, insert_again, listener_is_known, read_addresses},
     transfers,
 };
@@ -15,7 +15,7 @@ use crate::{
 /// `accept` gave `sk` to the current process; `result` is negative when it failed.
 #[inline(always)]
 pub fn accepted(sk: Address, result: i32) -> u32 {
-    if sk == 0 || result < 0 || !current_is_target() {
+    if sk == 0 || result < 0 || !active() || !current_is_target() {
         return 0;
     }
     if entry(sk).is_none() {
@@ -48,7 +48,8 @@ pub fn accepted(sk: Address, result: i32) -> u32 {
 /// A UNIX socket was connected or accepted by the current process.
 #[inline(always)]
 pub fn unix_opened(sk: Address, result: i32) -> u32 {
-    if sk == 0 || result < 0 || entry(sk).is_some() || !transfers::first_seen(sk, true) {
+    if sk == 0 || result < 0 || !active() || entry(sk).is_some() || !transfers::first_seen(sk, true)
+    {
         return 0;
     }
     let Some(sock) = entry(sk) else { return 0 };

@@ -35,6 +35,10 @@ pub struct Config {
     pub have_task_regs: u32,
     /// Nonzero: process hooks are attached, so `TARGETS` follows forks by itself.
     pub follow_forks: u32,
+    /// Number of this set of programs, see `ACTIVE`; 0: no other set shares the maps.
+    pub generation: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
 
 /// Key of `CALLS`, private to the programs: a call of a kernel function under way.
@@ -107,6 +111,8 @@ offsets! {
     socket_file,
     /// `struct socket`.`sk`
     socket_sk,
+    /// `struct socket_alloc`.`vfs_inode.i_ino`; its `socket` is at 0
+    socket_ino,
     /// `struct file`.`f_inode`
     file_inode,
     /// `struct file`.`private_data`
@@ -176,5 +182,5 @@ impl Offsets {
     pub const MISSING: u32 = u32::MAX;
 }
 
-const _: () = assert!(size_of::<Config>() == 40 && align_of::<Config>() == 8);
+const _: () = assert!(size_of::<Config>() == 48 && align_of::<Config>() == 8);
 const _: () = assert!(size_of::<Offsets>().is_multiple_of(4) && align_of::<Offsets>() == 4);

@@ -20,7 +20,7 @@ use crate::{
 
 /// Calls that are under way, by thread and function.
 #[map]
-static CALLS: LruHashMap<CallKey, CallValue> = LruHashMap::with_max_entries(16_384, 0);
+static CALLS: LruHashMap<CallKey, CallValue> = LruHashMap::with_max_entries(4_096, 0);
 
 const SEND: u32 = 1;
 const RECEIVE: u32 = 2;

@@ -43,7 +43,7 @@ pub static GO_PROCESSES: HashMap<u32, GoProcess> = HashMap::with_max_entries(4_0
 pub static GO_LAYOUTS: Array<GoLayout> = Array::with_max_entries(256, 0);
 /// Connections and streams by their object's address.
 #[map]
-pub static GO_CONNS: HashMap<GoKey, GoConn> = HashMap::with_max_entries(16_384, 0);
+pub static GO_CONNS: HashMap<GoKey, GoConn> = HashMap::with_max_entries(8_192, 0);
 /// Connections closed by a finalizer.
 #[map]
 pub static GO_FINALIZED: HashMap<GoFinalizedKey, u64> = HashMap::with_max_entries(1_024, 0);

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{
 };
 use tracer_ebpf::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets, ROLE_PAIR};
 
-use crate::maps::TARGETS;
+use crate::maps::{ACTIVE, TARGETS};
 
 /// Filled in by user space before loading.
 #[unsafe(no_mangle)]
@@ -57,6 +57,13 @@ pub fn read<T: Copy + Default>(base: Address, offset: usize) -> T {
 pub fn read_user<T: Copy + Default>(address: u64) -> T {
     // SAFETY: the helper checks the address and fails on a bad one.
     unsafe { bpf_probe_read_user(address as *const T) }.unwrap_or_default()
+}
+
+/// Whether this set of programs is the one that collects.
+#[inline(always)]
+pub fn active() -> bool {
+    let generation = config!(generation);
+    generation == 0 || ACTIVE.get(0).is_some_and(|active| *active == generation)
 }
 
 /// The current process.
@@ -226,11 +233,7 @@ pub fn inode(sk: Address) -> u32 {
     if socket == 0 {
         return 0;
     }
-    let file: Address = read(socket, offset!(socket_file));
-    if file == 0 {
-        return 0;
-    }
-    read::<u64>(read(file, offset!(file_inode)), offset!(inode_ino)) as u32
+    read::<u64>(socket, offset!(socket_ino)) as u32
 }
 
 /// Direction in which requests travel, seen from a role: 1 sent, 2 received.

@@ -19,7 +19,7 @@ pub static SOCKS: HashMap<u64, Sock> = HashMap::with_max_entries(131_072, 0);
 pub static AGG: HashMap<AggKey, AggValue> = HashMap::with_max_entries(16_384, 0);
 /// First and latest request heads of live sockets.
 #[map]
-pub static HEADS: HashMap<HeadKey, Head> = HashMap::with_max_entries(32_768, 0);
+pub static HEADS: HashMap<HeadKey, Head> = HashMap::with_max_entries(16_384, 0);
 /// Listening ports of target processes.
 #[map]
 pub static LISTENERS: HashMap<ListenKey, ListenValue> = HashMap::with_max_entries(4_096, 0);
@@ -34,10 +34,10 @@ pub static ERRORS: HashMap<ErrorKey, u64> = HashMap::with_max_entries(4_096, 0);
 pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
 /// Known call paths.
 #[map]
-pub static TRIE: HashMap<TrieKey, TrieValue> = HashMap::with_max_entries(131_072, 0);
+pub static TRIE: HashMap<TrieKey, TrieValue> = HashMap::with_max_entries(65_536, 0);
 /// Stack copies on their way to user space.
 #[map]
-pub static STACKS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+pub static STACKS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 /// Call sites that need larger copies.
 #[map]
 pub static COPY_SIZES: LruHashMap<CopySizeKey, u32> = LruHashMap::with_max_entries(4_096, 0);
@@ -53,6 +53,11 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::A
 /// The running descriptor scan: [`tracer_ebpf::SCAN_NUMBER`], [`tracer_ebpf::SCAN_UNSTORED`].
 #[map]
 pub static SCAN: Array<u32> = Array::with_max_entries(2, 0);
+
+/// Which set of programs collects ([`tracer_ebpf::Config::generation`]): where the maps are pinned,
+/// those of the next daemon are attached beside those of the last before they take over.
+#[map]
+pub static ACTIVE: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Ticket numbers, per CPU.
 #[map]

@@ -4,7 +4,7 @@ use tracer_ebpf::{Counter, FILTER_PROCESS};
 
 use crate::{
     capture, config,
-    kernel::{Address, current_is_target, read},
+    kernel::{Address, active, current_is_target, read},
     maps::{TARGETS, count},
     offset,
 };
@@ -12,7 +12,7 @@ use crate::{
 /// `parent` (the current task) made `child`, a thread or a process.
 #[inline(always)]
 pub fn forked(parent: Address, child: Address) {
-    if config!(filter) != FILTER_PROCESS {
+    if config!(filter) != FILTER_PROCESS || !active() {
         return;
     }
     let parent: u32 = read(parent, offset!(task_tgid));
@@ -29,7 +29,7 @@ pub fn forked(parent: Address, child: Address) {
 /// The current task runs another program now.
 #[inline(always)]
 pub fn executed() {
-    if current_is_target() {
+    if active() && current_is_target() {
         capture::notify_exec();
     }
 }
@@ -37,7 +37,7 @@ pub fn executed() {
 /// `task` (the current one) exits; the process ends with its last thread.
 #[inline(always)]
 pub fn exited(task: Address) {
-    if config!(filter) != FILTER_PROCESS {
+    if config!(filter) != FILTER_PROCESS || !active() {
         return;
     }
     let live: u32 = read(read(task, offset!(task_signal)), offset!(signal_live));

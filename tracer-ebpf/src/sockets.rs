@@ -11,8 +11,8 @@ use crate::{
     capture::capture_stack,
     config,
     kernel::{
-        AF_INET, AF_INET6, Address, IPPROTO_TCP, current_is_target, current_syscall, current_tgid,
-        current_tid, family, netns, protocol, read,
+        AF_INET, AF_INET6, Address, IPPROTO_TCP, active, current_is_target, current_syscall,
+        current_tgid, current_tid, family, netns, protocol, read,
     },
     maps::{AGG, EMPTY_AGG, ERRORS, HEADS, LISTENERS, SOCKS, atomic_add, bounded, count},
     offset,
@@ -116,6 +116,9 @@ fn store(sk: Address, sock: &Sock) -> i32 {
 /// A TCP socket changes its state.
 #[inline(always)]
 pub fn state_changed(sk: Address, old: u8, new: u8) {
+    if !active() {
+        return;
+    }
     match new {
         SYN_SENT => connecting(sk),
         ESTABLISHED if old == SYN_RECV => accepted(sk),
@@ -294,7 +297,7 @@ fn count_error(tgid: u32, error: u16) {
 /// The kernel frees a TCP socket.
 #[inline(always)]
 pub fn destroyed(sk: Address) {
-    if SOCKS.get_ptr(&sk).is_some() {
+    if active() && SOCKS.get_ptr(&sk).is_some() {
         fold_socket(sk);
     }
 }

@@ -12,8 +12,8 @@ use crate::{
     capture::capture_stack,
     config,
     kernel::{
-        AF_UNIX, Address, current_is_target, current_syscall, current_tgid, current_tid, family,
-        inode, netns, position, read_user, request_direction, second_argument,
+        AF_UNIX, Address, active, current_is_target, current_syscall, current_tgid, current_tid,
+        family, inode, netns, position, read_user, request_direction, second_argument,
     },
     maps::{HEADS, SCRATCH, SOCKS, bounded, count},
     sockets::{ESTABLISHED, entry, fold_socket, insert, insert_again, ticks},
@@ -28,11 +28,11 @@ const RECEIVED: u8 = 2;
 /// `bytes` (> 0) were sent or received on `sk` by the current task.
 #[inline(always)]
 pub fn transferred(sk: Address, bytes: i32, sent: bool) {
-    if bytes <= 0 {
+    if bytes <= 0 || !active() {
         return;
     }
     let direction = if sent { SENT } else { RECEIVED };
-    if is_stale(sk, direction) {
+    if is_stale(sk) {
         count(Counter::Replaced);
         fold_socket(sk);
     }
@@ -81,14 +81,11 @@ pub fn transferred(sk: Address, bytes: i32, sent: bool) {
 }
 
 /// Whether the entry belongs to another socket: UNIX sockets may end unseen, and the kernel may
-/// use their memory again. Asked when a turn may begin.
+/// use their memory again.
 #[inline(always)]
-fn is_stale(sk: Address, direction: u8) -> bool {
+fn is_stale(sk: Address) -> bool {
     let Some(sock) = entry(sk) else { return false };
-    sock.family == AF_UNIX as u8
-        && sock.last_direction != direction
-        && sock.inode != 0
-        && sock.inode != inode(sk)
+    sock.family == AF_UNIX as u8 && sock.inode != 0 && sock.inode != inode(sk)
 }
 
 /// A UNIX stream socket that a target process opens (`opening`) or uses for the first time; `true`

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel as raw_probe_read_kernel
 use tracer_ebpf::{Counter, PATH_BYTES, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, Sock};
 
 use crate::{
-    kernel::{Address, SOCK_STREAM, read},
+    kernel::{Address, SOCK_STREAM, active, read},
     maps::{PATHS, SCRATCH, SOCKS, bounded, count},
     offset,
     sockets::fold_socket,
@@ -48,7 +48,7 @@ pub fn identify(sock: &mut Sock, sk: Address) {
 /// The last descriptor of a UNIX socket was closed.
 #[inline(always)]
 pub fn closed(sk: Address) -> u32 {
-    if SOCKS.get_ptr(&sk).is_some() {
+    if active() && SOCKS.get_ptr(&sk).is_some() {
         fold_socket(sk);
     }
     0

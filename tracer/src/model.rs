@@ -71,7 +71,7 @@ pub struct Frame {
 }
 
 /// A symbolized stack, innermost frame first, with the frame that is to blame.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Site {
     /// All frames, innermost first.
     pub frames: Vec<Frame>,
@@ -93,7 +93,7 @@ impl Site {
 }
 
 /// The other end, or for servers the own listening end.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Remote {
     /// Family.
     pub family: Family,
@@ -220,7 +220,7 @@ pub enum PoolState {
 }
 
 /// Connections of one cohort that ended since the last sweep.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// How many.
     pub count: u64,

@@ -363,6 +363,9 @@ pub struct ConnectionRow {
     pub url: Option<String>,
     /// When it was opened.
     pub opened_at: Timestamp,
+    /// It was there before tracing: `opened_at` is when it was first seen.
+    #[serde(default)]
+    pub preexisting: bool,
     /// Age, seconds.
     pub age_seconds: f64,
     /// Seconds since the last transfer.

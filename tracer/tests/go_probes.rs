@@ -47,6 +47,7 @@ impl Kernel {
             },
             max_sockets: 4096,
             btf: None,
+            pin: None,
             backend: None,
             without: &[],
             trace_syscalls: false,

@@ -169,6 +169,11 @@ pub struct Daemon {
     /// Serve on this UNIX socket [default: /run/tracer/tracer.sock]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,
+    /// Keep what is collected in this directory of a BPF file system, such as
+    /// /sys/fs/bpf/tracer: the probes go on while no daemon runs, and the next one takes over.
+    /// They go with the directory: rm -r
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub pin: Option<PathBuf>,
     /// How much to track.
     #[command(flatten)]
     pub room: RoomArgs,

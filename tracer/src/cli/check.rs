@@ -50,6 +50,7 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
         max_sockets: args.room.max_sockets.unwrap_or(MAX_SOCKETS),
         trace_syscalls: args.attach.trace_syscalls(),
         btf: args.attach.btf.clone(),
+        pin: None,
     })?;
     if let Some(tax) = session.syscall_tax() {
         output::note(&tax);

@@ -60,7 +60,12 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
     Column {
         heading: "CALL SITE",
         wide: false,
-        cell: |c, _| Cell::Text(text::call_site(c.call_site.as_ref())),
+        cell: |c, _| {
+            Cell::Text(match &c.call_site {
+                None if c.preexisting => "(opened before tracing)".to_owned(),
+                site => text::call_site(site.as_ref()),
+            })
+        },
     },
     Column {
         heading: "REMOTE",
@@ -227,6 +232,7 @@ mod tests {
             remote: "10.0.0.7:443".to_owned(),
             url: (pid == 1).then(|| "http://h/a".to_owned()),
             opened_at: samples::start(),
+            preexisting: false,
             age_seconds: age,
             idle_seconds: idle,
             requests: 1,

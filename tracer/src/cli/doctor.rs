@@ -78,6 +78,7 @@ fn local(args: &DoctorArgs) -> Doctor {
         trace_syscalls: args.attach.trace_syscalls(),
         max_sockets: MAX_SOCKETS.min(1024),
         btf: args.attach.btf.clone(),
+        pin: None,
     });
     match started {
         Ok(session) => complete(session.doctor(), args.attach.btf.as_deref(), None),

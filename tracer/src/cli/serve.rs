@@ -52,6 +52,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             max_sockets: (args.room.max_sockets.or(config.max_sockets)).unwrap_or(MAX_SOCKETS),
             trace_syscalls: args.attach.trace_syscalls(),
             btf: args.attach.btf.clone(),
+            pin: args.pin.clone().or(config.pin),
         },
         socket: socket.unwrap_or_else(|| PathBuf::from(SOCKET_DEFAULT)),
         listen,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Health, Session, requests, sweep};
-use tracer_ebpf::{Counter, ErrorKey, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, Sock};
+use tracer_ebpf::{Counter, ErrorKey, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_PREEXISTING, Sock};
 
 use crate::{
     findings::{self, Inputs, PortUse, ProcessUse, Suspect},
@@ -50,6 +50,14 @@ impl Session {
                 })
             })
             .collect();
+        if suspects
+            .iter()
+            .any(|s| s.judgement.first_seen_ns > self.saving.last_ns)
+        {
+            // when it was first seen must not be forgotten
+            self.saving.learned = true;
+            self.save_if_due();
+        }
         let ended_ns = self.frozen_ns.unwrap_or_else(monotonic_ns);
         let mut unsettled = Vec::new();
         if let Some(frozen_ns) = self.frozen_ns {
@@ -255,6 +263,7 @@ impl Session {
             remote,
             url,
             opened_at: self.clock.date(sock.opened_ns),
+            preexisting: sock.flags & SOCK_PREEXISTING != 0,
             age_seconds: seconds_between(sock.opened_ns, now_ns),
             idle_seconds: seconds_between(last, now_ns),
             requests: sock.turns,

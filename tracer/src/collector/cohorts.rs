@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Cohort, CohortId, Process, Remote, Role, Site, StackOf};
 
 /// Cohorts kept; connections of further ones go unjudged and are counted.
@@ -30,6 +32,18 @@ pub struct Entry {
     pub cohort: Cohort,
     /// Requests, as shown.
     pub examples: Vec<String>,
+}
+
+/// One cohort in a form that outlives the session.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedCohort {
+    process: Process,
+    site: Option<Site>,
+    site_of: StackOf,
+    opener: Option<Site>,
+    remote: Remote,
+    role: Role,
+    examples: Vec<String>,
 }
 
 /// All cohorts of a session.
@@ -133,6 +147,56 @@ impl Cohorts {
             if !entry.examples.contains(&example) {
                 entry.examples.push(example);
             }
+        }
+    }
+
+    /// Numbers of all.
+    pub fn ids(&self) -> impl Iterator<Item = CohortId> + '_ {
+        self.entries.keys().copied()
+    }
+
+    /// What to keep of one.
+    pub fn save(&self, id: CohortId) -> Option<SavedCohort> {
+        let Entry { cohort, examples } = self.entries.get(&id)?;
+        Some(SavedCohort {
+            process: cohort.process.as_ref().clone(),
+            site: cohort.site.as_deref().cloned(),
+            site_of: cohort.site_of,
+            opener: cohort.opener.as_deref().cloned(),
+            remote: cohort.remote.as_ref().clone(),
+            role: cohort.role,
+            examples: examples.clone(),
+        })
+    }
+
+    /// Takes over saved ones under the numbers they had.
+    pub fn restore(&mut self, saved: Vec<(CohortId, SavedCohort)>) {
+        for (id, saved) in saved {
+            let cohort = Cohort {
+                process: Arc::new(saved.process),
+                site: saved.site.map(Arc::new),
+                site_of: saved.site_of,
+                opener: saved.opener.map(Arc::new),
+                remote: Arc::new(saved.remote),
+                role: saved.role,
+            };
+            let site = match cohort.site.as_deref().map(Site::blamed) {
+                None => Err(0),
+                // a site without a frame to blame was told apart by its stack's number
+                Some(None) => Err(u32::MAX - id.0),
+                Some(Some(frame)) => Ok((frame.function.clone(), frame.file.clone(), frame.line)),
+            };
+            let key = Key {
+                pid: cohort.process.pid,
+                start_ticks: cohort.process.start_ticks,
+                site,
+                remote: Arc::clone(&cohort.remote),
+                role: cohort.role,
+            };
+            self.ids.insert(key, id);
+            self.next = self.next.max(id.0 + 1);
+            let examples = saved.examples;
+            self.entries.insert(id, Entry { cohort, examples });
         }
     }
 

@@ -123,6 +123,19 @@ impl GoView {
         }
     }
 
+    /// Finalized connections that the engine knows of.
+    pub fn collected(&self) -> Vec<((u32, u32, u32), u64)> {
+        self.collected
+            .iter()
+            .map(|(key, count)| (*key, *count))
+            .collect()
+    }
+
+    /// Takes over saved ones.
+    pub fn restore_collected(&mut self, saved: Vec<((u32, u32, u32), u64)>) {
+        self.collected = saved.into_iter().collect();
+    }
+
     /// A process ended or runs another program now.
     pub fn forget(&mut self, pid: u32) {
         self.considered.remove(&pid);

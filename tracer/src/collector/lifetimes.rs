@@ -1,18 +1,19 @@
 //! Lifetimes of connections that ended, as a histogram.
 
+use serde::{Deserialize, Serialize};
 use tracer_ebpf::{AggValue, LIFETIME_BUCKETS};
 
 /// The kernel's buckets are powers of two of 1024 ns.
 const UNIT_SECONDS: f64 = 1024e-9;
 
 /// A histogram: what was kept when the kernel's map was emptied, plus what is in it now.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct Lifetimes {
     kept: Sums,
     now: Sums,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 struct Sums {
     buckets: [u64; LIFETIME_BUCKETS],
     total_ns: u64,

@@ -38,6 +38,20 @@ impl Live {
         }
     }
 
+    /// Socket, low bits of its opening time, and request of each.
+    pub fn save(&self) -> Vec<(u64, u32, u32)> {
+        let all = self.sockets.iter();
+        all.map(|(&sk, entry)| (sk, entry.opened, entry.request & !PARITY))
+            .collect()
+    }
+
+    /// Takes over saved ones.
+    pub fn restore(&mut self, saved: Vec<(u64, u32, u32)>) {
+        for (sk, opened, request) in saved {
+            self.set_request(sk, u64::from(opened), request);
+        }
+    }
+
     /// Sets the latest request of a socket.
     pub fn set_request(&mut self, sk: u64, opened_ns: u64, number: u32) {
         let entry = Entry {

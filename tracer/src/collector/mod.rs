@@ -9,6 +9,7 @@ mod live;
 mod pairs;
 mod people;
 mod requests;
+mod saved;
 mod start;
 mod sweep;
 mod target;
@@ -68,6 +69,9 @@ pub struct Options {
     pub max_sockets: u32,
     /// Kernel type information to use in place of `/sys/kernel/btf/vmlinux`.
     pub btf: Option<PathBuf>,
+    /// Directory on a BPF file system where maps and links are kept beyond the end of this
+    /// process.
+    pub pin: Option<PathBuf>,
 }
 
 /// Why a session could not be started.
@@ -136,6 +140,7 @@ pub struct Session {
     /// Sockets removed by reconciling.
     healed: u64,
     gaps: gaps::Gaps,
+    saving: saved::Saving,
     /// Processes that ended, whose stacks are kept while somebody holds a socket of theirs.
     ended: HashSet<u32>,
     clock: Clock,
@@ -198,6 +203,7 @@ impl Session {
             totals: sweep::Totals::default(),
             healed: 0,
             gaps: gaps::Gaps::default(),
+            saving: saved::Saving::default(),
             ended: HashSet::new(),
             clock: Clock::now(),
             started_ns: now_ns,
@@ -208,6 +214,7 @@ impl Session {
             processes: 0,
             frozen_ns: None,
         };
+        session.resume();
         let failed = |e: io::Error| StartError::Failed(format!("the first scan failed: {e}"));
         // listening ports first: they tell accepted sockets from connecting ones
         session.probes.run_scan(0).map_err(failed)?;
@@ -220,6 +227,33 @@ impl Session {
     #[must_use]
     pub fn syscall_tax(&self) -> Option<String> {
         self.probes.syscall_tax().map(|tax| tax.to_string())
+    }
+
+    /// Takes over from an earlier daemon, where its maps are pinned.
+    fn resume(&mut self) {
+        let Some(pins) = self.probes.pins() else {
+            return;
+        };
+        let directory = pins.directory().display().to_string();
+        if pins.replaced() {
+            tracing::info!(
+                "the pins of an earlier daemon are of another version, size or target; replaced"
+            );
+        }
+        if !pins.resumed() {
+            tracing::info!("collecting anew; pinned in {directory}");
+            return;
+        }
+        self.scan = self.probes.last_scan();
+        self.python = self
+            .probes
+            .python
+            .keys()
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
+        let known = self.restore();
+        tracing::info!(known, "collecting on from {directory}");
     }
 
     /// Descriptor that becomes readable when [`Session::tick`] has something to do at once.
@@ -271,6 +305,7 @@ impl Session {
         }
         let cost_ns = start::cpu_ns().saturating_sub(began_cpu_ns);
         self.next_sweep_ns = began_ns + SWEEP_EVERY_NS.max(cost_ns * DUTY / 4);
+        self.save_if_due();
         Ok(())
     }
 
@@ -303,6 +338,7 @@ impl Session {
         }
         let taken = self.stacks.take_with_python(&copy, bytes, &python);
         self.tickets.redeem(copy.sk, copy.ticket, taken.id);
+        self.saving.learned = true;
         for (key, value) in &taken.learned {
             if let Err(error) = self.probes.trie.set(key, value) {
                 tracing::debug!(%error, "a call path could not be taught to the kernel");

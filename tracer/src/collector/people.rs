@@ -28,6 +28,17 @@ struct Known {
     ended: bool,
 }
 
+impl Known {
+    fn new(process: Process) -> Known {
+        let clock = Clock::now();
+        Known {
+            started_ns: clock.monotonic(clock.started_at(process.start_ticks)),
+            process: Arc::new(process),
+            ended: false,
+        }
+    }
+}
+
 impl People {
     /// A process, read at first sight. One that is gone already has only its pid.
     pub fn get(&mut self, pid: u32) -> Arc<Process> {
@@ -52,15 +63,9 @@ impl People {
             self.known
                 .retain(|&pid, known| procs::alive(pid, known.process.start_ticks));
         }
-        self.known.entry(pid).or_insert_with(|| {
-            let process = procs::read(pid).unwrap_or_else(|| unknown(pid));
-            let started = Clock::now().started_at(process.start_ticks);
-            Known {
-                started_ns: Clock::now().monotonic(started),
-                process: Arc::new(process),
-                ended: false,
-            }
-        })
+        self.known
+            .entry(pid)
+            .or_insert_with(|| Known::new(procs::read(pid).unwrap_or_else(|| unknown(pid))))
     }
 
     /// Processes that turned out to have ended since this was last asked, and whether another one
@@ -88,6 +93,19 @@ impl People {
             }
         }
         ended
+    }
+
+    /// All processes.
+    pub fn save(&self) -> Vec<Process> {
+        let known = self.known.values().map(|known| &known.process);
+        known.map(|process| process.as_ref().clone()).collect()
+    }
+
+    /// Takes over saved ones; those that have ended meanwhile are found out as ever.
+    pub fn restore(&mut self, saved: Vec<Process>) {
+        for process in saved {
+            self.known.insert(process.pid, Known::new(process));
+        }
     }
 
     /// Notes the language runtime of a process.

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
 use tracer_ebpf::{Head, PathValue, Sock};
 
 use crate::{
@@ -60,6 +61,17 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         self.values.get(number as usize)
     }
 
+    /// All values, by number.
+    pub fn values(&self) -> &[T] {
+        &self.values
+    }
+
+    /// Values that had these numbers in an earlier interner.
+    pub fn restore(&mut self, values: Vec<T>) {
+        self.numbers = (values.iter().cloned()).zip(0..).collect();
+        self.values = values;
+    }
+
     /// Values that found no room.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -67,7 +79,7 @@ impl<T: Clone + Eq + Hash> Interner<T> {
 }
 
 /// What is kept of one request: redacted already.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Request {
     /// Method; empty where only the host is known (TLS).
     pub method: String,

@@ -10,6 +10,7 @@ use crate::kernel::probes::{ProbeError, Probes, Setup};
 /// # Errors
 /// [`StartError::Unsupported`] for everything that this kernel or these privileges refuse.
 pub fn load(options: &Options, config: Config) -> Result<Probes, StartError> {
+    let target = format!("{:?}", options.target);
     if !cfg!(target_arch = "x86_64") {
         return Err(StartError::Unsupported(format!(
             "tracer reads user registers of x86-64 only; this machine is {}",
@@ -23,6 +24,10 @@ pub fn load(options: &Options, config: Config) -> Result<Probes, StartError> {
         backend: options.backend.as_deref(),
         without: &options.without,
         trace_syscalls: options.trace_syscalls,
+        pin: options
+            .pin
+            .as_deref()
+            .map(|directory| (directory, &*target)),
     })
     .inspect(|probes| {
         if let Some(tax) = probes.syscall_tax() {
@@ -38,7 +43,10 @@ pub fn load(options: &Options, config: Config) -> Result<Probes, StartError> {
             ),
             _ => String::new(),
         };
-        StartError::Unsupported(format!("{error}{advice}"))
+        match error {
+            ProbeError::Pin(error) => StartError::Target(error.to_string()),
+            error => StartError::Unsupported(format!("{error}{advice}")),
+        }
     })
 }
 

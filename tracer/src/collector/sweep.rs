@@ -2,8 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use tracer_ebpf::{
-    AggKey, AggValue, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED,
+    AggKey, AggValue, HeadKey, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED,
     SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, STACK_NONE, STACK_TICKET, Sock,
     WHEN_ACCEPT, WHEN_CONNECT,
 };
@@ -25,11 +26,14 @@ const AGGREGATES_FULL: f64 = 0.75;
 /// A socket that no descriptor refers to, and whose end was not seen, is forgotten after this.
 const LOST_NS: u64 = 120_000_000_000;
 
+/// A request head in the kernel: its key and turn.
+pub type Head = (HeadKey, u32);
+
 /// Choices of cohorts remembered; beyond that all are made anew.
 const CHOSEN_MAX: usize = 131_072;
 
 /// What sockets of one cohort have in common, as far as the kernel's numbers tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Facts {
     addr: [u32; 4],
     started_ticks: u64,
@@ -123,9 +127,20 @@ impl Session {
     fn take_heads(&mut self) -> std::io::Result<()> {
         let (live, interned) = (&mut self.live, &mut self.requests);
         let mut heads = Vec::new();
-        self.probes
-            .heads
-            .drain(|key, head| heads.push((*key, *head)))?;
+        if self.probes.pins().is_some() {
+            // they stay until what they say is saved
+            let saving = &mut self.saving;
+            saving.heads.clear();
+            self.probes.heads.for_each(|key, head| {
+                saving.heads.push((*key, head.turn));
+                heads.push((*key, *head));
+            })?;
+            saving.learned |= !heads.is_empty();
+        } else {
+            self.probes
+                .heads
+                .drain(|key, head| heads.push((*key, *head)))?;
+        }
         // the latest request of a socket wins
         heads.sort_unstable_by_key(|(key, head)| (key.sk, head.opened_ns, head.turn));
         for (key, head) in heads {
@@ -134,6 +149,19 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Lets go of the request heads that were taken.
+    pub(super) fn forget_heads(&mut self) {
+        for (key, turn) in self.saving.heads.drain(..) {
+            let heads = &self.probes.heads;
+            if heads
+                .get(&key)
+                .is_ok_and(|now| now.is_some_and(|now| now.turn == turn))
+            {
+                let _ = heads.remove(&key);
+            }
+        }
     }
 
     /// Whether an entry outlived its socket: no descriptor refers to it, and no event will tell.

@@ -44,6 +44,20 @@ impl Tickets {
         }
     }
 
+    /// Socket, ticket and id of each.
+    pub fn save(&self) -> Vec<(u64, u32, u32)> {
+        let all = self.ids.iter();
+        all.map(|(&(sk, ticket), redeemed)| (sk, ticket, redeemed.id))
+            .collect()
+    }
+
+    /// Takes over saved ones.
+    pub fn restore(&mut self, saved: Vec<(u64, u32, u32)>) {
+        for (sk, ticket, id) in saved {
+            self.redeem(sk, ticket, id);
+        }
+    }
+
     /// Begins a sweep.
     pub fn begin(&mut self) {
         self.sweep = self.sweep.wrapping_add(1);

@@ -24,6 +24,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Most sockets tracked at one time.
     pub max_sockets: Option<u32>,
+    /// Directory on a BPF file system where what is collected outlives the daemon.
+    pub pin: Option<PathBuf>,
     /// Findings to hide.
     #[serde(default)]
     pub ignore: Ignore,

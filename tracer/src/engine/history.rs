@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     classify::{ALL, CLASSES, Class, Seen},
     trend::Sample,
@@ -238,7 +240,7 @@ impl ClassTally {
 }
 
 /// Counts at one time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Point {
     at_ns: u64,
     counts: [u32; CLASSES],
@@ -254,7 +256,7 @@ const SPACING_NS: [u64; 4] = [SECOND_NS, 8 * SECOND_NS, 64 * SECOND_NS, 512 * SE
 const WORTH_A_SERIES: u32 = 3;
 
 /// The series of a cohort at four resolutions.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct History {
     levels: [VecDeque<Point>; 4],
 }

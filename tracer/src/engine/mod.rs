@@ -16,6 +16,7 @@ mod evidence;
 mod history;
 mod judge;
 mod rules;
+pub mod saved;
 #[cfg(test)]
 mod tests;
 mod trend;

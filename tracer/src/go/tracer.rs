@@ -21,6 +21,7 @@ use super::{
 use crate::{
     kernel::{
         maps::Table,
+        pins::Pins,
         probes::{ProbeError, Probes},
     },
     model::{Site, StackQuality},
@@ -48,6 +49,8 @@ pub struct GoTracer {
     sites: HashMap<u32, Arc<Site>>,
     settings: HashMap<(u32, u64), Option<TransportSettings>>,
     in_kernel: Tables,
+    /// Connections as an earlier daemon left them: how they went on is found out in the process.
+    earlier: HashMap<GoKey, GoConn>,
 }
 
 #[derive(Debug)]
@@ -84,7 +87,20 @@ impl GoTracer {
             files_fdt: offsets.files_fdt,
             fdt_fd: offsets.fdt_fd,
         };
+        let mut earlier = HashMap::new();
+        if probes.pins().is_some_and(Pins::resumed) {
+            let read = |e: io::Error| ProbeError::Load(format!("the maps of Go programs: {e}"));
+            // its numbers of layouts are not ours, and its probes ended with it
+            in_kernel.processes.drain(|_, _| {}).map_err(read)?;
+            in_kernel
+                .conns
+                .drain(|key, conn| {
+                    earlier.insert(*key, *conn);
+                })
+                .map_err(read)?;
+        }
         Ok(GoTracer {
+            earlier,
             programs: Programs::new(kernel),
             processes: BTreeMap::new(),
             sites: HashMap::new(),
@@ -133,7 +149,7 @@ impl GoTracer {
     }
 
     /// Adds the connections that a process had before it was probed.
-    fn find_earlier(&self, probes: &Probes, pid: u32) -> io::Result<()> {
+    fn find_earlier(&mut self, probes: &Probes, pid: u32) -> io::Result<()> {
         let (Some(process), Some(program)) = (self.processes.get(&pid), self.program_of(pid))
         else {
             return Ok(());
@@ -166,6 +182,9 @@ impl GoTracer {
             };
             conn.inode = u32::try_from(inode).unwrap_or(0);
             conn.sk = sockets.get(&inode).copied().unwrap_or(0);
+            if let Some(known) = self.earlier.remove(&key) {
+                conn = gone_on(&known, conn);
+            }
             // What a probe has seen meanwhile is newer.
             if self.in_kernel.conns.get(&key)?.is_none() {
                 self.in_kernel.conns.set(&key, &conn)?;
@@ -331,5 +350,25 @@ impl GoTracer {
         self.program_of(pid)
             .map(|p| p.binary.info.version.as_str())
             .filter(|v| !v.is_empty())
+    }
+}
+
+/// A connection that was known, with the state it is in now. What was requested since, nobody saw.
+fn gone_on(known: &GoConn, now: GoConn) -> GoConn {
+    let same = known.inode == now.inode && (now.path_len == 0 || known.path == now.path);
+    if !same {
+        return now;
+    }
+    GoConn {
+        sk: now.sk,
+        fd: now.fd,
+        state: now.state,
+        state_ns: if known.state == now.state {
+            known.state_ns
+        } else {
+            now.state_ns
+        },
+        requests: known.requests.max(now.requests),
+        ..*known
     }
 }

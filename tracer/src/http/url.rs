@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Family;
 
 /// Stands for a query value or for whatever was cut off.
@@ -16,7 +18,7 @@ const SEGMENTS_MAX: usize = 32;
 const KEY_BYTES_MAX: usize = 40;
 
 /// Scheme of a URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Scheme {
     /// Plain text.
     Http,

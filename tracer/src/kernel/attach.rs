@@ -1,52 +1,86 @@
-//! Attaching one program, and the kernel's answer in words.
+//! Attaching one program in the way that its type asks for, and the kernel's answer in words.
 
 use aya::{
     Btf,
-    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint},
+    programs::{
+        BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, links::FdLink,
+    },
 };
 
-/// Loads and attaches a program in the way of its type.
+/// Which links are handed out, to be pinned; the others stay with their program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandOut {
+    /// None.
+    Nothing,
+    /// Those of tracepoints and trampolines.
+    Tracing,
+    /// Those of perf events (kprobes), too: 5.15.
+    All,
+}
+
+/// Loads a program, if it is not, and attaches it to `hook`.
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn attach(program: &mut Program, hook: &str, btf: &Btf) -> Result<(), String> {
-    match program {
-        Program::BtfTracePoint(p) => attach_tracepoint(p, hook, btf),
-        Program::RawTracePoint(p) => attach_raw(p, hook),
-        Program::FEntry(p) => attach_fentry(p, hook, btf),
-        Program::FExit(p) => attach_fexit(p, hook, btf),
-        Program::KProbe(p) => attach_kprobe(p, hook),
+pub fn attach(
+    program: &mut Program,
+    hook: &str,
+    btf: &Btf,
+    hand_out: HandOut,
+) -> Result<Option<FdLink>, String> {
+    let links = hand_out != HandOut::Nothing;
+    let result = match program {
+        Program::BtfTracePoint(p) => tracepoint(p, hook, btf, links),
+        Program::RawTracePoint(p) => raw_tracepoint(p, hook, links),
+        Program::FEntry(p) => fentry(p, hook, btf, links),
+        Program::FExit(p) => fexit(p, hook, btf, links),
+        Program::KProbe(p) => kprobe(p, hook, hand_out == HandOut::All),
         _ => return Err("the object's program has another type".to_owned()),
+    };
+    result.map_err(|error| reason(&error))
+}
+
+type Attached = Result<Option<FdLink>, ProgramError>;
+
+fn tracepoint(p: &mut BtfTracePoint, hook: &str, btf: &Btf, links: bool) -> Attached {
+    p.load(hook, btf)?;
+    let id = p.attach()?;
+    links.then(|| p.take_link(id).map(FdLink::from)).transpose()
+}
+
+fn raw_tracepoint(p: &mut RawTracePoint, hook: &str, links: bool) -> Attached {
+    // one program may serve several tracepoints
+    if p.fd().is_err() {
+        p.load()?;
     }
-    .map_err(|error| reason(&error))
+    let id = p.attach(hook)?;
+    links.then(|| p.take_link(id).map(FdLink::from)).transpose()
 }
 
-fn attach_tracepoint(p: &mut BtfTracePoint, hook: &str, btf: &Btf) -> Result<(), ProgramError> {
+fn fentry(p: &mut FEntry, hook: &str, btf: &Btf, links: bool) -> Attached {
     p.load(hook, btf)?;
-    p.attach().map(drop)
+    let id = p.attach()?;
+    links.then(|| p.take_link(id).map(FdLink::from)).transpose()
 }
 
-fn attach_raw(p: &mut RawTracePoint, hook: &str) -> Result<(), ProgramError> {
-    p.load()?;
-    p.attach(hook).map(drop)
-}
-
-fn attach_fentry(p: &mut FEntry, hook: &str, btf: &Btf) -> Result<(), ProgramError> {
+fn fexit(p: &mut FExit, hook: &str, btf: &Btf, links: bool) -> Attached {
     p.load(hook, btf)?;
-    p.attach().map(drop)
+    let id = p.attach()?;
+    links.then(|| p.take_link(id).map(FdLink::from)).transpose()
 }
 
-fn attach_fexit(p: &mut FExit, hook: &str, btf: &Btf) -> Result<(), ProgramError> {
-    p.load(hook, btf)?;
-    p.attach().map(drop)
-}
-
-fn attach_kprobe(p: &mut KProbe, hook: &str) -> Result<(), ProgramError> {
+fn kprobe(p: &mut KProbe, hook: &str, links: bool) -> Attached {
     // one program may serve several functions
     if p.fd().is_err() {
         p.load()?;
     }
-    p.attach(hook, 0).map(drop)
+    let id = p.attach(hook, 0)?;
+    if !links {
+        return Ok(None);
+    }
+    let link = p.take_link(id)?;
+    let link = FdLink::try_from(link).map_err(|_| ProgramError::NotAttached)?;
+    Ok(Some(link))
 }
 
 /// An error with its causes on one line.

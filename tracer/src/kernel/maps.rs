@@ -54,9 +54,10 @@ pub struct Table<K, V> {
     types: PhantomData<(K, V)>,
 }
 
-fn bpf<A>(command: i32, attributes: &mut A) -> io::Result<()> {
+/// One call of bpf(2); returns what the kernel returns, a descriptor for some commands.
+pub(super) fn bpf<A>(command: i32, attributes: &mut A) -> io::Result<i32> {
     // SAFETY: `attributes` is a valid bpf_attr for the command, of the size given, and every
-    // pointer in it was made from a live buffer of the right length by the callers below.
+    // pointer in it was made from a live buffer of the right length by the callers.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -68,7 +69,7 @@ fn bpf<A>(command: i32, attributes: &mut A) -> io::Result<()> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
-        Ok(())
+        Ok(i32::try_from(result).unwrap_or(0))
     }
 }
 
@@ -103,7 +104,7 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
         let mut value = V::zeroed();
         let mut attributes = self.element(key, std::ptr::from_mut(&mut value) as u64, 0);
         match bpf(MAP_LOOKUP_ELEM, &mut attributes) {
-            Ok(()) => Ok(Some(value)),
+            Ok(_) => Ok(Some(value)),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(e),
         }
@@ -115,7 +116,7 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
     /// The kernel's; `E2BIG` when the map is full.
     pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
         let mut attributes = self.element(key, std::ptr::from_ref(value) as u64, 0);
-        bpf(MAP_UPDATE_ELEM, &mut attributes)
+        bpf(MAP_UPDATE_ELEM, &mut attributes).map(drop)
     }
 
     /// Removes a key; `false` when it was not there.
@@ -125,7 +126,7 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
     pub fn remove(&self, key: &K) -> io::Result<bool> {
         let mut attributes = self.element(key, 0, 0);
         match bpf(MAP_DELETE_ELEM, &mut attributes) {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(e) => Err(e),
         }
@@ -142,7 +143,7 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
             flags: 0,
         };
         match bpf(MAP_GET_NEXT_KEY, &mut attributes) {
-            Ok(()) => Ok(Some(next)),
+            Ok(_) => Ok(Some(next)),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(e),
         }
@@ -184,7 +185,7 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
             };
             let result = bpf(command, &mut attributes);
             let last = match &result {
-                Ok(()) => false,
+                Ok(_) => false,
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
                 Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && size < 1 << 20 => {
                     // one bucket holds more than the batch
@@ -193,7 +194,7 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
                     values.resize(size, V::zeroed());
                     continue;
                 }
-                Err(_) => return result.map(|()| total),
+                Err(_) => return result.map(|_| total),
             };
             let count = (attributes.count as usize).min(size);
             for (key, value) in keys.iter().zip(&values).take(count) {

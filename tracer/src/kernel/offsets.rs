@@ -48,6 +48,7 @@ pub fn resolve(btf: &Btf) -> Result<Offsets, MissingMember> {
         sk_receive_qlen: must("sock", "sk_receive_queue.qlen")?,
         socket_file: must("socket", "file")?,
         socket_sk: must("socket", "sk")?,
+        socket_ino: must("socket_alloc", "vfs_inode.i_ino")?,
         file_inode: must("file", "f_inode")?,
         file_private_data: must("file", "private_data")?,
         inode_ino: must("inode", "i_ino")?,

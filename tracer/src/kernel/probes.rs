@@ -1,17 +1,20 @@
 //! Loads the programs, attaches what the plan chooses, and owns the maps.
 
+mod tables;
+mod takeover;
+
 use std::{
     collections::BTreeMap,
     io::{self, Read as _},
     os::fd::AsFd,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
-    maps::{Map, MapData, RingBuf},
-    programs::{Iter, Program, ProgramError},
+    maps::{MapData, RingBuf},
+    programs::{Iter, Program, ProgramError, links::FdLink},
 };
 use thiserror::Error;
 use tracer_ebpf::{
@@ -20,11 +23,13 @@ use tracer_ebpf::{
     TrieValue,
 };
 
+use self::{tables::Tables, takeover::has_perf_links};
 use super::{
-    attach::{self, chain, reason},
+    attach::{HandOut, attach, chain, reason},
     btf::Btf,
     maps::{Counters, Table},
     offsets,
+    pins::{self, PinError, Pins},
     plan::{Attach, Choice, EVENTS, Event, Probe, SYSCALLS},
     stats::{ProgramStats, program_stats},
     tax::{self, SyscallTax},
@@ -33,6 +38,9 @@ use crate::report::{EventStatus, Refusal};
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-probes"));
+
+/// Hash of everything that the layout of the maps is made from, by the build script.
+const LAYOUT: &str = env!("TRACER_LAYOUT");
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -58,6 +66,9 @@ pub enum ProbeError {
     /// Maps could not be created or programs not be parsed.
     #[error("the BPF maps and programs could not be set up: {0}")]
     Load(String),
+    /// Nothing can be kept beyond the end of this process.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// An event without which nothing can be traced.
     #[error("nothing can observe the event {event} on this kernel: {refused}")]
     Refused {
@@ -103,6 +114,10 @@ pub struct Probes {
     capacities: BTreeMap<&'static str, u64>,
     syscall_tax: Option<SyscallTax>,
     offsets: Offsets,
+    hand_out: HandOut,
+    /// Links that are to be pinned: program, name, link.
+    links: Vec<(&'static str, String, FdLink)>,
+    pins: Option<Pins>,
 }
 
 impl std::fmt::Debug for Probes {
@@ -128,6 +143,9 @@ pub struct Setup<'a> {
     pub without: &'a [String],
     /// Sit on every system call of the host where nothing else observes an event.
     pub trace_syscalls: bool,
+    /// Where to keep maps and links beyond the end of this process: a directory, and a key for
+    /// everything about the target that its next user must agree with.
+    pub pin: Option<(&'a Path, &'a str)>,
 }
 
 impl Probes {
@@ -152,7 +170,23 @@ impl Probes {
                 .is_some(),
         );
         raise_memory_limit();
-        let mut ebpf = EbpfLoader::new()
+        let pins = match setup.pin {
+            Some((directory, target)) => Some(Pins::open(
+                directory,
+                &pins::key(&[LAYOUT, &setup.max_sockets.to_string(), target]),
+            )?),
+            None => None,
+        };
+        config.generation = pins.as_ref().map_or(0, |pins| pins.generation() + 1);
+        let mut loader = EbpfLoader::new();
+        for name in pins.iter().flat_map(|_| pins::MAPS) {
+            loader.map_pin_path(
+                name,
+                pins.as_ref()
+                    .map_or_else(PathBuf::new, |pins| pins.map(name)),
+            );
+        }
+        let mut ebpf = loader
             .btf(Some(&aya_btf))
             // reasons, not the listing of every path: that overflows what old kernels accept, and
             // their answer to that hides the reason
@@ -200,6 +234,13 @@ impl Probes {
             degraded: Vec::new(),
             syscall_tax: None,
             offsets,
+            hand_out: match &pins {
+                None => HandOut::Nothing,
+                Some(_) if has_perf_links(&btf) => HandOut::All,
+                Some(_) => HandOut::Tracing,
+            },
+            links: Vec::new(),
+            pins,
         };
         probes.load_scan(&aya_btf)?;
         let without_ns = setup.trace_syscalls.then(tax::unrelated_call_ns);
@@ -207,6 +248,7 @@ impl Probes {
             let status = probes.observe(event, &btf, &aya_btf, &setup)?;
             probes.events.push(status);
         }
+        probes.take_over(config.generation)?;
         probes.weigh_syscalls(without_ns);
         Ok(probes)
     }
@@ -358,11 +400,16 @@ impl Probes {
             .ebpf
             .program_mut(probe.program)
             .ok_or_else(|| format!("the object has no program {}", probe.program))?;
-        attach::attach(program, probe.hook, aya_btf)
+        let link = attach(program, probe.hook, aya_btf, self.hand_out)?;
+        let name = probe_name(probe);
+        self.links
+            .extend(link.map(|link| (probe.program, name, link)));
+        Ok(())
     }
 
     /// Takes a program out of the kernel, with every link it has.
     fn unload(&mut self, program: &str) {
+        self.links.retain(|(of, ..)| *of != program);
         let unloaded = match self.ebpf.program_mut(program) {
             Some(Program::BtfTracePoint(p)) => p.unload(),
             Some(Program::RawTracePoint(p)) => p.unload(),
@@ -419,6 +466,12 @@ impl Probes {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Number of the latest descriptor scan, an earlier daemon's too.
+    #[must_use]
+    pub fn last_scan(&self) -> u32 {
+        self.scan.get(&SCAN_NUMBER).ok().flatten().unwrap_or(0)
     }
 
     /// The loaded object, for probes that are attached to programs as these come into view.
@@ -500,48 +553,6 @@ fn fits(choice: &Choice, btf: &Btf) -> bool {
         }
         _ => true,
     })
-}
-
-/// The maps stay in `ebpf`: programs that are loaded later refer to their descriptors.
-struct Tables<'a> {
-    ebpf: &'a Ebpf,
-    capacities: &'a mut BTreeMap<&'static str, u64>,
-}
-
-impl<'a> Tables<'a> {
-    fn data(&self, name: &'static str) -> Result<&'a MapData, ProbeError> {
-        match self.ebpf.map(name) {
-            Some(
-                Map::Array(data)
-                | Map::HashMap(data)
-                | Map::LruHashMap(data)
-                | Map::PerCpuArray(data),
-            ) => Ok(data),
-            Some(other) => Err(ProbeError::Load(format!(
-                "unexpected kind of map: {other:?}"
-            ))),
-            None => Err(ProbeError::Load(format!("the object has no map {name}"))),
-        }
-    }
-
-    fn table<K, V>(&mut self, name: &'static str) -> Result<Table<K, V>, ProbeError>
-    where
-        K: bytemuck::NoUninit + bytemuck::AnyBitPattern,
-        V: bytemuck::NoUninit + bytemuck::AnyBitPattern,
-    {
-        let data = self.data(name)?;
-        let failed = |e: &dyn std::fmt::Display| ProbeError::Load(format!("map {name}: {e}"));
-        let info = data.info().map_err(|e| failed(&e))?;
-        if (info.key_size() as usize, info.value_size() as usize)
-            != (size_of::<K>(), size_of::<V>())
-        {
-            return Err(failed(
-                &"its layout is not the one this program was built with",
-            ));
-        }
-        self.capacities.insert(name, u64::from(info.max_entries()));
-        Table::new(data.fd().as_fd()).map_err(|e| failed(&e))
-    }
 }
 
 /// Before 5.11 BPF memory counts against RLIMIT_MEMLOCK; failing to raise it shows up as a

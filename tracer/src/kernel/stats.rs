@@ -7,6 +7,8 @@ use std::{
 
 use aya_obj::generated::bpf_prog_info;
 
+use super::maps::bpf;
+
 /// `BPF_OBJ_GET_INFO_BY_FD`, include/uapi/linux/bpf.h
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 
@@ -41,19 +43,8 @@ pub fn program_stats(fd: BorrowedFd<'_>) -> io::Result<ProgramStats> {
         length: u32::try_from(size_of::<bpf_prog_info>()).unwrap_or(0),
         info: (&raw mut info) as u64,
     };
-    // SAFETY: `attributes` is what the command expects, and `info` has the length given; an older
-    // kernel fills in less of it.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            OBJ_GET_INFO_BY_FD,
-            &raw mut attributes,
-            size_of::<Attributes>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // an older kernel fills in less
+    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
     Ok(ProgramStats {
         run_ns: info.run_time_ns,
         runs: info.run_cnt,

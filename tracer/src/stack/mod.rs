@@ -14,6 +14,7 @@ pub mod modules;
 mod naming;
 pub mod perfmap;
 pub mod python;
+pub mod saved;
 pub mod symbolize;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub mod unwind;
 
 use std::{collections::HashMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use tracer_ebpf::{
     PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, StackCopy, TrieKey, TrieValue,
 };
@@ -84,7 +86,7 @@ pub(crate) enum Kept {
 }
 
 /// An interpreted frame.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Interpreted {
     pub(crate) function: String,
     pub(crate) file: Option<String>,

@@ -108,6 +108,19 @@ impl Trie {
         new
     }
 
+    /// Takes over what the kernel was given by an earlier one.
+    pub fn restore(&mut self, entries: HashMap<TrieKey, TrieValue>) {
+        for (key, value) in entries {
+            let node = if value.delta == TRIE_END {
+                key.node
+            } else {
+                key.node.max(value.node)
+            };
+            self.nodes = self.nodes.max(node);
+            self.known.entry(key.tgid).or_default().insert(key, value);
+        }
+    }
+
     /// Forgets a process and returns its keys.
     pub fn forget(&mut self, tgid: u32) -> Vec<TrieKey> {
         self.known

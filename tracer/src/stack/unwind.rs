@@ -5,6 +5,7 @@
 //! compilers, hand-written assembly) is followed by frame pointers where what they lead to is
 //! plausible: a word in an executable mapping that has a call instruction before it.
 
+use serde::{Deserialize, Serialize};
 use tracer_ebpf::{COPY_BYTES_MAX, FRAMES_MAX, StackCopy};
 
 use super::{
@@ -26,7 +27,7 @@ pub struct RawFrame {
 }
 
 /// Why unwinding ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stop {
     /// At the thread's first frame.
     Complete,

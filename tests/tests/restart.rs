@@ -1,0 +1,273 @@
+//! With pins a daemon may go and come again: the probes go on, and the next one takes over stacks,
+//! ages and counts; what does not fit is replaced.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    path::PathBuf,
+    process::Command,
+};
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tracer_tests::{
+    daemon::Daemon,
+    host::{self, seconds, socket_inodes},
+    program::Program,
+    tests, tracer, wait,
+};
+
+use crate::scenes::{self, Scene};
+
+tests![
+    restarted_daemon_goes_on,
+    pins_that_do_not_fit_are_replaced,
+    pins_are_refused_where_they_can_not_be,
+];
+
+/// A BPF file system in a mount namespace of its own, which lives as long as this.
+struct BpfFs {
+    holder: Program,
+    namespace: File,
+    directory: TempDir,
+}
+
+impl BpfFs {
+    fn mount() -> Result<BpfFs> {
+        host::require_root()?;
+        let directory = tempfile::tempdir()?;
+        let at = std::ffi::CString::new(directory.path().to_string_lossy().as_bytes())?;
+        let mut holder = Command::new(host::tool("cat")?);
+        let mount = move || {
+            let (root, bpf) = (c"/", c"bpf");
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            let (none, no_data) = (bpf.as_ptr(), std::ptr::null());
+            // SAFETY: all strings live on, and only this process is moved to the new namespace.
+            let done = unsafe {
+                libc::unshare(libc::CLONE_NEWNS) == 0
+                    && libc::mount(none, root.as_ptr(), none, private, no_data) == 0
+                    && libc::mount(none, at.as_ptr(), bpf.as_ptr(), 0, no_data) == 0
+            };
+            if done {
+                Ok(())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        };
+        // SAFETY: the closure makes system calls only and allocates nothing.
+        unsafe { holder.pre_exec(mount) };
+        // the namespace is there as soon as it runs: spawning returns after exec
+        let holder = Program::start(&mut holder)?;
+        let namespace = File::open(format!("/proc/{}/ns/mnt", holder.pid()))?;
+        Ok(BpfFs {
+            holder,
+            namespace,
+            directory,
+        })
+    }
+
+    /// Where pins may be, inside.
+    fn pins(&self) -> String {
+        self.directory
+            .path()
+            .join("tracer")
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// The same as seen from outside.
+    fn outside(&self) -> PathBuf {
+        let holder = self.holder.pid();
+        PathBuf::from(format!("/proc/{holder}/root{}", self.pins()))
+    }
+
+    /// Lets a command start inside.
+    fn enter(&self, command: &mut Command) {
+        let namespace = self.namespace.as_raw_fd();
+        let enter = move || {
+            // SAFETY: the descriptor is open as long as the file system is in use.
+            if unsafe { libc::setns(namespace, libc::CLONE_NEWNS) } == 0 {
+                Ok(())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        };
+        // SAFETY: the closure makes a system call only and allocates nothing.
+        unsafe { command.pre_exec(enter) };
+    }
+
+    fn daemon(&self, pid: u32, more: &[&str]) -> Result<Daemon> {
+        let pins = self.pins();
+        let arguments = [&["--pin", &*pins], more].concat();
+        Daemon::start_as(&[pid], &arguments, |command| self.enter(command))
+    }
+}
+
+/// The only finding of a leak, once there is one.
+fn leak(daemon: &Daemon) -> Result<Value> {
+    wait::for_value("the leak to be found", seconds(60), || {
+        let report = daemon.report()?;
+        if report.verdict() != "leak" {
+            return Ok(None);
+        }
+        report.only().cloned().map(Some)
+    })
+}
+
+/// Waits until the program has opened more sockets.
+fn opens_more(scene: &Scene, more: usize) -> Result<()> {
+    let before = socket_inodes(scene.pid())?.len();
+    wait::until("more connections", seconds(60), || {
+        Ok(socket_inodes(scene.pid())?.len() >= before + more)
+    })
+}
+
+/// What of a finding must not change.
+fn lasting(finding: &Value) -> Value {
+    serde_json::json!({
+        "id": finding["id"],
+        "kind": finding["kind"],
+        "call_site": finding["call_site"],
+        "url": finding["remote"]["url"],
+        "oldest_opened_at": finding["oldest_opened_at"],
+        "first_seen_at": finding["instances"][0]["first_seen_at"],
+    })
+}
+
+/// Every connection that is open is listed, with its call site and its URL unless it was there
+/// before tracing; returns how many were.
+fn complete(daemon: &Daemon, scene: &Scene) -> Result<usize> {
+    let rows = wait::for_value("every connection to be listed", seconds(20), || {
+        let before = socket_inodes(scene.pid())?.len();
+        let (rows, _) = daemon.connections(10_000)?;
+        let after = socket_inodes(scene.pid())?.len();
+        Ok((before <= rows.len() && rows.len() <= after).then_some(rows))
+    })?;
+    let earlier = rows.iter().filter(|row| row["preexisting"] == true);
+    for row in rows.iter().filter(|row| {
+        // the youngest may be on their way
+        row["preexisting"] == false && row["age_seconds"].as_f64() > Some(1.0)
+    }) {
+        ensure!(
+            row["call_site"]["function"] == "fetch_price" && row["url"].is_string(),
+            "a connection without call site or URL: {row}"
+        );
+    }
+    Ok(earlier.count())
+}
+
+fn restarted_daemon_goes_on() -> Result<()> {
+    let bpffs = BpfFs::mount()?;
+    let scene = scenes::client("client", "fetch", 8, 900, "leak")?;
+    let mut daemon = bpffs.daemon(scene.pid(), &[])?;
+    let earlier = complete(&daemon, &scene)?;
+    leak(&daemon)?;
+    for signal in [libc::SIGTERM, libc::SIGKILL] {
+        let programs = tracer::attached(&mut daemon.program)?;
+        let before = leak(&daemon)?;
+        daemon.program.signal(signal)?;
+        daemon.program.end(seconds(30))?;
+        opens_more(&scene, 16)?;
+        let mut left = 0;
+        for id in &programs {
+            left += usize::from(host::bpf_program_exists(*id)?);
+        }
+        // The descriptor scan and the probes of Go programs are the daemon's own.
+        ensure!(left > 5, "{left} of {} programs are left", programs.len());
+        daemon = bpffs.daemon(scene.pid(), &[])?;
+        let after = leak(&daemon)?;
+        ensure!(
+            lasting(&before) == lasting(&after),
+            "it was {before:#}, it is {after:#}"
+        );
+        let opened = |finding: &Value| finding["connections"]["opened"].as_u64().unwrap_or(0);
+        ensure!(
+            opened(&after) >= opened(&before) + 16,
+            "it was {before:#}, it is {after:#}"
+        );
+        let unseen = complete(&daemon, &scene)?;
+        ensure!(
+            unseen <= earlier,
+            "{unseen} connections were not seen opening"
+        );
+    }
+    let counts = daemon.accounting()?;
+    ensure!(counts.dropped() == 0, "{counts:?}");
+    Ok(())
+}
+
+/// Directories of pins, as seen from outside.
+fn kept(bpffs: &BpfFs) -> Result<Vec<String>> {
+    let entries = fs::read_dir(bpffs.outside())?;
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect()
+}
+
+fn pins_that_do_not_fit_are_replaced() -> Result<()> {
+    let bpffs = BpfFs::mount()?;
+    let scene = scenes::client("client", "fetch", 8, 900, "leak")?;
+    let mut daemon = bpffs.daemon(scene.pid(), &["--max-sockets", "5000"])?;
+    let programs = tracer::attached(&mut daemon.program)?;
+    let before = kept(&bpffs)?;
+    ensure!(before.len() == 1, "{before:?}");
+    daemon.program.signal(libc::SIGTERM)?;
+    daemon.program.end(seconds(30))?;
+
+    let daemon = bpffs.daemon(scene.pid(), &["--max-sockets", "6000"])?;
+    let after = kept(&bpffs)?;
+    ensure!(after.len() == 1 && after != before, "{before:?}, {after:?}");
+    tracer::detached(&programs)?;
+    let told = daemon.program.stderr();
+    ensure!(told.contains("replaced"), "it is not told: {told}");
+    let metrics = daemon.metrics()?;
+    ensure!(
+        metrics.contains("tracer_map_max_entries{map=\"SOCKS\"} 6000"),
+        "{metrics}"
+    );
+    complete(&daemon, &scene)?;
+
+    // What is pinned is in use: nobody else may take it.
+    let directory = tempfile::tempdir()?;
+    let socket = directory.path().join("other.sock");
+    let pid = scene.pid().to_string();
+    let pins = bpffs.pins();
+    let socket = socket.to_string_lossy();
+    let arguments = ["daemon", "--pid", &pid, "--socket", &socket, "--pin", &pins];
+    let mut second = tracer::command(&arguments)?;
+    bpffs.enter(&mut second);
+    let ended = Program::start(&mut second)?.end(seconds(30))?;
+    ensure!(
+        ended.code() != 0 && ended.stderr.contains("another daemon"),
+        "{}",
+        ended.stderr
+    );
+
+    // Whoever removes the directory ends it all.
+    let mut daemon = daemon;
+    let programs = tracer::attached(&mut daemon.program)?;
+    daemon.program.signal(libc::SIGTERM)?;
+    daemon.program.end(seconds(30))?;
+    fs::remove_dir_all(bpffs.outside())?;
+    tracer::detached(&programs)
+}
+
+fn pins_are_refused_where_they_can_not_be() -> Result<()> {
+    host::require_root()?;
+    let scene = scenes::client("client", "fetch", 1, 1, "close")?;
+    let directory = tempfile::tempdir()?;
+    let socket = directory.path().join("tracer.sock");
+    let pid = scene.pid().to_string();
+    let (socket, pins) = (socket.to_string_lossy(), directory.path().join("pins"));
+    let pins = pins.to_string_lossy();
+    let arguments = ["daemon", "--pid", &pid, "--socket", &socket, "--pin", &pins];
+    let ended = tracer::run(&arguments, seconds(30))?;
+    ensure!(
+        ended.code() == 2 && ended.stderr.contains("mount -t bpf"),
+        "status {}: {}",
+        ended.code(),
+        ended.stderr
+    );
+    Ok(())
+}
