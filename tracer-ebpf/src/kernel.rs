@@ -226,6 +226,15 @@ pub fn protocol(sk: Address) -> u16 {
     }
 }
 
+/// Whether a socket that connects is a program's. The kernel's own have no file (a file system's
+/// connection), or share that of another socket (a subflow of MPTCP, net/mptcp/protocol.c).
+#[inline(always)]
+pub fn is_of_user(sk: Address) -> bool {
+    let socket: Address = read(sk, offset!(sk_socket));
+    read::<Address>(socket, offset!(socket_sk)) == sk
+        && read::<Address>(socket, offset!(socket_file)) != 0
+}
+
 /// Inode number of the socket's file, 0 while it has none.
 #[inline(always)]
 pub fn inode(sk: Address) -> u32 {

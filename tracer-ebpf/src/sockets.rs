@@ -12,7 +12,7 @@ use crate::{
     config,
     kernel::{
         AF_INET, AF_INET6, Address, IPPROTO_TCP, active, current_is_target, current_syscall,
-        current_tgid, current_tid, family, netns, protocol, read,
+        current_tgid, current_tid, family, is_of_user, netns, protocol, read,
     },
     maps::{AGG, EMPTY_AGG, ERRORS, HEADS, LISTENERS, SOCKS, atomic_add, bounded, count},
     offset,
@@ -136,7 +136,7 @@ pub fn state_changed(sk: Address, old: u8, new: u8) {
 
 #[inline(always)]
 fn connecting(sk: Address) {
-    if !current_is_target() || protocol(sk) != IPPROTO_TCP {
+    if !current_is_target() || protocol(sk) != IPPROTO_TCP || !is_of_user(sk) {
         return;
     }
     let mut sock = Sock {
