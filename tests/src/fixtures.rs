@@ -41,6 +41,11 @@ const C: &[(&str, &str, &[&str])] = &[
     ),
     ("load", include_str!("../fixtures/c/load.c"), &["-g", "-O1"]),
     (
+        "curl",
+        include_str!("../fixtures/c/curl.c"),
+        &["-g", "-O2", "-fomit-frame-pointer"],
+    ),
+    (
         "scenarios",
         include_str!("../fixtures/c/scenarios.c"),
         &["-g", "-O1"],
@@ -122,7 +127,8 @@ pub fn python(script: &str) -> Result<(PathBuf, PathBuf)> {
 /// When one can't be built or copied.
 pub fn build_into(directory: &Path, fixed: bool) -> Result<()> {
     fs::create_dir_all(directory)?;
-    for (program, source, options) in C {
+    // a guest has no libcurl
+    for (program, source, options) in C.iter().filter(|(program, ..)| *program != "curl") {
         let mut options = options.to_vec();
         if fixed {
             options.push("-static");
@@ -171,12 +177,16 @@ fn compile(source: &str, program: &str, options: &[&str], directory: &Path) -> R
         fs::write(&copy, source)?;
         copy
     };
+    let libraries: &[&str] = match program {
+        "curl" => &["-lcurl"],
+        _ => &["-lpthread"],
+    };
     let output = Command::new(compiler)
         .args(options)
         .args(["-Wall", "-Wextra", "-Werror", "-o"])
         .arg(&fresh)
         .arg(&written)
-        .arg("-lpthread")
+        .args(libraries)
         .output()?;
     if !output.status.success() {
         bail!(

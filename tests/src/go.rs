@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::runner::Skip;
+use crate::{host, runner::Skip};
 
 /// Oldest and newest version that the tests use by default.
 pub const DEFAULT_VERSIONS: [&str; 2] = ["1.21.13", "1.27.3"];
@@ -56,14 +56,7 @@ pub fn source() -> PathBuf {
 fn cache() -> Result<PathBuf> {
     let directory = match env::var_os("TRACER_GO_CACHE") {
         Some(directory) => PathBuf::from(directory),
-        None => {
-            let base = env::var_os("XDG_CACHE_HOME").map_or_else(
-                || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")),
-                |cache| Some(PathBuf::from(cache)),
-            );
-            base.context("neither HOME nor XDG_CACHE_HOME is set")?
-                .join("tracer/go")
-        }
+        None => host::cache()?.join("go"),
     };
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     Ok(directory)

@@ -61,6 +61,20 @@ pub fn tool(name: &str) -> Result<PathBuf> {
     }
 }
 
+/// The user's cache directory for what the tests download.
+///
+/// # Errors
+/// When the environment names none.
+pub fn cache() -> Result<PathBuf> {
+    let base = env::var_os("XDG_CACHE_HOME").map_or_else(
+        || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")),
+        |cache| Some(PathBuf::from(cache)),
+    );
+    Ok(base
+        .context("neither HOME nor XDG_CACHE_HOME is set")?
+        .join("tracer"))
+}
+
 /// Directory in which cargo put the binaries of this build.
 ///
 /// # Errors

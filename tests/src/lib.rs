@@ -5,9 +5,11 @@
 
 pub mod daemon;
 pub mod fixtures;
+pub mod gdb;
 pub mod go;
 pub mod host;
 pub mod http;
+pub mod languages;
 pub mod pace;
 pub mod program;
 pub mod runner;

@@ -11,6 +11,7 @@ mod doctor;
 mod faults;
 mod fixtures;
 mod go;
+mod languages;
 mod output;
 mod readme;
 mod restart;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         readme::TESTS,
         fixtures::TESTS,
         go::TESTS,
+        languages::TESTS,
         verdicts::TESTS,
         command::TESTS,
         bad_input::TESTS,

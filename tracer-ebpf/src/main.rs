@@ -36,6 +36,8 @@ mod syscalls;
 mod transfers;
 #[cfg(target_arch = "bpf")]
 mod unix;
+#[cfg(target_arch = "bpf")]
+mod uv_programs;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

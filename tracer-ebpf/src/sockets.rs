@@ -16,6 +16,7 @@ use crate::{
     },
     maps::{AGG, EMPTY_AGG, ERRORS, HEADS, LISTENERS, SOCKS, atomic_add, bounded, count},
     offset,
+    uv_programs::asked_for,
 };
 
 // TCP states, include/net/tcp_states.h
@@ -151,7 +152,10 @@ fn connecting(sk: Address) {
         ..Sock::default()
     };
     read_addresses(&mut sock, sk);
-    sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(WHEN_CONNECT));
+    sock.open_stack = match asked_for(sock.opened_ns) {
+        STACK_NONE => capture_stack(sk, sock.opened_ns, u32::from(WHEN_CONNECT)),
+        asked => asked,
+    };
     insert(sk, &sock);
 }
 

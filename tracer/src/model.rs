@@ -68,6 +68,36 @@ pub struct Frame {
     pub module: Option<String>,
     /// Inlined into the next outer frame.
     pub inlined: bool,
+    /// Address to look up: as linked in the module, or in the process where the code is in no
+    /// file. That of a caller lies in its call instruction. `None` for interpreted frames.
+    #[serde(with = "hex", default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<u64>,
+}
+
+/// Addresses as `0x…`: JSON's numbers need not be exact beyond 2^53.
+mod hex {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(&format_args!("{address:#x}")),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<u64>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else {
+            return Ok(None);
+        };
+        let digits = text.strip_prefix("0x").unwrap_or(&text);
+        u64::from_str_radix(digits, 16).map(Some).map_err(D::Error::custom)
+    }
 }
 
 /// A symbolized stack, innermost frame first, with the frame that is to blame.
@@ -75,8 +105,11 @@ pub struct Frame {
 pub struct Site {
     /// All frames, innermost first.
     pub frames: Vec<Frame>,
-    /// Index into `frames` of the application's own innermost frame.
+    /// Index into `frames` of the application's own innermost frame; without one, of that of a
+    /// dependency or client library; `None` where only runtime and C library are in the stack.
     pub call_site: Option<usize>,
+    /// The call site is the application's own.
+    pub own: bool,
     /// How much of the stack is known.
     pub quality: StackQuality,
     /// Line of the call site relative to the first line of its function, when both are known:

@@ -24,6 +24,7 @@ fn frame(function: &str, line: u32) -> Frame {
         line: Some(line),
         module: Some("/app".to_owned()),
         inlined: false,
+        address: None,
     }
 }
 

@@ -232,11 +232,12 @@ impl Session {
         let number = self.live.request(sk, sock.opened_ns);
         let request = number.and_then(|number| self.requests.value(number));
         let url = request.map(|r| requests::shown(family, &remote, r));
-        let stack = match self.tickets.settle(sk, sock.request_stack) {
-            tracer_ebpf::STACK_NONE => self.tickets.settle(sk, sock.open_stack),
-            request => request,
-        };
-        let site = self.site(stack);
+        let [request_stack, open_stack] =
+            [sock.request_stack, sock.open_stack].map(|noted| self.tickets.settle(sk, noted));
+        let [request_site, opener] = [request_stack, open_stack].map(|stack| self.site(stack));
+        let site = request_site
+            .filter(|site| site.own || !opener.as_ref().is_some_and(|opener| opener.own))
+            .or(opener);
         let call_site = site.and_then(|site| {
             site.blamed().map(|frame| CallSite {
                 function: frame.function.clone(),
@@ -300,6 +301,7 @@ impl Session {
         let mut degraded = self.probes.degraded().to_vec();
         degraded.extend(self.go.degraded());
         degraded.extend(self.gaps.sentences(self.capacity("SOCKS")));
+        degraded.extend_from_slice(self.loops.degraded());
         Coverage {
             backend: weakest.to_owned(),
             hooks: events

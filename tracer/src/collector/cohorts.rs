@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Cohort, CohortId, Process, Remote, Role, Site, StackOf};
+use crate::model::{Cohort, CohortId, Process, Remote, Role, Site, StackOf, StackQuality};
 
 /// Cohorts kept; connections of further ones go unjudged and are counted.
 const COHORTS_MAX: usize = 16_384;
@@ -19,10 +19,18 @@ const EXAMPLES_MAX: usize = 5;
 struct Key {
     pid: u32,
     start_ticks: u64,
-    /// Function, file and line of the call site; without one the stack's number.
-    site: Result<(String, Option<String>, Option<u32>), u32>,
+    /// Stacks without a call site belong together: an interpreter has many of them.
+    site: Option<Place>,
     remote: Arc<Remote>,
     role: Role,
+}
+
+/// Function, file and line of a site's call site.
+type Place = (String, Option<String>, Option<u32>);
+
+fn place(site: &Site) -> Option<Place> {
+    site.blamed()
+        .map(|frame| (frame.function.clone(), frame.file.clone(), frame.line))
 }
 
 /// One cohort with what is shown of it.
@@ -61,8 +69,8 @@ pub struct Cohorts {
 pub struct Member<'a> {
     /// Process.
     pub process: &'a Arc<Process>,
-    /// Stack to blame and its number.
-    pub site: Option<(u32, Arc<Site>)>,
+    /// Stack to blame.
+    pub site: Option<Arc<Site>>,
     /// Moment of that stack.
     pub site_of: StackOf,
     /// Stack of the opener.
@@ -76,13 +84,7 @@ pub struct Member<'a> {
 impl Cohorts {
     /// The cohort a connection belongs to; `None` when there is no room for another.
     pub fn of(&mut self, member: Member<'_>) -> Option<CohortId> {
-        let site = match &member.site {
-            None => Err(0),
-            Some((number, site)) => match site.blamed() {
-                Some(frame) => Ok((frame.function.clone(), frame.file.clone(), frame.line)),
-                None => Err(*number),
-            },
-        };
+        let site = member.site.as_ref().and_then(|site| place(site));
         let key = Key {
             pid: member.process.pid,
             start_ticks: member.process.start_ticks,
@@ -91,6 +93,7 @@ impl Cohorts {
             role: member.role,
         };
         if let Some(&id) = self.ids.get(&key) {
+            self.show_better(id, &member);
             return Some(id);
         }
         if self.entries.len() >= COHORTS_MAX {
@@ -101,7 +104,7 @@ impl Cohorts {
         self.next = self.next.checked_add(1)?;
         let cohort = Cohort {
             process: Arc::clone(member.process),
-            site: member.site.map(|(_, site)| site),
+            site: member.site,
             site_of: member.site_of,
             opener: member.opener,
             remote: Arc::clone(member.remote),
@@ -111,6 +114,22 @@ impl Cohorts {
         self.entries.insert(id, Entry { cohort, examples });
         self.ids.insert(key, id);
         Some(id)
+    }
+
+    /// The first member's stack may have been cut where a later one's is whole.
+    fn show_better(&mut self, id: CohortId, member: &Member<'_>) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let quality = |site: &Option<Arc<Site>>| {
+            let complete = |site: &Arc<Site>| site.quality == StackQuality::Complete;
+            (site.is_some(), site.as_ref().is_some_and(complete))
+        };
+        if quality(&member.site) > quality(&entry.cohort.site) {
+            entry.cohort.site.clone_from(&member.site);
+            entry.cohort.site_of = member.site_of;
+            entry.cohort.opener.clone_from(&member.opener);
+        }
     }
 
     /// The call site of all other connections of the process to the same remote, when they have
@@ -124,7 +143,7 @@ impl Cohorts {
             .filter_map(|c| c.site.as_ref());
         let first = sites.next()?;
         sites
-            .all(|other| other.blamed() == first.blamed())
+            .all(|other| place(other) == place(first))
             .then(|| Arc::clone(first))
     }
 

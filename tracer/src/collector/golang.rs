@@ -267,6 +267,7 @@ impl Session {
             self.probes.targets.keys().unwrap_or_default()
         };
         self.go.follow(&mut self.probes, &mut self.people, &pids);
+        self.follow_loops(&pids);
     }
 
     /// Shows the HTTP/2 streams to the engine as connections of their own: one that is never ended
@@ -341,7 +342,7 @@ impl Session {
         let process = self.people.get(stream.tgid);
         let family = requests::family(&sock);
         let address = self.address(&sock, family, Role::Client);
-        let site = stream.stack.and_then(|id| Some((id, self.go.site(id)?)));
+        let site = stream.stack.and_then(|id| self.go.site(id));
         let cohort = self.cohorts.of(Member {
             process: &process,
             site,

@@ -4,6 +4,7 @@ mod answers;
 mod cohorts;
 mod gaps;
 mod golang;
+mod libuv;
 mod lifetimes;
 mod live;
 mod pairs;
@@ -123,6 +124,7 @@ pub struct Session {
     engine: Engine,
     people: people::People,
     go: golang::GoView,
+    loops: libuv::EventLoops,
     cohorts: cohorts::Cohorts,
     requests: requests::Interner<requests::Request>,
     live: live::Live,
@@ -191,6 +193,7 @@ impl Session {
             engine: Engine::new(Settings::default()),
             people: people::People::default(),
             go: golang::GoView::new(go),
+            loops: libuv::EventLoops::default(),
             cohorts: cohorts::Cohorts::default(),
             requests: requests::Interner::new(),
             live: live::Live::default(),
@@ -299,6 +302,9 @@ impl Session {
             self.next_scan_ns = began_ns + SCAN_EVERY_NS.max(cost_ns * DUTY);
         }
         self.take_stacks();
+        if scan && self.stacks.look_for_names() {
+            self.chosen.clear();
+        }
         self.follow_go(scan);
         if self.frozen_ns.is_none() {
             self.sweep(monotonic_ns(), scan)?;
@@ -387,6 +393,7 @@ impl Session {
         self.python.remove(&pid);
         let _ = self.probes.python.remove(&pid);
         self.go.forget(pid);
+        self.loops.forget(pid);
         for key in self.stacks.forget_process(pid) {
             let _ = self.probes.trie.remove(&key);
         }
@@ -413,11 +420,13 @@ impl Session {
 
     /// Opens the executables of the processes named, while they are there.
     fn pin_processes(&mut self) {
-        for pid in self.probes.targets.keys().unwrap_or_default() {
+        let pids = self.probes.targets.keys().unwrap_or_default();
+        for &pid in &pids {
             self.people.get(pid);
             self.stacks.pin(pid);
             self.plan_python(pid);
         }
+        self.follow_loops(&pids);
     }
 
     /// How things stand as of the last tick.

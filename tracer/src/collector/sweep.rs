@@ -350,13 +350,16 @@ impl Session {
         } else {
             (request_stack, StackOf::Request)
         };
-        let mut site = self.site(number).map(|site| (number, site));
+        let mut site = self.site(number);
         let mut site_of = site_of;
+        // An event loop sends when it may, not when it is asked to: then the opener says more.
+        let own = |site: &Option<Arc<Site>>| site.as_ref().is_some_and(|site| site.own);
+        if !own(&site) && own(&opener) {
+            site.clone_from(&opener);
+            site_of = moment(sock.open_stack_of);
+        }
         if site.is_none() && request.is_some() {
-            site = self
-                .cohorts
-                .sole_site(&process, &remote, role)
-                .map(|site| (number, site));
+            site = self.cohorts.sole_site(&process, &remote, role);
             site_of = StackOf::Request;
         }
         let cohort = self.cohorts.of(Member {

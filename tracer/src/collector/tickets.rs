@@ -7,7 +7,8 @@ use tracer_ebpf::{STACK_NONE, STACK_TICKET};
 /// Tickets remembered; the kernel's own budget per process is far below.
 const REMEMBERED: usize = 65_536;
 
-/// Stack ids by socket and ticket.
+/// Stack ids by socket and ticket. Copies that were taken before there was a socket are kept under
+/// 0: a ticket's number alone is seldom used twice, and only within one thread's few moments.
 #[derive(Debug, Default)]
 pub struct Tickets {
     ids: HashMap<(u64, u32), Redeemed>,
@@ -35,7 +36,10 @@ impl Tickets {
         if noted & STACK_TICKET == 0 {
             return noted;
         }
-        match self.ids.get_mut(&(sk, noted)) {
+        let key = [(sk, noted), (0, noted)]
+            .into_iter()
+            .find(|key| self.ids.contains_key(key));
+        match key.and_then(|key| self.ids.get_mut(&key)) {
             Some(redeemed) => {
                 redeemed.sweep = self.sweep;
                 redeemed.id

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::id;
+use super::{id, program, unnamed};
 use crate::{
     engine::Judgement,
     model::{Cohort, Confidence, Family, Role, StackQuality},
@@ -196,6 +196,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         confidence = confidence.min(Confidence::Medium);
         evidence.push("No stack could be taken, so the call site is unknown.".to_owned());
     }
+    evidence.extend(site.and_then(|site| unnamed::explain(site, program(&cohort.process))));
     let server = cohort.role == Role::Server;
     Some(Finding {
         id,
@@ -304,6 +305,7 @@ mod tests {
             line: Some(line),
             module: Some("/app".to_owned()),
             inlined: false,
+            address: None,
         };
         Suspect {
             judgement: Judgement {
@@ -341,6 +343,7 @@ mod tests {
                 site: Some(Arc::new(Site {
                     frames: vec![frame],
                     call_site: Some(0),
+                    own: true,
                     quality: StackQuality::Complete,
                     line_in_function: Some(line - 20),
                 })),

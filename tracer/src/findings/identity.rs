@@ -126,8 +126,10 @@ mod tests {
                 line: Some(line),
                 module: None,
                 inlined: false,
+                address: None,
             }],
             call_site: Some(0),
+            own: true,
             quality: StackQuality::Complete,
             line_in_function: Some(offset),
         }

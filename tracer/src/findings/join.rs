@@ -7,7 +7,7 @@ use super::Suspect;
 /// more of the same leak and not another. Where several call sites fit, or none, they stay apart.
 pub fn join_siteless(suspects: Vec<Suspect>) -> Vec<Suspect> {
     let (mut sited, siteless): (Vec<Suspect>, Vec<Suspect>) =
-        suspects.into_iter().partition(|s| s.cohort.site.is_some());
+        suspects.into_iter().partition(|s| has_call_site(s));
     for lost in siteless {
         let mut fitting = sited.iter_mut().filter(|s| same_but_for_the_site(s, &lost));
         match (fitting.next(), fitting.next()) {
@@ -18,9 +18,14 @@ pub fn join_siteless(suspects: Vec<Suspect>) -> Vec<Suspect> {
     sited
 }
 
+fn has_call_site(suspect: &Suspect) -> bool {
+    let site = suspect.cohort.site.as_ref();
+    site.is_some_and(|site| site.blamed().is_some())
+}
+
 fn same_but_for_the_site(known: &Suspect, lost: &Suspect) -> bool {
     let (a, b) = (&known.cohort, &lost.cohort);
-    a.site.is_some()
+    has_call_site(known)
         && a.process.pid == b.process.pid
         && a.process.start_ticks == b.process.start_ticks
         && a.role == b.role
@@ -47,8 +52,8 @@ fn absorb(known: &mut Suspect, lost: &Suspect) {
         (a, b) => a.or(b),
     };
     judgement.evidence.push(format!(
-        "{} more like them to the same remote have no stack (opened before tracing, or it could \
-         not be taken); they are counted here.",
+        "{} more like them to the same remote have no call site (opened before tracing, or their \
+         stacks could not be taken or named); they are counted here.",
         from.outlived
     ));
 }
@@ -77,8 +82,10 @@ mod tests {
                     line: None,
                     module: None,
                     inlined: false,
+                    address: None,
                 }],
                 call_site: Some(0),
+                own: true,
                 quality: StackQuality::Complete,
                 line_in_function: None,
             })

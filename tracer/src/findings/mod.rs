@@ -4,6 +4,7 @@ mod assemble;
 mod identity;
 mod join;
 mod resources;
+mod unnamed;
 
 pub use assemble::{Inputs, Suspect, assemble, verdict};
 pub use identity::{id, program};

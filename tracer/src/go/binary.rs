@@ -131,11 +131,15 @@ impl GoBinary {
                 start_lines.push(position.start_line);
                 frames.push(Frame {
                     module: module.map(str::to_owned),
+                    address: Some(address),
                     ..frame(position)
                 });
             }
         }
         let call_site = self.blame(&frames);
+        let own = call_site
+            .and_then(|at| frames.get(at))
+            .is_some_and(|f| callsite::origin(&self.info, &f.function) == callsite::Origin::Application);
         let line_in_function = call_site.and_then(|i| {
             let line = frames.get(i)?.line?;
             line.checked_sub((*start_lines.get(i)?)?)
@@ -143,6 +147,7 @@ impl GoBinary {
         Site {
             frames,
             call_site,
+            own,
             quality,
             line_in_function,
         }
@@ -156,5 +161,6 @@ fn frame(position: Position) -> Frame {
         line: position.line,
         module: None,
         inlined: position.inlined,
+        address: None,
     }
 }

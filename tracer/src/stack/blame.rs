@@ -150,18 +150,19 @@ pub fn origin(frame: &Frame, known: Option<Origin>, user: &[Rule]) -> Origin {
         .map_or(Origin::Own, |rule| rule.is)
 }
 
-/// Index of the frame to blame; `None` only for no frames at all.
+/// Index of the frame to blame, and whether it is the application's own.
 ///
 /// The innermost own frame of the executable, or of a program it interprets, or of a library
 /// beside it; else the innermost own frame of any library; else whatever is least remote from the
-/// application: a dependency, a client library, the system.
+/// application: a dependency, then a client library. `None` where there is nothing but runtime and
+/// C library: an interpreter's own function calls nobody to account.
 #[must_use]
 pub fn call_site(
     frames: &[Frame],
     known: &[Option<Origin>],
     user: &[Rule],
     program: Program<'_>,
-) -> Option<usize> {
+) -> Option<(usize, bool)> {
     let mut best: Option<(u8, usize)> = None;
     for (index, frame) in frames.iter().enumerate() {
         let rank = match origin(frame, known.get(index).copied().flatten(), user) {
@@ -170,15 +171,13 @@ pub fn call_site(
             Origin::Dependency => 4,
             Origin::Client => 3,
             Origin::Own => 2,
-            // An interpreter whose script is not known says more than its C library.
-            Origin::System if frame.module.as_deref() == program.executable => 1,
-            Origin::System => 0,
+            Origin::System => continue,
         };
         if best.is_none_or(|(known, _)| rank > known) {
             best = Some((rank, index));
         }
     }
-    best.map(|(_, index)| index)
+    best.map(|(rank, index)| (index, rank >= 5))
 }
 
 /// In the executable, in interpreted code, or in a library that does not come with the system.
@@ -235,6 +234,7 @@ mod tests {
             line: file.map(|_| 1),
             module: module.map(str::to_owned),
             inlined: false,
+            address: None,
         }
     }
 
@@ -242,7 +242,7 @@ mod tests {
         let program = Program {
             executable: Some(exe),
         };
-        frames[call_site(frames, &[], &[], program).unwrap()]
+        frames[call_site(frames, &[], &[], program).unwrap().0]
             .function
             .clone()
     }
@@ -378,7 +378,18 @@ mod tests {
             blamed(&frames[..2], "/usr/bin/python3.11"),
             "curl_easy_perform"
         );
-        assert_eq!(blamed(&frames[..1], "/usr/bin/python3.11"), "__connect");
+        let python = Program {
+            executable: Some("/usr/bin/python3.11"),
+        };
+        let (_, own) = call_site(&frames, &[], &[], python).unwrap();
+        assert!(!own);
+        // Nor is the interpreter to blame for what its script does.
+        let frames = [
+            frame("__connect", None, LIBC),
+            frame("sock_connect", None, Some("/usr/bin/python3.11")),
+            frame("_PyEval_EvalFrameDefault", None, Some("/usr/bin/python3.11")),
+        ];
+        assert_eq!(call_site(&frames, &[], &[], python), None);
         assert_eq!(call_site(&[], &[], &[], Program::default()), None);
     }
 
@@ -392,7 +403,7 @@ mod tests {
         let program = Program {
             executable: Some("/app/app"),
         };
-        assert_eq!(call_site(&frames, &[], &user, program), Some(1));
+        assert_eq!(call_site(&frames, &[], &user, program), Some((1, true)));
         let curl = frame("x", None, Some("/usr/lib/libcurl.so.4"));
         assert_eq!(super::origin(&curl, None, &user), Origin::Own);
     }

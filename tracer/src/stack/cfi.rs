@@ -9,6 +9,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
+    ops::Range,
 };
 
 use gimli::{
@@ -65,6 +66,44 @@ enum Rule {
 /// Where the function around `address` (as linked) begins, by the frame descriptions.
 pub(super) fn function_start(image: &Image, address: u64) -> Option<u64> {
     Frames::of(image)?.start(address)
+}
+
+/// The part of the function that begins at `start` which GCC has put elsewhere (its symbol has
+/// `.cold` added, where there is one): described straight after the function, and with the frame
+/// set up already where it begins, as no function has.
+pub(super) fn cold_part(image: &Image, start: u64) -> Option<Range<u64>> {
+    let frames = Frames::of(image)?;
+    let Frames::Eh {
+        frames: section,
+        bases,
+        ..
+    } = &frames
+    else {
+        return None;
+    };
+    let function = frames.description(start)?;
+    let mut entries = section.entries(bases);
+    let mut before = None;
+    while let Ok(Some(entry)) = entries.next() {
+        let gimli::CieOrFde::Fde(partial) = entry else {
+            continue;
+        };
+        let fde = partial.parse(EhFrame::cie_from_offset).ok()?;
+        if before == Some(function) {
+            let part = fde.initial_address()..fde.end_address();
+            let set_up = |row: &UnwindTableRow<usize>| {
+                !matches!(
+                    row.cfa(),
+                    CfaRule::RegisterAndOffset { register, offset: 8 } if *register == X86_64::RSP
+                )
+            };
+            return frames
+                .with_row(part.start, &mut UnwindContext::new(), |row, _, _, _| set_up(row))?
+                .then_some(part);
+        }
+        before = Some(fde.offset());
+    }
+    None
 }
 
 /// What following one rule led to.

@@ -31,6 +31,7 @@ use tracer_ebpf::{
 use self::{
     blame::Rule,
     cfi::Rules,
+    image::Image,
     modules::{Modules, Process},
     naming::Naming,
     python::{Interleaved, Python},
@@ -101,6 +102,8 @@ struct Record {
     stop: Stop,
     executable: Option<Arc<str>>,
     site: Option<Arc<Site>>,
+    /// The site lacks names that a perf map could still give.
+    unnamed: bool,
 }
 
 /// Every stack known, and what is needed to name their frames. Used from one thread.
@@ -153,6 +156,22 @@ impl Stacks {
     /// Lets a forked process have its parent's mappings until its own are read.
     pub fn pin_child(&mut self, parent: u32, child: u32) {
         self.modules.inherit(parent, child);
+    }
+
+    /// The executable files that a process has mapped, each once, with the paths it sees.
+    pub fn images(&mut self, tgid: u32) -> Vec<(Arc<str>, Arc<Image>)> {
+        let Some(process) = self.modules.refresh(tgid) else {
+            return Vec::new();
+        };
+        let mut found: Vec<(Arc<str>, Arc<Image>)> = Vec::new();
+        for id in process.modules() {
+            if let (Some(image), Some(module)) = (self.modules.image(id), self.modules.module(id))
+                && found.iter().all(|(_, known)| known.key() != image.key())
+            {
+                found.push((Arc::clone(&module.path), image));
+            }
+        }
+        found
     }
 
     /// How the kernel side can collect the Python frames of a process; `None` when it runs no
@@ -239,6 +258,7 @@ impl Stacks {
             stop,
             executable: process.executable().cloned(),
             site: None,
+            unnamed: false,
         };
         self.records.insert(self.last, record);
         self.ids.insert(key, self.last);
@@ -252,6 +272,7 @@ impl Stacks {
             return Arc::new(Site {
                 frames: Vec::new(),
                 call_site: None,
+                own: false,
                 quality: StackQuality::None,
                 line_in_function: None,
             });
@@ -266,8 +287,26 @@ impl Stacks {
             record.executable.as_deref(),
             &mut self.modules,
         ));
+        record.unnamed = !site.own && site.frames.iter().any(naming::is_unnamed);
         record.site = Some(site.clone());
         site
+    }
+
+    /// Looks whether runtimes have named their compiled code meanwhile; `true` when sites that
+    /// were asked for before may now have names.
+    pub fn look_for_names(&mut self) -> bool {
+        let waiting = self.records.values().filter(|r| r.unnamed).map(|r| r.tgid);
+        let mut processes: Vec<u32> = waiting.collect();
+        processes.sort_unstable();
+        processes.dedup();
+        processes.retain(|&tgid| self.naming.has_new_names(tgid));
+        for record in self.records.values_mut() {
+            if record.unnamed && processes.binary_search(&record.tgid).is_ok() {
+                record.site = None;
+                record.unnamed = false;
+            }
+        }
+        !processes.is_empty()
     }
 
     /// How much of a stack is known, without looking up names.

@@ -37,6 +37,11 @@ type Table = Option<Arc<dyn FunctionTable>>;
 /// A file's size and the time it was changed at: seconds, nanoseconds.
 type Stamp = (u64, i64, i64);
 
+/// Code that a runtime compiled and nothing names.
+pub(super) fn is_unnamed(frame: &Frame) -> bool {
+    frame.function == JIT
+}
+
 /// Names frames.
 #[derive(Debug, Default)]
 pub(super) struct Naming {
@@ -49,6 +54,12 @@ pub(super) struct Naming {
 impl Naming {
     pub(super) fn forget(&mut self, tgid: u32) {
         self.perf_maps.remove(&tgid);
+    }
+
+    /// Whether the process has written into its perf map since it was read.
+    pub(super) fn has_new_names(&self, tgid: u32) -> bool {
+        let read = self.perf_maps.get(&tgid).map(|(stamp, _)| *stamp);
+        open_perf_map(tgid).is_some_and(|(_, stamp)| Some(stamp) != read)
     }
 
     pub(super) fn site(
@@ -71,6 +82,7 @@ impl Naming {
                         line: f.line,
                         module: None,
                         inlined: false,
+                        address: None,
                     });
                     first_lines.push(f.function_line);
                     origins.push(None);
@@ -92,13 +104,14 @@ impl Naming {
                             line: named.line,
                             module: module.as_deref().map(str::to_owned),
                             inlined: named.inlined,
+                            address: Some(raw.lookup),
                         });
                     }
                 }
             }
         }
-        let call_site =
-            blame::call_site(&frames, &origins, &self.user_rules, Program { executable });
+        let blamed = blame::call_site(&frames, &origins, &self.user_rules, Program { executable });
+        let call_site = blamed.map(|(at, _)| at);
         let line_in_function = call_site.and_then(|at| {
             let line = frames.get(at)?.line?;
             line.checked_sub((*first_lines.get(at)?)?)
@@ -106,6 +119,7 @@ impl Naming {
         Site {
             frames,
             call_site,
+            own: blamed.is_some_and(|(_, own)| own),
             quality,
             line_in_function,
         }

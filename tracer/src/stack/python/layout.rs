@@ -1,7 +1,8 @@
 //! Where CPython keeps its frames, by version. Pure.
 //!
-//! 3.13 publishes its offsets at the beginning of `_PyRuntime` (`_Py_DebugOffsets` in
-//! `Include/internal/pycore_runtime.h`); for 3.8 to 3.12 they were taken from the headers of
+//! From 3.13 on it publishes its offsets at the beginning of `_PyRuntime` (`_Py_DebugOffsets` in
+//! `Include/internal/pycore_debug_offsets.h`; where its own members are was taken from 3.13.0 and
+//! 3.14.10); for 3.8 to 3.12 they were taken from the headers of
 //! 3.8.18, 3.9.18, 3.10.13, 3.11.7 and 3.12.1 (x86-64, release builds) and do not change within a
 //! minor version.
 
@@ -33,8 +34,9 @@ pub enum Entry {
     Every,
     /// The byte at this offset is nonzero (3.11).
     Flag(u64),
-    /// The byte at this offset is 3 (`FRAME_OWNED_BY_CSTACK`): not a frame itself, but the end of
-    /// those of one native call (3.12 on).
+    /// The byte at this offset is 3 (`FRAME_OWNED_BY_CSTACK`; `FRAME_OWNED_BY_INTERPRETER` since
+    /// 3.14, which numbers the former 4): not a frame itself, but the end of those of one native
+    /// call (3.12 on).
     Shim(u64),
 }
 
@@ -184,42 +186,47 @@ impl Layout {
                 ascii_size: 40,
                 compact_size: 56,
             }),
-            13 => Layout::published(debug_offsets),
+            13 | 14 => Layout::published(minor, debug_offsets),
             _ => None,
         }
     }
 
-    /// Reads `_Py_DebugOffsets` of 3.13.
-    fn published(bytes: &[u8]) -> Option<Layout> {
+    /// Reads `_Py_DebugOffsets` of 3.13 or 3.14, which differ in some members more.
+    fn published(minor: u32, bytes: &[u8]) -> Option<Layout> {
         if bytes.get(..8)? != b"xdebugpy" {
             return None;
         }
         // Free-threaded builds lay out objects in another way.
-        if word(bytes, 1)? >> 16 != 0x030d || word(bytes, 2)? != 0 {
+        if word(bytes, 1)? >> 16 != 0x0300 + u64::from(minor) || word(bytes, 2)? != 0 {
             return None;
         }
+        // Before the members of the thread state, of frames, and of code objects.
+        let (threads, frames, codes, storage_key) = match minor {
+            13 => (0, 0, 0, 2164),
+            _ => (3, 3, 5, 2340),
+        };
         // The structure is an array of 64-bit words; numbers count them from its beginning.
         let at = |index: usize| word(bytes, index).filter(|offset| *offset < 1 << 20);
         Some(Layout {
-            minor: 13,
+            minor,
             interpreters_head: at(5)?,
             interpreter_next: at(8)?,
             threads_head: at(9)?,
             // Not published; `Python::plan` tries it out.
-            storage_key: 2164,
-            thread_next: at(21)?,
-            current: Current::Frame(at(23)?),
-            thread_id: at(24)?,
-            native_thread_id: Some(at(25)?),
-            frame_previous: at(29)?,
-            frame_code: at(30)?,
-            frame_instruction: at(31)?,
-            entry: Entry::Shim(at(33)?),
-            code_filename: at(35)?,
-            code_name: at(37)?,
-            code_lines: at(38)?,
-            code_first_line: at(39)?,
-            instruction: Instruction::Pointer(at(43)?),
+            storage_key,
+            thread_next: at(threads + 21)?,
+            current: Current::Frame(at(threads + 23)?),
+            thread_id: at(threads + 24)?,
+            native_thread_id: Some(at(threads + 25)?),
+            frame_previous: at(frames + 29)?,
+            frame_code: at(frames + 30)?,
+            frame_instruction: at(frames + 31)?,
+            entry: Entry::Shim(at(frames + 33)?),
+            code_filename: at(codes + 35)?,
+            code_name: at(codes + 37)?,
+            code_lines: at(codes + 38)?,
+            code_first_line: at(codes + 39)?,
+            instruction: Instruction::Pointer(at(codes + 43)?),
             lines: Lines::Pep657,
             ascii_size: 40,
             compact_size: 56,
@@ -245,14 +252,19 @@ mod tests {
         assert_eq!(Layout::of(7, &[]), None);
         assert_eq!(Layout::of(13, &[]), None);
         assert_eq!(Layout::of(14, &[0; 600]), None);
+        assert_eq!(Layout::of(15, &[0; 600]), None);
         assert_eq!(Layout::of(11, &[]).map(|l| l.minor), Some(11));
     }
 
     proptest! {
         #[test]
-        fn any_published_bytes_are_survived(mut bytes in proptest::collection::vec(any::<u8>(), 0..700), cookie in any::<bool>()) {
-            if cookie && bytes.len() > 8 { bytes[..8].copy_from_slice(b"xdebugpy"); }
-            let _ = Layout::of(13, &bytes);
+        fn any_published_bytes_are_survived(mut bytes in proptest::collection::vec(any::<u8>(), 0..700), minor in 13u32..15, cookie in any::<bool>()) {
+            if cookie && bytes.len() > 24 {
+                bytes[..8].copy_from_slice(b"xdebugpy");
+                bytes[8..24].fill(0);
+                bytes[10..12].copy_from_slice(&[minor as u8, 3]);
+            }
+            let _ = Layout::of(minor, &bytes);
         }
     }
 }

@@ -19,6 +19,7 @@ use self::{
     layout::{Current, DEBUG_OFFSETS_BYTES, Entry, Instruction, Layout},
 };
 use super::{
+    cfi::cold_part,
     maps,
     modules::{ModuleId, Modules, Process},
     symbolize::Named,
@@ -27,8 +28,11 @@ use super::{
 
 /// Threads of one process among which the right one is looked for.
 const THREADS_MAX: usize = 4096;
-/// `FRAME_OWNED_BY_CSTACK`.
+/// The first of the owners that mark no frame of the script's ([`Entry::Shim`]).
 const SHIM: u64 = 3;
+/// Since 3.14 references carry marks in the bits that an object's alignment leaves
+/// (`_PyStackRef`, `Include/internal/pycore_stackref.h`).
+const MARKS: u64 = 7;
 /// Processes whose interpreter is remembered.
 const PROCESSES_MAX: usize = 4096;
 
@@ -40,8 +44,9 @@ struct Runtime {
     address: u64,
     /// Address of `PyCode_Type`, by which code objects are told.
     code_type: u64,
-    /// The module and the addresses (as linked) of `_PyEval_EvalFrameDefault`.
-    evaluate: (ModuleId, Range<u64>),
+    /// The module and the addresses (as linked) of `_PyEval_EvalFrameDefault`, of which a compiler
+    /// may have put a part elsewhere.
+    evaluate: (ModuleId, Vec<Range<u64>>),
 }
 
 /// Frames of interpreted code and where they belong.
@@ -54,7 +59,7 @@ pub struct Interleaved {
     pub exact: bool,
 }
 
-/// Reads the frames of CPython 3.8 to 3.13.
+/// Reads the frames of CPython 3.8 to 3.14.
 #[derive(Debug, Default)]
 pub struct Python {
     processes: HashMap<u32, (Vec<ModuleId>, Option<Runtime>)>,
@@ -154,7 +159,8 @@ impl Python {
             .iter()
             .enumerate()
             .filter(|(_, f)| {
-                f.module == Some(runtime.evaluate.0) && runtime.evaluate.1.contains(&f.lookup)
+                f.module == Some(runtime.evaluate.0)
+                    && runtime.evaluate.1.iter().any(|part| part.contains(&f.lookup))
             })
             .map(|(index, _)| index)
             .collect();
@@ -240,6 +246,8 @@ fn find(tgid: u32, process: &Process, modules: &mut Modules) -> Option<Runtime> 
         }) else {
             continue;
         };
+        let mut parts = vec![evaluate.0..evaluate.0.wrapping_add(evaluate.1)];
+        parts.extend(cold_part(&image, evaluate.0));
         let address = runtime.0.wrapping_add(bias);
         let mut offsets = [0; DEBUG_OFFSETS_BYTES];
         if minor >= 13 && !memory.read(address, &mut offsets) {
@@ -249,7 +257,7 @@ fn find(tgid: u32, process: &Process, modules: &mut Modules) -> Option<Runtime> 
             layout: Layout::of(minor, &offsets)?,
             address,
             code_type: code_type.0.wrapping_add(bias),
-            evaluate: (id, evaluate.0..evaluate.0.wrapping_add(evaluate.1)),
+            evaluate: (id, parts),
         });
     }
     None
@@ -328,13 +336,14 @@ fn describe_all(
     let layout = &runtime.layout;
     let mut named: Vec<(Option<Named>, bool)> = Vec::new();
     for frame in found {
-        if matches!(layout.entry, Entry::Shim(_)) && frame.owner == SHIM {
+        if matches!(layout.entry, Entry::Shim(_)) && frame.owner >= SHIM {
             if let Some(last) = named.last_mut() {
                 last.1 = true;
             }
             continue;
         }
-        if memory.word(frame.code.wrapping_add(8)) != Some(runtime.code_type) {
+        let code = frame.code & !MARKS;
+        if memory.word(code.wrapping_add(8)) != Some(runtime.code_type) {
             break;
         }
         let offset = match layout.instruction {
@@ -342,7 +351,7 @@ fn describe_all(
             Instruction::Units => i64::from(frame.instruction as i32) * 2,
             Instruction::Pointer(first) => frame
                 .instruction
-                .wrapping_sub(frame.code.wrapping_add(first))
+                .wrapping_sub(code.wrapping_add(first))
                 as i64,
         };
         let entry = match layout.entry {
@@ -350,7 +359,7 @@ fn describe_all(
             Entry::Flag(_) => frame.owner != 0,
             Entry::Shim(_) => false,
         };
-        named.push((describe(layout, memory, frame.code, offset), entry));
+        named.push((describe(layout, memory, code, offset), entry));
     }
     named
 }
