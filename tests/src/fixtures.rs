@@ -41,6 +41,11 @@ const C: &[(&str, &str, &[&str])] = &[
     ),
     ("load", include_str!("../fixtures/c/load.c"), &["-g", "-O1"]),
     (
+        "leave",
+        include_str!("../fixtures/c/leave.c"),
+        &["-g", "-O1"],
+    ),
+    (
         "curl",
         include_str!("../fixtures/c/curl.c"),
         &["-g", "-O2", "-fomit-frame-pointer"],

@@ -175,7 +175,7 @@ pub const MEMBERS: &[Member] = &[
     member(
         "Java java.net.http, perf map",
         |s| s.java("client", true),
-        Site::None("another thread"),
+        Site::Function("Clients.askNewClient"),
         Gdb::EqualTo(GENERATED),
     ),
     member(

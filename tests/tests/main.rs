@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         fixtures::TESTS,
         go::TESTS,
         languages::TESTS,
+        faults::TESTS,
         verdicts::TESTS,
         command::TESTS,
         bad_input::TESTS,

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
     generated::bpf_probe_read_user as raw_probe_read_user,
 };
 use tracer_ebpf::{
-    Budget, COPY_BYTES_MAX, COPY_BYTES_MIN, CopySizeKey, Counter, FRAMES_MAX, PYTHON_FRAMES_MAX,
+    Budget, COPY_BYTES_MAX, COPY_BYTES_MIDDLE, COPY_BYTES_MIN, CopySizeKey, Counter, FRAMES_MAX, PYTHON_FRAMES_MAX,
     PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, StackCopy, TRIE_END, TRIE_PYTHON, TRIE_ROOT,
     TrieKey,
 };
@@ -74,10 +74,10 @@ pub extern "C" fn capture_stack(sk: u64, opened_ns: u64, when: u32) -> u32 {
     };
     // SAFETY: a map lookup; the value is copied at once.
     let wanted = unsafe { COPY_SIZES.get(&key) }.map_or(COPY_BYTES_MIN as u32, |bytes| *bytes);
-    if wanted as usize > COPY_BYTES_MIN {
-        copy::<COPY_BYTES_MAX>(occasion, &regs, tgid)
-    } else {
-        copy::<COPY_BYTES_MIN>(occasion, &regs, tgid)
+    match wanted as usize {
+        ..=COPY_BYTES_MIN => copy::<COPY_BYTES_MIN>(occasion, &regs, tgid),
+        ..=COPY_BYTES_MIDDLE => copy::<COPY_BYTES_MIDDLE>(occasion, &regs, tgid),
+        _ => copy::<COPY_BYTES_MAX>(occasion, &regs, tgid),
     }
 }
 
@@ -203,6 +203,14 @@ fn within_budget(tgid: u32) -> bool {
     }
 }
 
+/// Process id of the current process's parent.
+#[inline(always)]
+fn parent_tgid() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    read(read(task, offset!(task_real_parent)), offset!(task_tgid))
+}
+
 #[inline(always)]
 fn next_ticket() -> u32 {
     let number = match TICKETS.get_ptr_mut(0) {
@@ -272,6 +280,8 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
             sp: regs.sp,
             bp: saved.bp,
             saved: [saved.bx, saved.r12, saved.r13, saved.r14, saved.r15],
+            parent: parent_tgid(),
+            pad: 0,
         };
     }
     entry.submit(0);

@@ -129,6 +129,8 @@ offsets! {
     task_pid,
     /// `struct task_struct`.`tgid`: the process id
     task_tgid,
+    /// `struct task_struct`.`real_parent`
+    task_real_parent,
     /// `struct task_struct`.`signal`
     task_signal,
     /// `struct task_struct`.`stack`

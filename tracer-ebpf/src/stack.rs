@@ -28,6 +28,8 @@ pub const WHEN_EXEC: u8 = 5;
 pub const FRAMES_MAX: usize = 96;
 /// Smallest stack copy, bytes.
 pub const COPY_BYTES_MIN: usize = 16 << 10;
+/// The size between.
+pub const COPY_BYTES_MIDDLE: usize = 32 << 10;
 /// Largest stack copy, bytes.
 pub const COPY_BYTES_MAX: usize = 64 << 10;
 
@@ -94,11 +96,15 @@ pub struct StackCopy {
     pub bp: u64,
     /// RBX, R12, R13, R14, R15 (x86-64): the registers a callee must preserve.
     pub saved: [u64; 5],
+    /// Process id of the parent: until it executes another program, a process has its parent's.
+    pub parent: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
 
 const _: () = assert!(size_of::<TrieKey>() == 16);
 const _: () = assert!(size_of::<TrieValue>() == 8);
-const _: () = assert!(size_of::<StackCopy>() == 112 && align_of::<StackCopy>() == 8);
+const _: () = assert!(size_of::<StackCopy>() == 120 && align_of::<StackCopy>() == 8);
 
 /// Key of `COPY_SIZES`, whose value is the number of bytes to copy (u32): call sites whose stack
 /// turned out longer than [`COPY_BYTES_MIN`].

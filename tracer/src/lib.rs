@@ -6,6 +6,8 @@ pub mod collector;
 pub mod daemon;
 pub mod engine;
 pub mod findings;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod go;
 pub mod http;
 pub mod kernel;

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod fuzz;
 mod setup;
 mod sh;
 mod suites;
@@ -29,6 +30,8 @@ cargo xtask COMMAND
   vm [KERNEL…] [--only NAME,…] [--run 'CMD'] [--limit SECONDS]
                             boot Debian's kernels (5.10, 6.1, 6.12, 7) in QEMU and run the behaviour tests there,
                             or a shell command (`tracer` is on the path, the fixture programs are in /fixtures)
+  fuzz [TARGET…] [--seconds N]
+                            random input for the parsers, 60 s for each; needs a nightly compiler
   check                     formatting, lints, documentation, file length, licences, duplicate versions
   bench [--quick] [SECTION…]
                             measure what tracing costs, beside other tools, as root; written to docs/benchmarks.md
@@ -64,6 +67,7 @@ fn dispatch() -> Result<ExitCode> {
         "test" => suites::main(args),
         "check" => check::main(args),
         "demo" => demo::main(args),
+        "fuzz" => fuzz::main(args),
         "vm" => vm::main(args),
         "bench" => bench::main(args),
         "help" | "-h" | "--help" => {

@@ -332,6 +332,7 @@ impl Session {
         };
         if copy.when == u32::from(WHEN_EXEC) {
             self.forget_program(copy.tgid);
+            self.stacks.executed(copy.tgid);
             return;
         }
         let Some((python, bytes)) = python_frames(&copy, rest) else {
@@ -351,13 +352,15 @@ impl Session {
                 break;
             }
         }
-        if taken.want_bytes.is_some() {
+        if let Some(bytes) = taken.want_bytes {
             let key = CopySizeKey {
                 ip: copy.ip,
                 tgid: copy.tgid,
                 pad: 0,
             };
-            let bytes = u32::try_from(tracer_ebpf::COPY_BYTES_MAX).unwrap_or(u32::MAX);
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+            let known = self.probes.copy_sizes.get(&key).ok().flatten();
+            let bytes = bytes.max(known.unwrap_or_default());
             let _ = self.probes.copy_sizes.set(&key, &bytes);
         }
     }

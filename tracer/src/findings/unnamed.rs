@@ -36,9 +36,8 @@ const RUNTIMES: &[Runtime] = &[
         programs: &["java"],
         what: "Java program",
         how: "Start java with -XX:+PreserveFramePointer and, while it is watched, run `jcmd PID \
-              Compiler.perfmap` (JDK 17 or later) to have its compiled methods named. What is \
-              connected on another thread than the one that asked, as java.net.http does, has no \
-              such frame.",
+              Compiler.perfmap` (JDK 17 or later) to have its compiled methods named. A connection \
+              opened on another thread than the one that asked has no such frame.",
     },
     Runtime {
         programs: &["python"],

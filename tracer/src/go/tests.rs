@@ -242,6 +242,17 @@ fn other_files_are_refused_with_the_reason() {
     assert_eq!(refused(&other), GoError::NoModuleData);
 }
 
+/// The fuzzer begins with this file; TRACER_WRITE_SEEDS=1 writes it anew.
+#[test]
+fn the_fuzzers_seed_is_a_program() {
+    let file = format!("{}/../fuzz/seeds/go/program", env!("CARGO_MANIFEST_DIR"));
+    let bytes = program(LAYOUTS[2]);
+    if std::env::var_os("TRACER_WRITE_SEEDS").is_some() {
+        std::fs::write(&file, &bytes).unwrap();
+    }
+    assert!(std::fs::read(&file).unwrap() == bytes, "{file} is another program");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 

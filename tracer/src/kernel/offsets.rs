@@ -57,6 +57,7 @@ pub fn resolve(btf: &Btf) -> Result<Offsets, MissingMember> {
         sb_magic: must("super_block", "s_magic")?,
         task_pid: must("task_struct", "pid")?,
         task_tgid: must("task_struct", "tgid")?,
+        task_real_parent: must("task_struct", "real_parent")?,
         task_signal: must("task_struct", "signal")?,
         task_stack: must("task_struct", "stack")?,
         task_start_time: must("task_struct", "start_time")?,

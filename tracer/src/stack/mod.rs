@@ -8,6 +8,8 @@
 
 pub mod blame;
 mod cfi;
+#[cfg(any(test, fuzzing))]
+mod hostile;
 pub mod image;
 pub mod maps;
 pub mod modules;
@@ -21,7 +23,13 @@ mod tests;
 pub mod trie;
 pub mod unwind;
 
-use std::{collections::HashMap, sync::Arc};
+#[cfg(any(test, fuzzing))]
+pub(crate) use hostile::unwind_hostile;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{
@@ -62,6 +70,10 @@ impl Default for Limits {
         }
     }
 }
+
+/// Processes remembered as having executed; of more than that, those that have ended are
+/// forgotten.
+const EXECUTED_MAX: usize = 16_384;
 
 /// What became of one stack copy.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -119,6 +131,8 @@ pub struct Stacks {
     records: HashMap<StackId, Record>,
     last: StackId,
     refused: u64,
+    /// Processes that ran another program than their parent's when seen last.
+    executed: HashSet<u32>,
 }
 
 impl Stacks {
@@ -136,6 +150,7 @@ impl Stacks {
             records: HashMap::new(),
             last: 0,
             refused: 0,
+            executed: HashSet::new(),
         }
     }
 
@@ -153,9 +168,27 @@ impl Stacks {
         self.modules.refresh(tgid);
     }
 
-    /// Lets a forked process have its parent's mappings until its own are read.
-    pub fn pin_child(&mut self, parent: u32, child: u32) {
-        self.modules.inherit(parent, child);
+    /// The process runs another program than its parent now: what is known of the parent does not
+    /// hold for it.
+    pub fn executed(&mut self, tgid: u32) {
+        if self.executed.len() >= EXECUTED_MAX {
+            self.executed
+                .retain(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
+        }
+        self.executed.insert(tgid);
+    }
+
+    /// The mappings of the process that was copied; where it is gone already, and never ran another
+    /// program, those of its parent, which it began with: second in the answer is whether they are
+    /// its own.
+    fn mappings(&mut self, copy: &StackCopy) -> Option<(Arc<Process>, bool)> {
+        if let Some(process) = self.modules.refresh(copy.tgid) {
+            return Some((process, true));
+        }
+        if copy.parent == 0 || self.executed.contains(&copy.tgid) {
+            return None;
+        }
+        Some((self.modules.refresh(copy.parent)?, false))
     }
 
     /// The executable files that a process has mapped, each once, with the paths it sees.
@@ -197,10 +230,14 @@ impl Stacks {
         python: &[PythonFrame],
     ) -> Taken {
         let stack = &bytes[..bytes.len().min(copy.len as usize)];
-        let Some(process) = self.modules.refresh(copy.tgid) else {
+        let Some((process, own)) = self.mappings(copy) else {
             return Taken::default();
         };
         let unwound = unwind(&*process, &mut self.rules, copy, stack);
+        if !own && unwound.stop != Stop::Complete {
+            // not the parent's program after all
+            return Taken::default();
+        }
         let runs_python = self.python.runs_in(copy.tgid, &process, &mut self.modules);
         let interpreted = if runs_python {
             self.python.frames(copy, stack, &process, &unwound, python)

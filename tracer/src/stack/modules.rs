@@ -203,14 +203,6 @@ impl Modules {
         self.processes.get(&tgid)
     }
 
-    /// Takes over the mappings of `parent` for a process that was forked from it, until its own
-    /// are read.
-    pub fn inherit(&mut self, parent: u32, child: u32) {
-        if let Some(process) = self.processes.get(&parent).cloned() {
-            self.processes.entry(child).or_insert(process);
-        }
-    }
-
     /// Forgets a process; its files stay pinned until others need the room.
     pub fn forget(&mut self, tgid: u32) {
         self.processes.remove(&tgid);

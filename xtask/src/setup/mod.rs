@@ -1,5 +1,6 @@
 //! Installs what is missing, says so, and does nothing where nothing is missing.
 
+pub mod archive;
 pub mod packages;
 mod toolchain;
 
@@ -89,13 +90,17 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
+    ("gdb", "gdb"),
+    ("openssl", "openssl"),
 ];
 /// Those that only the full run needs.
 const FULL_TEST_PROGRAMS: &[(&str, &str)] = &[
-    ("gdb", "gdb"),
     ("node", "nodejs"),
     ("javac", "default-jdk-headless"),
+    ("curl", "curl"),
 ];
+/// What it needs beside programs.
+const FULL_TEST_PACKAGES: &[&str] = &["libcurl4-openssl-dev", "python3-venv"];
 
 /// Makes sure that the tests find the programs they use.
 pub fn to_test(ready: &Ready, options: Options, full: bool) -> Result<Ready> {
@@ -107,6 +112,10 @@ pub fn to_test(ready: &Ready, options: Options, full: bool) -> Result<Ready> {
         .map(|(_, package)| *package)
         .collect();
     packages::install(&missing, "programs that the tests use", options.yes)?;
+    if full {
+        packages::install(FULL_TEST_PACKAGES, "programs to be traced", options.yes)?;
+        archive::pythons()?;
+    }
     // a Python that was not installed by the distribution brings both along
     let python = |code| sh::quiet(sh::command("python3").args(["-c", code])).is_ok();
     if !python("import pip, ensurepip") {

@@ -151,7 +151,8 @@ pub fn fetch(name: &str, to: &Path, options: &[String]) -> Result<()> {
     fetch_several(&[name], to, options)
 }
 
-fn fetch_several(names: &[&str], to: &Path, options: &[String]) -> Result<()> {
+/// Several packages at once.
+pub fn fetch_several(names: &[&str], to: &Path, options: &[String]) -> Result<()> {
     // left over from an attempt that was interrupted
     let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;

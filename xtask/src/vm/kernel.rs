@@ -4,14 +4,13 @@ use std::{
     cmp::Ordering,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
     args::UsageError,
-    setup::packages,
+    setup::{archive, packages},
     sh::{self, step},
 };
 
@@ -53,9 +52,6 @@ const SUITES: &[&str] = &[
     "trixie-backports",
 ];
 const SECURITY: &[&str] = &["bullseye-security", "bookworm-security"];
-
-/// Package lists older than this are asked for again.
-const FRESH: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// A kernel that can be booted.
 #[derive(Debug, Clone)]
@@ -112,7 +108,7 @@ impl Line {
     }
 
     fn download(self, folder: &Path) -> Result<Kernel> {
-        let apt = apt_options()?;
+        let apt = archive::apt_options("apt", SUITES, SECURITY)?;
         let names = sh::capture(
             sh::command("apt-cache")
                 .args(&apt)
@@ -139,73 +135,6 @@ impl Line {
                 .iter()
                 .any(|prefix| package.starts_with(prefix))
     }
-}
-
-/// Options that show apt these suites instead of the configured ones, with lists of their own.
-fn apt_options() -> Result<Vec<String>> {
-    let state = sh::cache_dir().join("apt");
-    let lists = state.join("lists");
-    fs::create_dir_all(lists.join("partial"))?;
-    let sources = state.join("sources.list");
-    let options: Vec<String> = [
-        format!("Dir::Etc::sourcelist={}", sources.display()),
-        "Dir::Etc::sourceparts=-".to_owned(),
-        format!("Dir::State::Lists={}", lists.display()),
-        "Dir::Cache::pkgcache=".to_owned(),
-        "Dir::Cache::srcpkgcache=".to_owned(),
-        "APT::Sandbox::User=root".to_owned(),
-        "Acquire::Check-Valid-Until=false".to_owned(),
-    ]
-    .into_iter()
-    .flat_map(|option| ["-o".to_owned(), option])
-    .collect();
-    let fresh = fs::metadata(&sources)
-        .and_then(|meta| meta.modified())
-        .is_ok_and(|then| {
-            SystemTime::now()
-                .duration_since(then)
-                .is_ok_and(|age| age < FRESH)
-        });
-    if !fresh {
-        let configured =
-            sh::capture(sh::command("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]))
-                .context("the kernels come from Debian's archive, through apt")?;
-        fs::write(&sources, source_list(&configured)?)?;
-        step("listing Debian's kernels (about 10 s)", || {
-            let update = sh::quiet(sh::command("apt-get").args(&options).arg("update"));
-            if update.is_err() {
-                // a suite may be gone while the others are there; asked again next time
-                fs::File::options()
-                    .write(true)
-                    .open(&sources)?
-                    .set_modified(SystemTime::UNIX_EPOCH)?;
-            }
-            Ok(())
-        })?;
-    }
-    Ok(options)
-}
-
-/// A source list with our suites at the mirror that is configured already.
-fn source_list(configured: &str) -> Result<String> {
-    let ending = |end: &str| {
-        configured
-            .lines()
-            .map(|uri| uri.trim_end_matches('/'))
-            .find(|uri| uri.ends_with(end))
-            .map(str::to_owned)
-    };
-    let Some(archive) = ending("/debian") else {
-        bail!("no mirror of Debian is configured here");
-    };
-    let security = ending("/debian-security").unwrap_or_else(|| format!("{archive}-security"));
-    let key = "[arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
-    let line = |uri: &str, suite: &&str| format!("deb {key} {uri} {suite} main\n");
-    Ok(SUITES
-        .iter()
-        .map(|suite| line(&archive, suite))
-        .chain(SECURITY.iter().map(|suite| line(&security, suite)))
-        .collect())
 }
 
 /// The one with the highest version.
@@ -287,7 +216,7 @@ fn find_kernel(place: &Path) -> Result<Option<Kernel>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LINES, newest, source_list, wanted};
+    use super::{LINES, newest, wanted};
 
     fn line(name: &str) -> super::Line {
         wanted(&[name.to_owned()]).map_or(LINES[0], |lines| lines[0])
@@ -328,20 +257,5 @@ mod tests {
     fn unknown_kernels_are_refused() {
         assert!(wanted(&["4.19".to_owned()]).is_err());
         assert_eq!(wanted(&[]).map_or(0, |lines| lines.len()), LINES.len());
-    }
-
-    #[test]
-    fn our_suites_are_asked_from_the_configured_mirror() {
-        let list = source_list("http://mirror.test/debian/\nhttp://mirror.test/other\n")
-            .unwrap_or_default();
-        assert!(
-            list.contains(" http://mirror.test/debian bullseye main\n"),
-            "{list}"
-        );
-        assert!(
-            list.contains(" http://mirror.test/debian-security bookworm-security main\n"),
-            "{list}"
-        );
-        assert!(source_list("http://mirror.test/ubuntu\n").is_err());
     }
 }

@@ -438,6 +438,36 @@ fn has_not_moved(copy: &StackCopy) -> bool {
     words.next().flatten() == Some(copy.ip) && words.next().flatten() == Some(copy.sp)
 }
 
+/// Reads offsets, line tables and objects of any bytes, for the fuzzer and property tests.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_hostile(data: &[u8]) {
+    /// Memory in which the bytes repeat.
+    struct Repeated<'a>(&'a [u8]);
+
+    impl Memory for Repeated<'_> {
+        fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+            let len = self.0.len().max(1) as u64;
+            for (at, byte) in (0u64..).zip(buffer.iter_mut()) {
+                let place = usize::try_from(address.wrapping_add(at) % len).unwrap_or_default();
+                *byte = self.0.get(place).copied().unwrap_or_default();
+            }
+            !self.0.is_empty()
+        }
+    }
+
+    let [first, rest @ ..] = data else {
+        return;
+    };
+    let code = u64::from(*first);
+    for minor in 8..=14 {
+        if let Some(layout) = Layout::of(minor, rest) {
+            let _ = describe(&layout, &Repeated(rest), code, i64::from(*first) - 8);
+            let _ = code::line(layout.lines, rest, 1, i64::from(*first) * 8);
+        }
+    }
+    let _ = version(&String::from_utf8_lossy(data));
+}
+
 #[cfg(test)]
 mod tests {
     use super::version;

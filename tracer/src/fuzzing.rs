@@ -1,0 +1,149 @@
+//! Every parser of bytes from outside behind one kind of function, for `cargo xtask fuzz` and for
+//! property tests. Not part of the program.
+
+use bytes::Bytes;
+
+use crate::{
+    daemon, go, http, kernel, procs,
+    stack::{self, blame, maps, perfmap, python},
+};
+
+/// Bytes in, nothing out: what counts is that it returns.
+pub type Target = fn(&[u8]);
+
+/// All of them, by name; `fuzz/fuzz_targets` has a file for each.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("elf", elf),
+    ("go", golang),
+    ("perf_map", perf_map),
+    ("proc_files", proc_files),
+    ("python", python_code),
+    ("http", http_bytes),
+    ("btf", btf),
+    ("config", config),
+];
+
+/// An executable: its parts and frame rules, and a stack unwound by them.
+pub fn elf(data: &[u8]) {
+    stack::unwind_hostile(data);
+}
+
+/// A Go executable: build information, function table, where probes would go.
+pub fn golang(data: &[u8]) {
+    let _ = go::is_go(data);
+    let Ok(binary) = go::GoBinary::parse(Bytes::copy_from_slice(data)) else {
+        return;
+    };
+    let names = ["main.main", "net/http.(*persistConn).readLoop"];
+    for function in binary.functions_named(&names).into_iter().flatten() {
+        let _ = binary.frames(function.entry);
+        let _ = binary.code(function).map(<[u8]>::len);
+    }
+    for word in data.chunks_exact(8).take(64) {
+        let address = word.iter().fold(0, |sum, b| sum << 8 | u64::from(*b));
+        let _ = binary.frames(address);
+        let _ = binary.frames(address & 0xff_ffff);
+    }
+}
+
+/// A perf map and its names.
+pub fn perf_map(data: &[u8]) {
+    let map = perfmap::PerfMap::parse(data);
+    for line in data.split(|b| *b == b'\n').take(64) {
+        let text = String::from_utf8_lossy(line);
+        let first = text.split(' ').next().unwrap_or_default();
+        let address = u64::from_str_radix(first, 16).unwrap_or_default();
+        if let Some(name) = map.name(address) {
+            let _ = perfmap::describe(name);
+        }
+        let _ = perfmap::describe(&text);
+    }
+}
+
+/// Files below `/proc`.
+pub fn proc_files(data: &[u8]) {
+    let _ = maps::parse(data);
+    let text = String::from_utf8_lossy(data);
+    let _ = procs::parse::stat(&text);
+    let _ = procs::parse::ns_pids(&text);
+    let _ = procs::parse::effective_capabilities(&text);
+    let _ = procs::parse::open_files_limit(&text);
+    let _ = procs::parse::socket_inode(&text);
+    let _ = procs::parse::cgroup_mounts(&text);
+    let memberships = procs::parse::cgroups(&text);
+    let _ = procs::parse::container_id_of(&memberships);
+}
+
+/// CPython's published offsets, line tables and objects.
+pub fn python_code(data: &[u8]) {
+    python::read_hostile(data);
+}
+
+/// The first bytes of a connection: an HTTP request, a TLS hello, or neither; and a URL.
+pub fn http_bytes(data: &[u8]) {
+    let _ = http::sniff(data);
+    let redacted = http::redact_target(data, data.len().is_multiple_of(2));
+    let _ = http::template(&redacted);
+}
+
+/// The kernel's type information.
+pub fn btf(data: &[u8]) {
+    let Some(btf) = kernel::btf::Btf::parse(data.to_vec()) else {
+        return;
+    };
+    let _ = btf.field("sock", "__sk_common.skc_family");
+    let _ = btf.struct_size("pt_regs");
+    let _ = btf.enumerator("iter_type", "ITER_UBUF");
+    let _ = btf.arguments("inet_accept");
+    let _ = btf.has_tracepoint("inet_sock_set_state");
+}
+
+/// The daemon's configuration and its rules of blame.
+pub fn config(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = blame::Rule::parse(&text);
+    let _ = daemon::config::Config::parse(&text, "fuzzed");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, proptest};
+
+    use super::TARGETS;
+
+    #[test]
+    fn each_target_has_its_file() {
+        for (name, _) in TARGETS {
+            let file = format!(
+                "{}/../fuzz/fuzz_targets/{name}.rs",
+                env!("CARGO_MANIFEST_DIR")
+            );
+            assert!(std::path::Path::new(&file).exists(), "{file}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in any::<Vec<u8>>()) {
+            for (_, target) in TARGETS {
+                target(&bytes);
+            }
+        }
+
+        /// Beginnings and ends of a real program, with damage.
+        #[test]
+        fn damaged_executables_are_survived(
+            damage in proptest::collection::vec((0usize..60_000, any::<u8>()), 0..64),
+            keep in 60_000usize..70_000,
+        ) {
+            let mut bytes = std::fs::read("/bin/true").unwrap_or_default();
+            bytes.truncate(keep);
+            for (at, value) in damage {
+                let at = at % bytes.len().max(1);
+                if let Some(byte) = bytes.get_mut(at) { *byte = value; }
+            }
+            super::elf(&bytes);
+            super::golang(&bytes);
+        }
+    }
+}
