@@ -55,7 +55,7 @@ fn call_sites_and_native_stacks() -> Result<()> {
         }
     }
     for member in &members {
-        if let Gdb::EqualTo(why) | Gdb::Not(why) = member.gdb {
+        if let Gdb::EqualTo(why) | Gdb::Beyond(_, why) = member.gdb {
             println!("{}: {why}.", member.name);
         }
     }
@@ -86,10 +86,9 @@ fn row(member: &Member, program: &mut Program, report: &Report) -> Row {
     };
     let site = &finding["call_site"];
     let held = hold(member, finding);
-    let compared = match (member.gdb, finding["process"]["pid"] == pid) {
-        (Gdb::Not(why), _) => Ok(why.to_owned()),
-        (_, false) => Ok("shown of another process".to_owned()),
-        (expected, true) => compare(expected, pid, finding),
+    let compared = match finding["process"]["pid"] == pid {
+        false => Ok("shown of another process".to_owned()),
+        true => compare(member.gdb, pid, finding),
     };
     let text = format!(
         "{:6} {:22} {} {}:{}",
@@ -161,8 +160,9 @@ fn compare(expected: Gdb, pid: u32, finding: &Value) -> Result<String> {
             _ => ours.len(),
         };
         let equal = theirs.iter().any(|their| match expected {
-            Gdb::EqualTo(_) => their.len() >= len && their[..len] == ours[..len],
-            _ => *their == ours,
+            Gdb::EqualTo(_) => their.starts_with(&ours[..len]),
+            Gdb::Beyond(more, _) => their.starts_with(&ours) && their.len() <= len + more,
+            Gdb::Equal => *their == ours,
         });
         let list = |places: &[gdb::Place]| {
             places

@@ -74,10 +74,29 @@ pub extern "C" fn capture_stack(sk: u64, opened_ns: u64, when: u32) -> u32 {
     };
     // SAFETY: a map lookup; the value is copied at once.
     let wanted = unsafe { COPY_SIZES.get(&key) }.map_or(COPY_BYTES_MIN as u32, |bytes| *bytes);
-    match wanted as usize {
-        ..=COPY_BYTES_MIN => copy::<COPY_BYTES_MIN>(occasion, &regs, tgid),
-        ..=COPY_BYTES_MIDDLE => copy::<COPY_BYTES_MIDDLE>(occasion, &regs, tgid),
-        _ => copy::<COPY_BYTES_MAX>(occasion, &regs, tgid),
+    copy_some(occasion, &regs, tgid, wanted as usize)
+}
+
+#[inline(always)]
+fn copy_some(occasion: Occasion, regs: &Position, tgid: u32, wanted: usize) -> u32 {
+    match wanted {
+        ..=COPY_BYTES_MIN => copy::<COPY_BYTES_MIN>(occasion, regs, tgid),
+        ..=COPY_BYTES_MIDDLE => copy::<COPY_BYTES_MIDDLE>(occasion, regs, tgid),
+        _ => copy::<COPY_BYTES_MAX>(occasion, regs, tgid),
+    }
+}
+
+/// A copy of this size, whatever is known; its ticket, or [`STACK_NONE`]. For measurements.
+#[inline(always)]
+pub fn copy_once(bytes: u64) -> u32 {
+    let occasion = Occasion {
+        sk: 0,
+        opened_ns: 0,
+        when: 0,
+    };
+    match position() {
+        Some(regs) => copy_some(occasion, &regs, current_tgid(), bytes as usize),
+        None => STACK_NONE,
     }
 }
 

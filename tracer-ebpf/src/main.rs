@@ -23,6 +23,8 @@ mod kernel;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod measure;
+#[cfg(target_arch = "bpf")]
 mod processes;
 #[cfg(target_arch = "bpf")]
 mod programs;

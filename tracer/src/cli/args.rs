@@ -139,6 +139,9 @@ pub struct Check {
     /// Write the report here, not to stdout (or stderr with -- COMMAND)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Option<PathBuf>,
+    /// Read this configuration (TOML): rules of blame, findings to hide, sockets tracked
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
     /// Run COMMAND as this user (name or number); needs root
     #[arg(long, value_name = "NAME", value_hint = ValueHint::Username, requires = "command")]
     pub user: Option<String>,

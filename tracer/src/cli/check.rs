@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     collector::{MAX_SOCKETS, Options, Session, Target},
+    daemon::config::Config,
     report::{Report, Verdict},
 };
 
@@ -28,6 +29,10 @@ const DURATION_DEFAULT: Duration = Duration::from_secs(60);
 pub fn run(args: &Check) -> Result<u8, Failure> {
     // Everything that can be wrong with the arguments is found before anything is attached.
     let then = args.baseline.as_deref().map(baseline::load).transpose()?;
+    let config = match &args.config {
+        Some(path) => Config::load(path).map_err(|e| Failure::usage(e.to_string()))?,
+        None => Config::default(),
+    };
     let user = args.user.as_deref().map(users::find).transpose()?;
     let report_file = open(args.report.as_deref(), "the report")?;
     let save_file = open(args.save.as_deref(), "the result")?;
@@ -47,7 +52,8 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
         target: target.clone(),
         backend: args.attach.backend.clone(),
         without: args.attach.without.clone(),
-        max_sockets: args.room.max_sockets.unwrap_or(MAX_SOCKETS),
+        max_sockets: (args.room.max_sockets.or(config.max_sockets)).unwrap_or(MAX_SOCKETS),
+        rules: config.rule,
         trace_syscalls: args.attach.trace_syscalls(),
         btf: args.attach.btf.clone(),
         pin: None,
@@ -66,6 +72,7 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
 
     let report = match outcome {
         Ok(mut report) => {
+            config.ignore.apply(&mut report);
             report.baseline = then.as_ref().map(|then| {
                 let file = args.baseline.as_deref().unwrap_or("".as_ref());
                 baseline::compare(&report, then, &file.display().to_string())

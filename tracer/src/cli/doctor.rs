@@ -77,6 +77,7 @@ fn local(args: &DoctorArgs) -> Doctor {
         without: args.attach.without.clone(),
         trace_syscalls: args.attach.trace_syscalls(),
         max_sockets: MAX_SOCKETS.min(1024),
+        rules: Vec::new(),
         btf: args.attach.btf.clone(),
         pin: None,
     });

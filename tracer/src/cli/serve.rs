@@ -50,6 +50,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             backend: args.attach.backend.clone(),
             without: args.attach.without.clone(),
             max_sockets: (args.room.max_sockets.or(config.max_sockets)).unwrap_or(MAX_SOCKETS),
+            rules: config.rule,
             trace_syscalls: args.attach.trace_syscalls(),
             btf: args.attach.btf.clone(),
             pin: args.pin.clone().or(config.pin),

@@ -68,6 +68,8 @@ pub struct Options {
     pub trace_syscalls: bool,
     /// Most sockets tracked at one time.
     pub max_sockets: u32,
+    /// The user's rules of blame, which come before the built-in ones.
+    pub rules: Vec<crate::stack::blame::Rule>,
     /// Kernel type information to use in place of `/sys/kernel/btf/vmlinux`.
     pub btf: Option<PathBuf>,
     /// Directory on a BPF file system where maps and links are kept beyond the end of this
@@ -189,7 +191,7 @@ impl Session {
         let mut session = Session {
             probes,
             target,
-            stacks: Stacks::new(crate::stack::Limits::default()),
+            stacks: Stacks::new(crate::stack::Limits::default()).with_rules(options.rules),
             engine: Engine::new(Settings::default()),
             people: people::People::default(),
             go: golang::GoView::new(go),

@@ -38,6 +38,9 @@ pub struct Facts {
     addr: [u32; 4],
     started_ticks: u64,
     tgid: u32,
+    /// The process that holds the socket where the opening one has ended; else 0. Many short-lived
+    /// processes may open what one keeps: together they are its leak.
+    heir: u32,
     open_stack: u32,
     request_stack: u32,
     request: Option<u32>,
@@ -245,6 +248,10 @@ impl Session {
             addr: if server { [0; 4] } else { sock.remote_addr },
             started_ticks: self.people.opener(sock.tgid, sock.opened_ns).start_ticks,
             tgid: sock.tgid,
+            heir: match self.holder(sock) {
+                Holder::Other(pid) if self.ended.contains(&sock.tgid) => pid,
+                _ => 0,
+            },
             open_stack: self.tickets.settle(sk, sock.open_stack),
             request_stack: self.tickets.settle(sk, sock.request_stack),
             request: self.live.request(sk, sock.opened_ns),
@@ -327,7 +334,10 @@ impl Session {
 
     fn choose_cohort(&mut self, sock: &Sock, facts: &Facts) -> Option<CohortId> {
         let (open_stack, request_stack) = (facts.open_stack, facts.request_stack);
-        let process = self.people.opener(sock.tgid, sock.opened_ns);
+        let process = match facts.heir {
+            0 => self.people.opener(sock.tgid, sock.opened_ns),
+            heir => self.people.get(heir),
+        };
         let role = role(sock);
         let family = requests::family(sock);
         let address = self.address(sock, family, role);

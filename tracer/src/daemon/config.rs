@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::{
     model::Confidence,
     report::{Finding, Report, Verdict},
+    stack::blame::Rule,
 };
 
 /// The file's content. Every key may be left out; unknown keys are refused.
@@ -29,6 +30,10 @@ pub struct Config {
     /// Findings to hide.
     #[serde(default)]
     pub ignore: Ignore,
+    /// Whose the frames of a stack are: rules that come before the built-in ones
+    /// (`tracer/src/stack/blame.toml`).
+    #[serde(default)]
+    pub rule: Vec<Rule>,
 }
 
 /// Findings to hide; how many were hidden is told. `*` stands for any text.
@@ -149,6 +154,10 @@ impl Config {
                 message: error.message().to_owned(),
             }
         })?;
+        if !config.rule.is_empty() {
+            // they are looked at as their own table is
+            config.check_rules(text, name)?;
+        }
         if config.max_sockets == Some(0) {
             let at = text.find("max_sockets").unwrap_or_default();
             let (line, key) = locate(text, at);
@@ -160,6 +169,26 @@ impl Config {
             });
         }
         Ok(config)
+    }
+}
+
+impl Config {
+    fn check_rules(&self, text: &str, name: &str) -> Result<(), ConfigError> {
+        let Some(number) = self.rule.iter().position(Rule::is_empty) else {
+            return Ok(());
+        };
+        let line = text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| line.trim_start().starts_with("[[rule]]"))
+            .nth(number)
+            .map_or(0, |(at, _)| at);
+        Err(ConfigError::Damaged {
+            path: name.to_owned(),
+            line: line + 1,
+            key: "rule".to_owned(),
+            message: Rule::EMPTY.to_owned(),
+        })
     }
 }
 
@@ -293,13 +322,15 @@ mod tests {
     fn a_whole_configuration_is_read() {
         let config = Config::parse(
             "listen = 9090\nsocket = \"/run/x.sock\"\nmax_sockets = 5000\n\n[ignore]\n\
-             ids = [\"3f\"]\ncall_sites = [\"main.*\"]\nremotes = [\"10.0.0.7:443\"]\n",
+             ids = [\"3f\"]\ncall_sites = [\"main.*\"]\nremotes = [\"10.0.0.7:443\"]\n\
+             [[rule]]\nis = \"client\"\nfunction = [\"acme_*\"]\n",
             "tracer.toml",
         )
         .unwrap();
         assert_eq!(config.listen, Some(Listen(loopback(9090))));
         assert_eq!(config.max_sockets, Some(5000));
         assert_eq!(config.ignore.call_sites, ["main.*"]);
+        assert_eq!(config.rule.len(), 1);
         assert_eq!(Config::parse("", "x").unwrap(), Config::default());
     }
 
@@ -325,6 +356,7 @@ mod tests {
                 "invalid type",
             ),
             ("max_sockets = 0\n", 1, "max_sockets", "at least 1"),
+            ("\n[[rule]]\nis = \"own\"\n", 2, "rule", "has none of"),
             ("max_sockets = -4\n", 1, "max_sockets", "invalid value"),
             ("listen = \":9090\"\n", 1, "listen", "0.0.0.0:9090"),
             (

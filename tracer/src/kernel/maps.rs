@@ -4,7 +4,7 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -14,6 +14,7 @@ const MAP_LOOKUP_ELEM: i32 = 1;
 const MAP_UPDATE_ELEM: i32 = 2;
 const MAP_DELETE_ELEM: i32 = 3;
 const MAP_GET_NEXT_KEY: i32 = 4;
+const PROG_TEST_RUN: i32 = 10;
 const MAP_LOOKUP_BATCH: i32 = 24;
 const MAP_LOOKUP_AND_DELETE_BATCH: i32 = 25;
 
@@ -45,6 +46,41 @@ struct Batch {
     fd: u32,
     element_flags: u64,
     flags: u64,
+}
+
+/// `union bpf_attr` for running a program.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    fd: u32,
+    result: u32,
+    data_sizes: [u32; 2],
+    data: [u64; 2],
+    repeat: u32,
+    duration: u32,
+    context_bytes: u32,
+    context_bytes_out: u32,
+    context: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
+}
+
+/// Runs a raw tracepoint's program once, here and now, with one argument; what it returned.
+///
+/// # Errors
+/// The kernel's; before 5.10 there is no such command for these programs.
+pub(super) fn run_program(program: BorrowedFd<'_>, argument: u64) -> io::Result<u32> {
+    let mut attributes = TestRun {
+        fd: program.as_raw_fd().cast_unsigned(),
+        context: (&raw const argument) as u64,
+        context_bytes: size_of::<u64>() as u32,
+        ..TestRun::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attributes)?;
+    Ok(attributes.result)
 }
 
 /// A map whose keys are `K` and values `V`.

@@ -27,7 +27,7 @@ use self::{tables::Tables, takeover::has_perf_links};
 use super::{
     attach::{HandOut, attach, chain, reason},
     btf::Btf,
-    maps::{Counters, Table},
+    maps::{self, Counters, Table},
     offsets,
     pins::{self, PinError, Pins},
     plan::{Attach, Choice, EVENTS, Event, Probe, SYSCALLS},
@@ -477,6 +477,29 @@ impl Probes {
     /// The loaded object, for probes that are attached to programs as these come into view.
     pub(crate) fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// Lets the kernel copy this thread's stack, `times` times, `bytes` each; the copies are in
+    /// [`Probes::stacks`] then. For measurements; `false` when one found no room.
+    ///
+    /// # Errors
+    /// When the program can't be loaded or run (before 5.10).
+    pub fn copy_stack(&mut self, bytes: u64, times: u32) -> io::Result<bool> {
+        let program: &mut aya::programs::RawTracePoint = self
+            .ebpf
+            .program_mut("measure_copy")
+            .ok_or_else(|| io::Error::other("the object has no program measure_copy"))?
+            .try_into()
+            .map_err(io::Error::other)?;
+        if program.fd().is_err() {
+            program.load().map_err(io::Error::other)?;
+        }
+        let fd = program.fd().map_err(io::Error::other)?.as_fd();
+        let mut all = true;
+        for _ in 0..times {
+            all &= maps::run_program(fd, bytes)? == 1;
+        }
+        Ok(all)
     }
 
     /// Another map of the object.

@@ -66,6 +66,16 @@ struct Table {
 }
 
 impl Rule {
+    /// What is wrong with a rule without patterns.
+    pub const EMPTY: &str =
+        "has none of `module`, `function` and `file`, so it would fit every frame";
+
+    /// Whether it has no pattern at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.module.is_empty() && self.function.is_empty() && self.file.is_empty()
+    }
+
     /// Reads `[[rule]]` tables.
     ///
     /// # Errors
@@ -84,7 +94,7 @@ impl Rule {
             }
         })?;
         for (number, rule) in table.rule.iter().enumerate() {
-            if rule.module.is_empty() && rule.function.is_empty() && rule.file.is_empty() {
+            if rule.is_empty() {
                 let line = text
                     .lines()
                     .enumerate()
@@ -94,9 +104,7 @@ impl Rule {
                 return Err(BadRules {
                     line: line + 1,
                     key: "rule".to_owned(),
-                    reason:
-                        "has none of `module`, `function` and `file`, so it would fit every frame"
-                            .to_owned(),
+                    reason: Rule::EMPTY.to_owned(),
                 });
             }
         }

@@ -346,6 +346,29 @@ impl Stacks {
         !processes.is_empty()
     }
 
+    /// Unwinds a copy with the mappings known already and keeps nothing; the number of frames. For
+    /// measurements.
+    pub fn unwind_again(&mut self, copy: &StackCopy, bytes: &[u8]) -> usize {
+        let stack = &bytes[..bytes.len().min(copy.len as usize)];
+        self.modules.process(copy.tgid).map_or(0, |process| {
+            unwind(&**process, &mut self.rules, copy, stack).frames.len()
+        })
+    }
+
+    /// Names the frames of a stack again and keeps nothing; their number. For measurements.
+    pub fn name_again(&mut self, id: StackId) -> usize {
+        self.records.get(&id).map_or(0, |record| {
+            let site = self.naming.site(
+                record.tgid,
+                &record.frames,
+                record.stop.quality(),
+                record.executable.as_deref(),
+                &mut self.modules,
+            );
+            site.frames.len()
+        })
+    }
+
     /// How much of a stack is known, without looking up names.
     #[must_use]
     pub fn quality(&self, id: StackId) -> StackQuality {

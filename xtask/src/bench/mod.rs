@@ -10,6 +10,7 @@ mod load;
 mod page;
 mod peers;
 mod row;
+mod stacks;
 mod syscall;
 mod traced;
 
@@ -47,7 +48,12 @@ pub struct Section {
 }
 
 /// Every section, in the page's order.
-const SECTIONS: &[Section] = &[churn::SECTION, keepalive::SECTION, syscall::SECTION];
+const SECTIONS: &[Section] = &[
+    churn::SECTION,
+    keepalive::SECTION,
+    syscall::SECTION,
+    stacks::SECTION,
+];
 
 /// What a section measures with.
 pub struct Bench {
@@ -59,7 +65,6 @@ pub struct Bench {
     #[expect(dead_code, reason = "for sections that trace other programs")]
     pub programs: Vec<Executable>,
     /// About the machine.
-    #[expect(dead_code, reason = "for sections that trace other programs")]
     pub ready: Ready,
     /// Fewer rounds, to see that it works.
     pub quick: bool,

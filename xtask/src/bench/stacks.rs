@@ -1,0 +1,53 @@
+//! Copying, unwinding and naming stacks.
+
+use anyhow::{Context as _, Result};
+
+use super::{Bar, Bench, Row, Section};
+use crate::sh;
+
+/// What a stack costs.
+pub const SECTION: Section = Section {
+    name: "stacks",
+    title: "Stacks",
+    about: "50 programs with 20 call sites each, without frame pointers, unwound and named by `tracer/benches/stacks.rs`; \
+            a copy in the kernel is a run of the program that makes it, less a run that makes none.",
+    run,
+};
+
+/// Bars by the name of the value.
+const BARS: &[(&str, f64)] = &[
+    ("copy in the kernel, 16 KiB", 1_200.0),
+    ("unwind, warm", 1.0),
+    ("all caches after these call sites", 64.0),
+];
+
+fn run(bench: &Bench) -> Result<Vec<Row>> {
+    let mut rows: Vec<Row> = Vec::new();
+    for _ in 0..bench.rounds(7) {
+        let mut cargo = sh::cargo();
+        cargo.args(["bench", "--quiet", "--package", "tracer", "--bench", "stacks"]);
+        if let Some(toolchain) = &bench.ready.ebpf_toolchain {
+            cargo.env("TRACER_EBPF_TOOLCHAIN", toolchain);
+        }
+        for line in sh::capture(&mut cargo)?.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [name, unit, value] = fields[..] else {
+                continue;
+            };
+            let value: f64 = value.parse().with_context(|| line.to_owned())?;
+            match rows.iter_mut().find(|row| row.name == name) {
+                Some(row) => row.samples.push(value),
+                None => {
+                    let unit = ["µs", "ns", "MiB"].into_iter().find(|known| *known == unit);
+                    let row = Row::new(name, unit.unwrap_or_default(), vec![value]);
+                    let bar = BARS.iter().find(|(of, _)| *of == name);
+                    rows.push(match bar {
+                        Some((_, most)) => row.bar(Bar::AtMost(*most)),
+                        None => row,
+                    });
+                }
+            }
+        }
+    }
+    Ok(rows)
+}
