@@ -47,7 +47,7 @@ fn call_sites_and_native_stacks() -> Result<()> {
     let mut wrong = String::new();
     println!("Native frames equal to gdb's: of the opener's stack + of the request's.");
     println!("{:34} {:6} {:22} call site", "program", "site", "frames as gdb");
-    for (member, program) in members.iter().zip(&mut programs) {
+    for (member, program) in members.iter().zip(&mut programs).rev() {
         let row = row(member, program, &report);
         println!("{:34} {}", member.name, row.text);
         for problem in row.problems {

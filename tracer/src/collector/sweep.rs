@@ -244,12 +244,15 @@ impl Session {
     /// What the cohort of a socket is chosen by.
     fn facts(&mut self, sk: u64, sock: &Sock) -> Facts {
         let server = sock.role == ROLE_SERVER;
+        // 0 where it had ended before anybody looked
+        let started_ticks = self.people.opener(sock.tgid, sock.opened_ns).start_ticks;
+        let gone = started_ticks == 0 || self.ended.contains(&sock.tgid);
         Facts {
             addr: if server { [0; 4] } else { sock.remote_addr },
-            started_ticks: self.people.opener(sock.tgid, sock.opened_ns).start_ticks,
+            started_ticks,
             tgid: sock.tgid,
             heir: match self.holder(sock) {
-                Holder::Other(pid) if self.ended.contains(&sock.tgid) => pid,
+                Holder::Other(pid) if gone => pid,
                 _ => 0,
             },
             open_stack: self.tickets.settle(sk, sock.open_stack),
