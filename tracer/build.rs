@@ -21,7 +21,8 @@ fn main() -> Result<()> {
     if env::var_os("CARGO_CFG_FUZZING").is_some() {
         // The fuzzer runs parsers alone.
         let object = PathBuf::from(variable("OUT_DIR")?).join("tracer-probes");
-        return fs::write(&object, "").with_context(|| format!("cannot write {}", object.display()));
+        return fs::write(&object, "")
+            .with_context(|| format!("cannot write {}", object.display()));
     }
     let toolchain = match env::var("TRACER_EBPF_TOOLCHAIN") {
         Ok(name) => name,

@@ -128,7 +128,11 @@ pub fn ask(pid: u32) -> Result<Opinion> {
         } else if let (Some(pc), Some(frames)) = (line.strip_prefix("PC 0x"), &mut stack) {
             let pc = u64::from_str_radix(pc, 16)?;
             // callers are at their next instruction
-            let address = if frames.is_empty() { pc } else { pc.wrapping_sub(1) };
+            let address = if frames.is_empty() {
+                pc
+            } else {
+                pc.wrapping_sub(1)
+            };
             frames.push(maps.place(address));
         }
     }

@@ -101,13 +101,23 @@ const GENERATED: &str = "gdb guesses in generated code, which has no unwind info
 pub const MEMBERS: &[Member] = &[
     cheap(member(
         "C -O2 -fomit-frame-pointer",
-        |s| s.program(fixtures::path("client-o2")?, &["fetch", &s.plain, "4", "1200", "leak"]),
+        |s| {
+            s.program(
+                fixtures::path("client-o2")?,
+                &["fetch", &s.plain, "4", "1200", "leak"],
+            )
+        },
         line("c/client.c", "fetch_price", "fetch_price"),
         Gdb::Equal,
     )),
     member(
         "C with libcurl, TLS",
-        |s| s.program(fixtures::path("curl")?, &[&s.url(true, ""), PACE[0], PACE[1]]),
+        |s| {
+            s.program(
+                fixtures::path("curl")?,
+                &[&s.url(true, ""), PACE[0], PACE[1]],
+            )
+        },
         line("c/curl.c", "load_rates", "load_rates"),
         Gdb::Equal,
     ),
@@ -198,7 +208,12 @@ pub const MEMBERS: &[Member] = &[
         ),
     ),
     // The last to start and the first to be shown to gdb: its transfers are limited.
-    member("curl of the distribution", curl, Site::Executable, Gdb::Equal),
+    member(
+        "curl of the distribution",
+        curl,
+        Site::Executable,
+        Gdb::Equal,
+    ),
 ];
 
 /// The other end of all of them.
@@ -221,7 +236,9 @@ impl Server {
         let directory = tempfile::tempdir()?;
         let (key, certificate) = (directory.path().join("key"), directory.path().join("cert"));
         run(Command::new(host::tool("openssl")?)
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
+            .args([
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+            ])
             .args(["-subj", "/CN=rates.test", "-keyout"])
             .arg(&key)
             .arg("-out")
@@ -257,7 +274,13 @@ impl Server {
             PathBuf::from("/usr/bin/python3")
         };
         let script = source("python/clients.py");
-        let arguments = [&*script.to_string_lossy(), library, &self.plain, PACE[0], PACE[1]];
+        let arguments = [
+            &*script.to_string_lossy(),
+            library,
+            &self.plain,
+            PACE[0],
+            PACE[1],
+        ];
         self.program(interpreter, &arguments)
     }
 
@@ -284,7 +307,11 @@ impl Server {
         let mut command = Command::new(host::tool("java")?);
         if named {
             // A perf map names compiled methods alone, and a test can't wait until they are.
-            command.args(["-XX:+PreserveFramePointer", "-Xcomp", "-XX:TieredStopAtLevel=1"]);
+            command.args([
+                "-XX:+PreserveFramePointer",
+                "-Xcomp",
+                "-XX:TieredStopAtLevel=1",
+            ]);
         }
         command
             .arg("-cp")
@@ -338,17 +365,28 @@ fn curl(server: &Server) -> Result<Program> {
     const TRANSFERS: u32 = 290;
     let mut urls = String::new();
     for number in 1..=TRANSFERS {
-        urls += &format!("url = {}\n", server.url(false, &format!("wait/{}", number * 400)));
+        urls += &format!(
+            "url = {}\n",
+            server.url(false, &format!("wait/{}", number * 400))
+        );
         urls += "output = /dev/null\n";
     }
     for _ in 0..TRANSFERS {
-        urls += &format!("url = {}\noutput = /dev/null\n", server.url(false, "stream"));
+        urls += &format!(
+            "url = {}\noutput = /dev/null\n",
+            server.url(false, "stream")
+        );
     }
     let list = server.directory.path().join("curl.conf");
     fs::write(&list, urls)?;
     Program::start(
         Command::new(host::tool("curl")?)
-            .args(["--silent", "--no-buffer", "--parallel", "--parallel-immediate"])
+            .args([
+                "--silent",
+                "--no-buffer",
+                "--parallel",
+                "--parallel-immediate",
+            ])
             .args(["--parallel-max", &TRANSFERS.to_string(), "--config"])
             .arg(list),
     )
@@ -379,8 +417,18 @@ fn rust(debug: bool) -> Result<PathBuf> {
     // A program of another run may be in use under this name: replace it, don't write into it.
     let fresh = directory.join(format!("client.{}", std::process::id()));
     run(Command::new(compiler)
-        .args(["--edition", "2024", "--crate-name", "client", "-Copt-level=3"])
-        .arg(if debug { "-Cdebuginfo=2" } else { "-Cdebuginfo=0" })
+        .args([
+            "--edition",
+            "2024",
+            "--crate-name",
+            "client",
+            "-Copt-level=3",
+        ])
+        .arg(if debug {
+            "-Cdebuginfo=2"
+        } else {
+            "-Cdebuginfo=0"
+        })
         .arg(source("rust/client.rs"))
         .arg("-o")
         .arg(&fresh))?;
@@ -398,7 +446,9 @@ fn python_with_packages() -> Result<PathBuf> {
     }
     // left over from an attempt that was interrupted
     let _ = fs::remove_dir_all(&place);
-    run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&place))?;
+    run(Command::new("/usr/bin/python3")
+        .args(["-m", "venv"])
+        .arg(&place))?;
     run(Command::new(place.join("bin/pip"))
         .args(["install", "--quiet", "--disable-pip-version-check"])
         .args(PYTHON_PACKAGES))?;

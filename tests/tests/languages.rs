@@ -46,7 +46,10 @@ fn call_sites_and_native_stacks() -> Result<()> {
     let report = Report::parse(&ended.stdout).with_context(|| ended.stderr.clone())?;
     let mut wrong = String::new();
     println!("Native frames equal to gdb's: of the opener's stack + of the request's.");
-    println!("{:34} {:6} {:22} call site", "program", "site", "frames as gdb");
+    println!(
+        "{:34} {:6} {:22} call site",
+        "program", "site", "frames as gdb"
+    );
     for (member, program) in members.iter().zip(&mut programs).rev() {
         let row = row(member, program, &report);
         println!("{:34} {}", member.name, row.text);
@@ -117,7 +120,10 @@ fn hold(member: &Member, finding: &Value) -> Result<()> {
             function: name,
         } => {
             let lines: Vec<u32> = if file.starts_with("go/") {
-                go::marked(mark)?.into_iter().map(|(_, line)| line).collect()
+                go::marked(mark)?
+                    .into_iter()
+                    .map(|(_, line)| line)
+                    .collect()
             } else {
                 let source = std::fs::read_to_string(languages::source(file))?;
                 vec![fixtures::line_of(&source, mark)?]
@@ -149,7 +155,10 @@ fn compare(expected: Gdb, pid: u32, finding: &Value) -> Result<String> {
     let mut answer = String::new();
     let mut compared = 0;
     let requests = (finding["stack_of"] == "request").then_some((&finding["stack"], &opinion.send));
-    for (stack, theirs) in [Some((opener, &opinion.connect)), requests].into_iter().flatten() {
+    for (stack, theirs) in [Some((opener, &opinion.connect)), requests]
+        .into_iter()
+        .flatten()
+    {
         let (ours, told) = gdb::native(stack)?;
         if ours.is_empty() || theirs.is_empty() {
             continue;

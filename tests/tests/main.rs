@@ -12,6 +12,7 @@ mod faults;
 mod fixtures;
 mod go;
 mod languages;
+mod moved;
 mod output;
 mod readme;
 mod restart;
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
         fixtures::TESTS,
         go::TESTS,
         languages::TESTS,
-        faults::TESTS,
+        moved::TESTS,
         verdicts::TESTS,
         command::TESTS,
         bad_input::TESTS,

@@ -1,11 +1,7 @@
 //! Programs whose files are not what their names say: the right call site or none, and never
 //! another program's. One `tracer check` watches all of them.
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use tracer_tests::{
@@ -47,16 +43,33 @@ fn executables_that_moved_and_processes_that_left() -> Result<()> {
 
     let contained = contained(&client, &decoy, &at("rootfs"), &arguments)?;
 
-    let (left, _) = Program::ready(
-        fixtures::path("leave")?,
-        &[&*address, PACE[0], PACE[1]],
-    )?;
+    let (left, _) = Program::ready(fixtures::path("leave")?, &[&*address, PACE[0], PACE[1]])?;
 
     let programs = [
-        ("deleted", &deleted, "fetch_price", line_of(CLIENT, "fetch_price")?),
-        ("replaced", &replaced, "fetch_price", line_of(CLIENT, "fetch_price")?),
-        ("contained", &contained, "fetch_price", line_of(CLIENT, "fetch_price")?),
-        ("left", &left, "open_and_leave", line_of(LEAVE, "open_and_leave")?),
+        (
+            "deleted",
+            &deleted,
+            "fetch_price",
+            line_of(CLIENT, "fetch_price")?,
+        ),
+        (
+            "replaced",
+            &replaced,
+            "fetch_price",
+            line_of(CLIENT, "fetch_price")?,
+        ),
+        (
+            "contained",
+            &contained,
+            "fetch_price",
+            line_of(CLIENT, "fetch_price")?,
+        ),
+        (
+            "left",
+            &left,
+            "open_and_leave",
+            line_of(LEAVE, "open_and_leave")?,
+        ),
     ];
     let duration = format!("{}s", host::seconds(WATCH).as_secs());
     let mut command = vec!["check", "-o", "json", "--duration", &duration];

@@ -7,9 +7,9 @@ use aya_ebpf::helpers::{
     generated::bpf_probe_read_user as raw_probe_read_user,
 };
 use tracer_ebpf::{
-    Budget, COPY_BYTES_MAX, COPY_BYTES_MIDDLE, COPY_BYTES_MIN, CopySizeKey, Counter, FRAMES_MAX, PYTHON_FRAMES_MAX,
-    PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, StackCopy, TRIE_END, TRIE_PYTHON, TRIE_ROOT,
-    TrieKey,
+    Budget, COPY_BYTES_MAX, COPY_BYTES_MIDDLE, COPY_BYTES_MIN, CopySizeKey, Counter, FRAMES_MAX,
+    PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, StackCopy, TRIE_END,
+    TRIE_PYTHON, TRIE_ROOT, TrieKey,
 };
 
 use crate::{

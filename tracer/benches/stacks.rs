@@ -49,11 +49,19 @@ fn main() -> Result<()> {
         .iter()
         .map(|(copy, bytes)| stacks.take(copy, bytes).id)
         .collect();
-    line("unwind, first of a program and call site", "µs", per(began, copies.len()));
+    line(
+        "unwind, first of a program and call site",
+        "µs",
+        per(began, copies.len()),
+    );
     let frames: usize = ids.iter().map(|id| stacks.site(*id).frames.len()).sum();
     line("frames of a stack", "", frames as f64 / ids.len() as f64);
     let memory = anonymous_bytes()?.saturating_sub(before);
-    line("all caches after these call sites", "MiB", memory as f64 / f64::from(1 << 20));
+    line(
+        "all caches after these call sites",
+        "MiB",
+        memory as f64 / f64::from(1 << 20),
+    );
 
     let (copy, bytes) = copies.first().context("no copy")?;
     // the maps are read anew for each copy: what is cached does not hide that they changed
@@ -61,7 +69,11 @@ fn main() -> Result<()> {
     for _ in 0..WARM {
         black_box(stacks.take(black_box(copy), black_box(bytes)));
     }
-    line("take a copy, warm, with /proc/PID/maps", "µs", per(began, WARM as usize));
+    line(
+        "take a copy, warm, with /proc/PID/maps",
+        "µs",
+        per(began, WARM as usize),
+    );
     let began = Instant::now();
     for _ in 0..WARM {
         black_box(stacks.unwind_again(black_box(copy), black_box(bytes)));
@@ -101,6 +113,7 @@ fn kernel() -> Result<()> {
         backend: None,
         without: &[],
         trace_syscalls: false,
+        pin: None,
     })?;
     // so that there is as much stack as is copied
     let room = [0u8; 128 << 10];
@@ -119,7 +132,11 @@ fn kernel() -> Result<()> {
         time(&mut probes, kib << 10)?;
         let with = time(&mut probes, kib << 10)?;
         let without = time(&mut probes, 0)?;
-        line(&format!("copy in the kernel, {kib} KiB"), "ns", with - without);
+        line(
+            &format!("copy in the kernel, {kib} KiB"),
+            "ns",
+            with - without,
+        );
     }
     Ok(())
 }
@@ -169,7 +186,13 @@ fn compile(directory: &Path, number: usize) -> Result<std::path::PathBuf> {
     );
     fs::write(&file, source)?;
     let status = Command::new("cc")
-        .args(["-O1", "-g", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-o"])
+        .args([
+            "-O1",
+            "-g",
+            "-fomit-frame-pointer",
+            "-fno-optimize-sibling-calls",
+            "-o",
+        ])
         .arg(&program)
         .arg(&file)
         .status()?;
@@ -237,6 +260,10 @@ fn wait(pid: libc::pid_t) -> Result<()> {
     let mut status = 0;
     // SAFETY: `status` outlives the call.
     let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    ensure!(waited == pid && libc::WIFSTOPPED(status), "{}", io::Error::last_os_error());
+    ensure!(
+        waited == pid && libc::WIFSTOPPED(status),
+        "{}",
+        io::Error::last_os_error()
+    );
     Ok(())
 }

@@ -96,7 +96,9 @@ mod hex {
             return Ok(None);
         };
         let digits = text.strip_prefix("0x").unwrap_or(&text);
-        u64::from_str_radix(digits, 16).map(Some).map_err(D::Error::custom)
+        u64::from_str_radix(digits, 16)
+            .map(Some)
+            .map_err(D::Error::custom)
     }
 }
 

@@ -26,7 +26,10 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     args.finish()?;
     let known = targets()?;
     if let Some(unknown) = wanted.iter().find(|name| !known.contains(name)) {
-        bail!("there is no target `{unknown}`; known: {}", known.join(", "));
+        bail!(
+            "there is no target `{unknown}`; known: {}",
+            known.join(", ")
+        );
     }
     ensure_fuzzer()?;
     let lock = sh::root().join("fuzz/Cargo.lock");
@@ -35,11 +38,23 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
         fs::copy(sh::root().join("Cargo.lock"), &lock)?;
     }
     let mut found = Vec::new();
-    for name in known.iter().filter(|name| wanted.is_empty() || wanted.contains(name)) {
+    for name in known
+        .iter()
+        .filter(|name| wanted.is_empty() || wanted.contains(name))
+    {
         let corpus = seeded(name)?;
         eprintln!("xtask: fuzzing {name} for {seconds} s");
         let status = sh::command("rustup")
-            .args(["run", "nightly", "cargo", "fuzz", "run", "--dev", "--sanitizer", "none"])
+            .args([
+                "run",
+                "nightly",
+                "cargo",
+                "fuzz",
+                "run",
+                "--dev",
+                "--sanitizer",
+                "none",
+            ])
             .arg(name)
             .arg(&corpus)
             .args(["--", "-print_final_stats=1", "-verbosity=0"])
@@ -64,7 +79,16 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
 
 fn targets() -> Result<Vec<String>> {
     let mut names: Vec<String> = fs::read_dir(sh::root().join("fuzz/fuzz_targets"))?
-        .filter_map(|entry| Some(entry.ok()?.path().file_stem()?.to_string_lossy().into_owned()))
+        .filter_map(|entry| {
+            Some(
+                entry
+                    .ok()?
+                    .path()
+                    .file_stem()?
+                    .to_string_lossy()
+                    .into_owned(),
+            )
+        })
         .collect();
     names.sort();
     Ok(names)
@@ -96,7 +120,8 @@ fn ensure_fuzzer() -> Result<()> {
     if sh::has_program("cargo-fuzz") {
         return Ok(());
     }
-    step("building cargo-fuzz with cargo install (1 to 2 minutes)", || {
-        sh::quiet(sh::cargo().args(["install", "cargo-fuzz", "--locked"]))
-    })
+    step(
+        "building cargo-fuzz with cargo install (1 to 2 minutes)",
+        || sh::quiet(sh::cargo().args(["install", "cargo-fuzz", "--locked"])),
+    )
 }

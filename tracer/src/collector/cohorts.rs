@@ -199,12 +199,7 @@ impl Cohorts {
                 remote: Arc::new(saved.remote),
                 role: saved.role,
             };
-            let site = match cohort.site.as_deref().map(Site::blamed) {
-                None => Err(0),
-                // a site without a frame to blame was told apart by its stack's number
-                Some(None) => Err(u32::MAX - id.0),
-                Some(Some(frame)) => Ok((frame.function.clone(), frame.file.clone(), frame.line)),
-            };
+            let site = cohort.site.as_deref().and_then(place);
             let key = Key {
                 pid: cohort.process.pid,
                 start_ticks: cohort.process.start_ticks,

@@ -89,8 +89,7 @@ impl EventLoops {
 impl Session {
     /// Probes the event loops of the target.
     pub(super) fn follow_loops(&mut self, pids: &[u32]) {
-        self.loops
-            .follow(&mut self.probes, &mut self.stacks, pids);
+        self.loops.follow(&mut self.probes, &mut self.stacks, pids);
     }
 }
 

@@ -16,7 +16,9 @@ pub fn explain(site: &Site, program: &str) -> Option<String> {
         None => "If it is an interpreter, its script's frames can't be read.",
     };
     let what = runtime.map_or("application", |r| r.what);
-    Some(format!("No frame of the stack is known to be the {what}'s own. {how}"))
+    Some(format!(
+        "No frame of the stack is known to be the {what}'s own. {how}"
+    ))
 }
 
 struct Runtime {

@@ -137,9 +137,9 @@ impl GoBinary {
             }
         }
         let call_site = self.blame(&frames);
-        let own = call_site
-            .and_then(|at| frames.get(at))
-            .is_some_and(|f| callsite::origin(&self.info, &f.function) == callsite::Origin::Application);
+        let own = call_site.and_then(|at| frames.get(at)).is_some_and(|f| {
+            callsite::origin(&self.info, &f.function) == callsite::Origin::Application
+        });
         let line_in_function = call_site.and_then(|i| {
             let line = frames.get(i)?.line?;
             line.checked_sub((*start_lines.get(i)?)?)

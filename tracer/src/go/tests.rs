@@ -250,7 +250,10 @@ fn the_fuzzers_seed_is_a_program() {
     if std::env::var_os("TRACER_WRITE_SEEDS").is_some() {
         std::fs::write(&file, &bytes).unwrap();
     }
-    assert!(std::fs::read(&file).unwrap() == bytes, "{file} is another program");
+    assert!(
+        std::fs::read(&file).unwrap() == bytes,
+        "{file} is another program"
+    );
 }
 
 proptest! {

@@ -395,7 +395,11 @@ mod tests {
         let frames = [
             frame("__connect", None, LIBC),
             frame("sock_connect", None, Some("/usr/bin/python3.11")),
-            frame("_PyEval_EvalFrameDefault", None, Some("/usr/bin/python3.11")),
+            frame(
+                "_PyEval_EvalFrameDefault",
+                None,
+                Some("/usr/bin/python3.11"),
+            ),
         ];
         assert_eq!(call_site(&frames, &[], &[], python), None);
         assert_eq!(call_site(&[], &[], &[], Program::default()), None);

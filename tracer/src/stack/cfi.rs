@@ -98,7 +98,9 @@ pub(super) fn cold_part(image: &Image, start: u64) -> Option<Range<u64>> {
                 )
             };
             return frames
-                .with_row(part.start, &mut UnwindContext::new(), |row, _, _, _| set_up(row))?
+                .with_row(part.start, &mut UnwindContext::new(), |row, _, _, _| {
+                    set_up(row)
+                })?
                 .then_some(part);
         }
         before = Some(fde.offset());

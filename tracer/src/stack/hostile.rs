@@ -29,7 +29,10 @@ pub fn unwind_hostile(data: &[u8]) {
         return;
     };
     let _ = image.symbols(&["main", "_PyRuntime"]);
-    let _ = (image.build_id().map(<[u8]>::len), image.bias(0x1000, 0x1000));
+    let _ = (
+        image.build_id().map(<[u8]>::len),
+        image.bias(0x1000, 0x1000),
+    );
     let text = image.section(".text").map_or(0, |part| part.address);
     let words: Vec<u64> = data
         .chunks_exact(8)
@@ -42,7 +45,9 @@ pub fn unwind_hostile(data: &[u8]) {
     let _ = cold_part(&image, text);
     let space = OneFile(image);
     let mut rules = Rules::new();
-    let stack = data.get(data.len().saturating_sub(4096)..).unwrap_or_default();
+    let stack = data
+        .get(data.len().saturating_sub(4096)..)
+        .unwrap_or_default();
     for ip in addresses {
         let copy = StackCopy {
             ip,

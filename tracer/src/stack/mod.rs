@@ -351,7 +351,9 @@ impl Stacks {
     pub fn unwind_again(&mut self, copy: &StackCopy, bytes: &[u8]) -> usize {
         let stack = &bytes[..bytes.len().min(copy.len as usize)];
         self.modules.process(copy.tgid).map_or(0, |process| {
-            unwind(&**process, &mut self.rules, copy, stack).frames.len()
+            unwind(&**process, &mut self.rules, copy, stack)
+                .frames
+                .len()
         })
     }
 

@@ -91,6 +91,7 @@ impl Stacks {
                 stop: stack.stop,
                 executable: stack.executable.map(Into::into),
                 site: None,
+                unnamed: false,
             };
             self.records.insert(stack.id, record);
         }

@@ -25,7 +25,14 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
     for _ in 0..bench.rounds(7) {
         let mut cargo = sh::cargo();
-        cargo.args(["bench", "--quiet", "--package", "tracer", "--bench", "stacks"]);
+        cargo.args([
+            "bench",
+            "--quiet",
+            "--package",
+            "tracer",
+            "--bench",
+            "stacks",
+        ]);
         if let Some(toolchain) = &bench.ready.ebpf_toolchain {
             cargo.env("TRACER_EBPF_TOOLCHAIN", toolchain);
         }

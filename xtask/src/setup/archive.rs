@@ -19,10 +19,25 @@ const PYTHONS: &[(&str, &str, &[&str])] = &[
     (
         "sid",
         "python3.14",
-        &["libc6", "libexpat1", "libffi8", "libssl3t64", "libzstd1", "zlib1g"],
+        &[
+            "libc6",
+            "libexpat1",
+            "libffi8",
+            "libssl3t64",
+            "libzstd1",
+            "zlib1g",
+        ],
     ),
-    ("trixie", "python3.13", &["libc6", "libexpat1", "libffi8", "libssl3t64", "zlib1g"]),
-    ("bullseye", "python3.9", &["libc6", "libexpat1", "libffi7", "libssl1.1", "zlib1g"]),
+    (
+        "trixie",
+        "python3.13",
+        &["libc6", "libexpat1", "libffi8", "libssl3t64", "zlib1g"],
+    ),
+    (
+        "bullseye",
+        "python3.9",
+        &["libc6", "libexpat1", "libffi7", "libssl1.1", "zlib1g"],
+    ),
 ];
 
 /// Unpacks Pythons that this release does not have, each with its C library, below the cache. One
@@ -42,21 +57,24 @@ pub fn pythons() -> Result<()> {
 
 fn unpack_python(suite: &str, python: &str, libraries: &[&str], folder: &Path) -> Result<()> {
     let apt = apt_options(&format!("apt-{suite}"), &[suite], &[])?;
-    step(&format!("unpacking {python} of Debian {suite} (a few seconds)"), || {
-        let own = [
-            format!("{python}-minimal"),
-            format!("lib{python}-minimal"),
-            format!("lib{python}-stdlib"),
-        ];
-        let names: Vec<&str> = own
-            .iter()
-            .map(String::as_str)
-            .chain(libraries.iter().copied())
-            .collect();
-        let download = folder.with_extension("download");
-        packages::fetch_several(&names, &download, &apt)?;
-        packages::extract(&download, folder)
-    })
+    step(
+        &format!("unpacking {python} of Debian {suite} (a few seconds)"),
+        || {
+            let own = [
+                format!("{python}-minimal"),
+                format!("lib{python}-minimal"),
+                format!("lib{python}-stdlib"),
+            ];
+            let names: Vec<&str> = own
+                .iter()
+                .map(String::as_str)
+                .chain(libraries.iter().copied())
+                .collect();
+            let download = folder.with_extension("download");
+            packages::fetch_several(&names, &download, &apt)?;
+            packages::extract(&download, folder)
+        },
+    )
 }
 
 /// Options that show apt these suites, and these of the security archive, instead of the configured

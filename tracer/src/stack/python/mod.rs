@@ -160,7 +160,11 @@ impl Python {
             .enumerate()
             .filter(|(_, f)| {
                 f.module == Some(runtime.evaluate.0)
-                    && runtime.evaluate.1.iter().any(|part| part.contains(&f.lookup))
+                    && runtime
+                        .evaluate
+                        .1
+                        .iter()
+                        .any(|part| part.contains(&f.lookup))
             })
             .map(|(index, _)| index)
             .collect();
@@ -349,10 +353,9 @@ fn describe_all(
         let offset = match layout.instruction {
             Instruction::Bytes => i64::from(frame.instruction as i32),
             Instruction::Units => i64::from(frame.instruction as i32) * 2,
-            Instruction::Pointer(first) => frame
-                .instruction
-                .wrapping_sub(code.wrapping_add(first))
-                as i64,
+            Instruction::Pointer(first) => {
+                frame.instruction.wrapping_sub(code.wrapping_add(first)) as i64
+            }
         };
         let entry = match layout.entry {
             Entry::Every => true,

@@ -43,7 +43,8 @@ fn pythons() -> Vec<Command> {
     let home = std::env::var_os("HOME")
         .map(PathBuf::from)
         .unwrap_or_default();
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from);
+    let cache =
+        std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from);
     let unpacked = (8..=14).filter_map(|minor| {
         let root = cache.join(format!("tracer/packages/python3.{minor}"));
         let python = root.join(format!("usr/bin/python3.{minor}"));
@@ -72,7 +73,11 @@ fn pythons() -> Vec<Command> {
         }));
     }
     found.retain(|path| path.exists());
-    found.into_iter().map(Command::new).chain(unpacked).collect()
+    found
+        .into_iter()
+        .map(Command::new)
+        .chain(unpacked)
+        .collect()
 }
 
 /// What the kernel side does with a plan.
