@@ -7,7 +7,7 @@ use super::Suspect;
 /// more of the same leak and not another. Where several call sites fit, or none, they stay apart.
 pub fn join_siteless(suspects: Vec<Suspect>) -> Vec<Suspect> {
     let (mut sited, siteless): (Vec<Suspect>, Vec<Suspect>) =
-        suspects.into_iter().partition(|s| has_call_site(s));
+        suspects.into_iter().partition(has_call_site);
     for lost in siteless {
         let mut fitting = sited.iter_mut().filter(|s| same_but_for_the_site(s, &lost));
         match (fitting.next(), fitting.next()) {

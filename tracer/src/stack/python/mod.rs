@@ -250,8 +250,8 @@ fn find(tgid: u32, process: &Process, modules: &mut Modules) -> Option<Runtime> 
         }) else {
             continue;
         };
-        let mut parts = vec![evaluate.0..evaluate.0.wrapping_add(evaluate.1)];
-        parts.extend(cold_part(&image, evaluate.0));
+        let hot = evaluate.0..evaluate.0.wrapping_add(evaluate.1);
+        let parts = std::iter::once(hot).chain(cold_part(&image, evaluate.0));
         let address = runtime.0.wrapping_add(bias);
         let mut offsets = [0; DEBUG_OFFSETS_BYTES];
         if minor >= 13 && !memory.read(address, &mut offsets) {
@@ -261,7 +261,7 @@ fn find(tgid: u32, process: &Process, modules: &mut Modules) -> Option<Runtime> 
             layout: Layout::of(minor, &offsets)?,
             address,
             code_type: code_type.0.wrapping_add(bias),
-            evaluate: (id, parts),
+            evaluate: (id, parts.collect()),
         });
     }
     None
