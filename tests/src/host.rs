@@ -29,6 +29,19 @@ pub fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds * factor)
 }
 
+/// Whether this is a guest of the test run, in which nothing but tests happens.
+#[must_use]
+pub fn is_guest() -> bool {
+    env::var_os("TRACER_TEST_GUEST").is_some()
+}
+
+/// Factor on time limits: the programs of several tests share one emulated processor, and only
+/// loading the probes takes an old kernel ten seconds there.
+#[must_use]
+pub fn patience() -> u32 {
+    if is_guest() { 4 } else { 1 }
+}
+
 /// Skips unless this process is root.
 ///
 /// # Errors

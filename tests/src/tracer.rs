@@ -96,10 +96,13 @@ pub type Hooks = BTreeMap<String, String>;
 
 /// What `tracer doctor` says of a backend, or of tracer's own choice.
 #[derive(Debug, Clone)]
-struct Diagnosis {
-    hooks: Hooks,
+pub struct Diagnosis {
+    /// All of it.
+    pub doctor: Value,
+    /// How each event is observed.
+    pub hooks: Hooks,
     /// Why the kernel refused a hook of this backend.
-    refusal: Option<String>,
+    pub refusal: Option<String>,
 }
 
 /// How this kernel observes each event with the backend of the running test.
@@ -115,20 +118,33 @@ pub fn hooks() -> Result<Hooks> {
 /// # Errors
 /// [`NotApplicable`] with what the kernel says; an error when `tracer doctor` fails.
 pub fn need_backend(backend: &'static str) -> Result<()> {
-    host::require_root()?;
-    let forced = diagnosis(Some(backend))?;
-    if !forced.hooks.values().any(|used| used == backend) {
-        let refusal = forced.refusal.as_deref().unwrap_or("nothing to attach to");
-        bail!(NotApplicable(refusal.to_owned()));
-    }
+    let forced = with_backend(backend)?;
     if forced.hooks == diagnosis(None)?.hooks {
         bail!(NotApplicable("it is what tracer chooses here".to_owned()));
     }
     Ok(())
 }
 
-/// Asks once for each backend.
-fn diagnosis(backend: Option<&'static str>) -> Result<Diagnosis> {
+/// What `tracer doctor` says with this backend forced.
+///
+/// # Errors
+/// [`NotApplicable`] where the kernel has it not, with what the kernel says; an error when
+/// `tracer doctor` fails.
+pub fn with_backend(backend: &'static str) -> Result<Diagnosis> {
+    host::require_root()?;
+    let forced = diagnosis(Some(backend))?;
+    if !forced.hooks.values().any(|used| used == backend) {
+        let refusal = forced.refusal.as_deref().unwrap_or("nothing to attach to");
+        bail!(NotApplicable(refusal.to_owned()));
+    }
+    Ok(forced)
+}
+
+/// What `tracer doctor` says: asked once for each backend, because it attaches all there is.
+///
+/// # Errors
+/// When it fails.
+pub fn diagnosis(backend: Option<&'static str>) -> Result<Diagnosis> {
     static KNOWN: Mutex<BTreeMap<Option<&'static str>, Diagnosis>> = Mutex::new(BTreeMap::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(diagnosis) = known.get(&backend) {
@@ -155,6 +171,7 @@ fn diagnosis(backend: Option<&'static str>) -> Result<Diagnosis> {
             .flatten()
             .find(|refusal| backend.is_some_and(|backend| refusal["backend"] == backend))
             .map(|refusal| format!("{}: {}", text(&refusal["hook"]), text(&refusal["error"]))),
+        doctor,
     };
     known.insert(backend, diagnosis.clone());
     Ok(diagnosis)

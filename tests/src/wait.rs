@@ -7,7 +7,9 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Calls `probe` until it gives a value.
+use crate::host;
+
+/// Calls `probe` until it gives a value; in a guest the limit is several times as long.
 ///
 /// # Errors
 /// When `limit` has passed without one; the message names `what` was awaited.
@@ -16,6 +18,7 @@ pub fn for_value<T>(
     limit: Duration,
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    let limit = limit * host::patience();
     let end = Instant::now() + limit;
     loop {
         if let Some(value) = probe()? {

@@ -32,17 +32,12 @@ tests![
     exhausted_ports_are_counted,
 ];
 
-// Those that are held with each backend.
-tests![
-    BY_BACKEND:
-    closed_in_every_way,
-    held_by_its_opener,
-    held_by_somebody_else,
-    states_of_tcp,
-    families_and_roles,
-    namespaces,
-    reused_numbers,
-];
+// Held with each backend: all at once, because attaching is what takes its time.
+tests![BY_BACKEND: everything_that_happens];
+
+fn everything_that_happens() -> Result<()> {
+    hold(&[CLOSED, OWN, PASSED, STATES, FAMILIES, NAMESPACES, REUSED])
+}
 
 /// A scenario and what is expected of it.
 struct Case {
@@ -273,9 +268,14 @@ fn scenarios_are_what_they_say() -> Result<()> {
 }
 
 /// Lets the scenarios happen under one daemon and holds its list against what is expected.
-fn hold(cases: &'static [Case]) -> Result<()> {
+fn hold(groups: &[&'static [Case]]) -> Result<()> {
     host::require_root()?;
-    let mut all = cases.iter().map(begin).collect::<Result<Vec<_>>>()?;
+    let mut all = groups
+        .iter()
+        .copied()
+        .flatten()
+        .map(begin)
+        .collect::<Result<Vec<_>>>()?;
     let directory = tempfile::tempdir()?;
     let socket = directory
         .path()
@@ -465,35 +465,35 @@ fn wrong_row(running: &Running, opener: u32, row: &Value, hooks: &Hooks) -> Vec<
 }
 
 fn closed_in_every_way() -> Result<()> {
-    hold(CLOSED)
+    hold(&[CLOSED])
 }
 
 fn held_by_its_opener() -> Result<()> {
-    hold(OWN)
+    hold(&[OWN])
 }
 
 fn held_by_somebody_else() -> Result<()> {
-    hold(PASSED)
+    hold(&[PASSED])
 }
 
 fn states_of_tcp() -> Result<()> {
-    hold(STATES)
+    hold(&[STATES])
 }
 
 fn mptcp_is_not_misreported() -> Result<()> {
-    hold(MPTCP)
+    hold(&[MPTCP])
 }
 
 fn namespaces() -> Result<()> {
-    hold(NAMESPACES)
+    hold(&[NAMESPACES])
 }
 
 fn reused_numbers() -> Result<()> {
-    hold(REUSED)
+    hold(&[REUSED])
 }
 
 fn families_and_roles() -> Result<()> {
-    hold(FAMILIES)
+    hold(&[FAMILIES])
 }
 
 /// Lets a scenario happen under `check` and returns the report and what it printed.

@@ -12,7 +12,7 @@ use tracer_tests::{
     fixtures,
     host::{self, seconds},
     program::Program,
-    runner::Skip,
+    runner::{NotApplicable, Skip},
     tests,
     tracer::{self, Report},
     wait,
@@ -28,6 +28,7 @@ tests![
     container_by_its_id,
     pid_namespace,
     network_namespace,
+    whole_host,
     ignored_findings_are_counted,
 ];
 
@@ -225,6 +226,37 @@ fn network_namespace() -> Result<()> {
         report.only()?["remote"]["address"] == address,
         "address: {report}"
     );
+    Ok(())
+}
+
+/// No target at all; on a machine that does other things, these would be in the report too.
+fn whole_host() -> Result<()> {
+    if !host::is_guest() {
+        bail!(NotApplicable(
+            "the whole host is watched in guests only".to_owned()
+        ));
+    }
+    let twin = scenes::client("client", "pool", 8, 800, "close")?;
+    let (mut fetch, mut idle) = (None, None);
+    // Some of it may come from other tests: these two have to be there, the twin must not.
+    let scenes = (leaky("fetch")?, leaky("idle")?);
+    let report = check(&[])?;
+    report.expect_verdict("leak")?;
+    for finding in report.findings() {
+        for instance in finding["instances"].as_array().into_iter().flatten() {
+            let pid = &instance["pid"];
+            let function = finding["call_site"]["function"].as_str();
+            if *pid == scenes.0.pid() {
+                fetch = function;
+            }
+            if *pid == scenes.1.pid() {
+                idle = function;
+            }
+            ensure!(*pid != twin.pid(), "the healthy one: {report}");
+        }
+    }
+    ensure!(fetch == Some("fetch_price"), "{fetch:?}: {report}");
+    ensure!(idle == Some("open_session"), "{idle:?}: {report}");
     Ok(())
 }
 
