@@ -222,10 +222,12 @@ pub fn attached(program: &mut Program) -> Result<BTreeSet<u32>> {
     let ids = wait::for_value("attached probes", host::seconds(60), || {
         ensure!(program.runs()?, "tracer ended: {}", program.stderr());
         let ids = host::bpf_programs_of(program.pid())?;
-        // The set grows while probes are being loaded; it is complete when it stops growing.
+        // The set grows while probes are being loaded; it is complete when it stops growing and
+        // the process waits for something to happen.
         std::thread::sleep(Duration::from_millis(300));
+        let waits = host::waits_for_events(program.pid())?;
         let again = host::bpf_programs_of(program.pid())?;
-        Ok((!ids.is_empty() && ids == again).then_some(ids))
+        Ok((!ids.is_empty() && ids == again && waits).then_some(ids))
     })?;
     for id in &ids {
         ensure!(

@@ -61,7 +61,7 @@ pub fn raw_process_exec(_ctx: RawTracePointContext) -> u32 {
     0
 }
 
-/// `sched_process_exit(struct task_struct *p)`.
+/// `sched_process_exit(struct task_struct *p, bool group_dead)`, before 6.16 without the last.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn raw_process_exit(ctx: RawTracePointContext) -> u32 {
     let task: Address = argument(&ctx, 0);

@@ -25,9 +25,11 @@ cargo xtask COMMAND
                             build the `tracer` command
   run [--release] -- ARGS   build as this user, then run `tracer ARGS` as root (through sudo if need be)
   demo                      build, let a small program leak over loopback, and catch it
-  test [--unit] [--full] [FILTER]
-                            unit tests and behaviour tests on this machine's kernel, a few in one guest (--full: all in every guest)
-  vm [KERNEL…] [--only NAME,…] [--run 'CMD'] [--limit SECONDS]
+  test [--unit] [--full] [--within MINUTES] [FILTER]
+                            unit tests and behaviour tests on this machine's kernel, a few in one guest
+                            (--full: all versions of Go, and what depends on the kernel in every guest with each
+                            backend; what has not begun there after MINUTES is skipped and said to be)
+  vm [KERNEL…] [--only NAME,…] [--run 'CMD'] [--report] [--limit SECONDS]
                             boot Debian's kernels (5.10, 6.1, 6.12, 7) in QEMU and run the behaviour tests there,
                             or a shell command (`tracer` is on the path, the fixture programs are in /fixtures)
   fuzz [TARGET…] [--seconds N]

@@ -129,7 +129,7 @@ impl std::fmt::Debug for Probes {
 }
 
 /// What to load.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Setup<'a> {
     /// Settings handed to the programs; what depends on the kernel is filled in here.
     pub config: Config,
@@ -264,6 +264,21 @@ impl Probes {
         });
         let told = self.syscall_tax.map(|tax| tax.to_string());
         self.degraded.extend(told);
+    }
+
+    /// Loads the programs that wait for an executable to be attached to; to see that they load.
+    ///
+    /// # Errors
+    /// The kernel's answer to the first that does not.
+    pub fn load_waiting(&mut self) -> Result<(), ProbeError> {
+        for (_, program) in self.ebpf.programs_mut() {
+            if let Program::UProbe(p) = program
+                && p.fd().is_err()
+            {
+                p.load().map_err(|e| ProbeError::Load(reason(&e)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Where members of kernel structures are.

@@ -4,12 +4,16 @@ mod cpio;
 mod guest;
 mod image;
 mod kernel;
+mod verifier;
 
 use std::{
     fs,
     path::PathBuf,
     process::ExitCode,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -48,6 +52,7 @@ pub const LIMIT: Duration = Duration::from_secs(15 * 60);
 pub fn main(mut args: Args) -> Result<ExitCode> {
     let options = setup::Options::take(&mut args)?;
     let script = args.value("--run")?;
+    let report = args.flag("--report");
     let filter: Vec<String> = args
         .value("--only")?
         .iter()
@@ -66,6 +71,14 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
 
     let ready = setup::to_build(options)?;
     let emulator = setup::to_boot_guests(options)?;
+    if report {
+        let programs = build::with_tests(&ready)?;
+        let native = &test_program(&programs, "kernel")?.path;
+        let mut image = Image::new(&emulator.busybox);
+        image.add_stripped(native, verifier::PROGRAM)?;
+        verifier::report(&emulator, &image, &lines, native, limit)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     match script {
         Some(script) => {
             let programs = build::programs(&ready, Profile::default())?;
@@ -142,6 +155,7 @@ pub fn test(
         .map(|(line, filter)| (line, line.fetch(), filter))
         .collect();
     let side_by_side = thread::available_parallelism().map_or(1, |n| n.get().min(AT_ONCE));
+    let rounds_left = AtomicUsize::new(jobs.len());
     let suites: Vec<Mutex<Option<Suite>>> = jobs.iter().map(|_| Mutex::default()).collect();
     let queue = Mutex::new(jobs.iter().zip(&suites));
     thread::scope(|scope| {
@@ -152,7 +166,11 @@ pub fn test(
                     let Some(((line, kernel, filter), place)) = next else {
                         break;
                     };
-                    let suite = test_one(emulator, &image, (line.name, kernel), filter, until);
+                    // an equal share of what is left, for those that come after it, too
+                    let waiting = rounds_left.fetch_sub(1, Ordering::Relaxed);
+                    let rounds = u32::try_from(waiting.div_ceil(side_by_side)).unwrap_or(1);
+                    let left = until.saturating_duration_since(Instant::now()) / rounds.max(1);
+                    let suite = test_one(emulator, &image, (line.name, kernel), filter, left);
                     *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(suite);
                 }
             });
@@ -170,10 +188,9 @@ fn test_one(
     image: &Image,
     (line, kernel): (&str, &Result<Kernel>),
     filter: &[String],
-    until: Instant,
+    left: Duration,
 ) -> Suite {
     let started = Instant::now();
-    let left = until.saturating_duration_since(started);
     let mut outcome = Outcome::default();
     let mut name = format!("in a guest: Linux {line}");
     if left < SHORTEST {
@@ -190,8 +207,12 @@ fn test_one(
             name = format!("in a guest: Linux {}", kernel.version);
             eprintln!("xtask: {name}");
             let env = surroundings(left);
+            let names = filter.join(" ");
             let job = Job {
-                script: &format!("cd /tmp; /usr/bin/behaviour {}", filter.join(" ")),
+                script: &format!(
+                    "cd /tmp; {} {names}; kernel=$?; /usr/bin/behaviour {names}; exit $((kernel | $?))",
+                    verifier::PROGRAM
+                ),
                 env: &env,
                 limit: left + GRACE,
             };
@@ -218,6 +239,14 @@ fn test_one(
     }
 }
 
+/// The test program of this name.
+fn test_program<'a>(programs: &'a [Executable], name: &str) -> Result<&'a Executable> {
+    programs
+        .iter()
+        .find(|program| program.target == name && program.is_test)
+        .with_context(|| format!("cargo built no test program `{name}`"))
+}
+
 /// A guest with `tracer` and the fixture programs that cargo builds.
 fn image_of(emulator: &Emulator, programs: &[Executable]) -> Result<Image> {
     let mut image = Image::new(&emulator.busybox);
@@ -232,11 +261,7 @@ fn image_of(emulator: &Emulator, programs: &[Executable]) -> Result<Image> {
 
 /// A guest with `tracer`, the behaviour tests and all their fixture programs.
 fn image_with_tests(emulator: &Emulator, programs: &[Executable]) -> Result<Image> {
-    let tests = &programs
-        .iter()
-        .find(|program| program.target == "behaviour" && program.is_test)
-        .context("cargo built no behaviour tests")?
-        .path;
+    let tests = &test_program(programs, "behaviour")?.path;
     let folder = work_dir().join("fixtures");
     // of an earlier build
     let _ = fs::remove_dir_all(&folder);
@@ -247,6 +272,7 @@ fn image_with_tests(emulator: &Emulator, programs: &[Executable]) -> Result<Imag
     })?;
     let mut image = image_of(emulator, programs)?;
     image.add_stripped(tests, "/usr/bin/behaviour")?;
+    image.add_stripped(&test_program(programs, "kernel")?.path, verifier::PROGRAM)?;
     for entry in fs::read_dir(&folder)? {
         let path = entry?.path();
         if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
