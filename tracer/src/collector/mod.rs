@@ -34,7 +34,10 @@ use crate::{
     go::GoTracer,
     kernel::probes::Probes,
     model::{CohortId, Ended},
-    procs::{Clock, clock::monotonic_ns},
+    procs::{
+        Clock,
+        clock::{monotonic_ns, thread_cpu_ns},
+    },
     stack::Stacks,
 };
 
@@ -291,7 +294,7 @@ impl Session {
         if self.processes == 0 {
             self.frozen_ns.get_or_insert_with(monotonic_ns);
         }
-        let (began_ns, began_cpu_ns) = (monotonic_ns(), start::cpu_ns());
+        let (began_ns, began_cpu_ns) = (monotonic_ns(), thread_cpu_ns());
         if scan {
             self.scan = self.scan.wrapping_add(1).max(1);
             self.scan_began_ns = began_ns;
@@ -300,7 +303,7 @@ impl Session {
             let unstored = self.probes.run_scan(self.scan)?;
             self.gaps.scanned(unstored, lost_before);
             self.forget_ended();
-            let cost_ns = start::cpu_ns().saturating_sub(began_cpu_ns);
+            let cost_ns = thread_cpu_ns().saturating_sub(began_cpu_ns);
             self.next_scan_ns = began_ns + SCAN_EVERY_NS.max(cost_ns * DUTY);
         }
         self.take_stacks();
@@ -311,7 +314,7 @@ impl Session {
         if self.frozen_ns.is_none() {
             self.sweep(monotonic_ns(), scan)?;
         }
-        let cost_ns = start::cpu_ns().saturating_sub(began_cpu_ns);
+        let cost_ns = thread_cpu_ns().saturating_sub(began_cpu_ns);
         self.next_sweep_ns = began_ns + SWEEP_EVERY_NS.max(cost_ns * DUTY / 4);
         self.save_if_due();
         Ok(())

@@ -17,7 +17,7 @@ use crate::{
     engine::saved::{SavedEngine, SavedState},
     kernel::pins::Pins,
     model::{CohortId, Ended, Process},
-    procs::clock::monotonic_ns,
+    procs::clock::{monotonic_ns, thread_cpu_ns},
     stack::saved::SavedStack,
 };
 
@@ -87,7 +87,7 @@ impl Session {
         if self.probes.pins().is_none() {
             return;
         }
-        let began_ns = super::start::cpu_ns();
+        let began_ns = thread_cpu_ns();
         let saved = serde_json::to_vec(&self.saved());
         let Some(pins) = self.probes.pins() else {
             return;
@@ -100,7 +100,7 @@ impl Session {
             Ok(()) => self.forget_heads(),
             Err(error) => tracing::warn!(%error, "what is known could not be kept"),
         }
-        let cost_ns = super::start::cpu_ns().saturating_sub(began_ns);
+        let cost_ns = thread_cpu_ns().saturating_sub(began_ns);
         self.saving.last_ns = monotonic_ns();
         self.saving.next_ns = self.saving.last_ns + SOON_NS.max(cost_ns * DUTY);
         self.saving.learned = false;

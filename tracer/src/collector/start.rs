@@ -72,10 +72,3 @@ fn missing_capabilities() -> Vec<&'static str> {
         .map(|(_, name)| name)
         .collect()
 }
-
-/// CPU time of this thread, nanoseconds: what sweeps cost, however busy the machine is.
-pub fn cpu_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
-}

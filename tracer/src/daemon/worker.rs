@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::{BorrowedFd, OwnedFd, RawFd},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
@@ -19,12 +19,17 @@ use tokio::sync::oneshot;
 use super::{Error, config::Ignore, metrics::Totals, timeline::Timelines};
 use crate::{
     collector::{Health, Session, StartError},
-    procs::clock::monotonic_ns,
+    procs::clock::{monotonic_ns, thread_cpu_ns},
     report::{ConnectionList, Doctor, Report},
 };
 
 /// A report may be this old before a request makes a new one.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(2);
+/// A report that costs more CPU time than this keeps nobody waiting: whoever asks gets the latest,
+/// and a new one is made for those who ask next. A million sockets take a second to go through.
+const COSTLY: Duration = Duration::from_millis(400);
+/// Such a report is not made again before this many times what it cost have passed.
+const COSTLY_REST: u32 = 10;
 /// A report is made at least this often, so that timelines and first sightings do not depend on
 /// whether somebody asks.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
@@ -85,7 +90,32 @@ pub struct Bench {
     /// Counters that must not fall when a process ends.
     pub totals: Totals,
     ignore: Ignore,
-    latest: Option<(Instant, Arc<Report>)>,
+    shared: Arc<Shared>,
+}
+
+/// The latest report.
+#[derive(Debug, Clone)]
+struct Latest {
+    made: Instant,
+    /// CPU time that it took to make.
+    took: Duration,
+    report: Arc<Report>,
+}
+
+impl Latest {
+    /// Whether it is as good as one made now.
+    fn is_fresh(&self) -> bool {
+        let rest = if self.is_costly() {
+            self.took * COSTLY_REST
+        } else {
+            Duration::ZERO
+        };
+        self.made.elapsed() < REPORT_AGE_MAX.max(rest)
+    }
+
+    fn is_costly(&self) -> bool {
+        self.took > COSTLY
+    }
 }
 
 impl Bench {
@@ -94,24 +124,31 @@ impl Bench {
     /// # Errors
     /// The message of [`Session::report`].
     pub fn report(&mut self) -> Result<Arc<Report>, String> {
-        if let Some((made, report)) = &self.latest
-            && made.elapsed() < REPORT_AGE_MAX
-        {
-            return Ok(report.clone());
+        match self.shared.latest() {
+            Some(latest) if latest.is_fresh() => Ok(latest.report),
+            _ => self.make_report(),
         }
+    }
+
+    fn make_report(&mut self) -> Result<Arc<Report>, String> {
+        let begun_ns = thread_cpu_ns();
         let mut report = self.source.report()?;
         self.ignore.apply(&mut report);
         self.timelines.add(&report, Timestamp::now());
         self.totals.add(&report);
         let report = Arc::new(report);
-        self.latest = Some((Instant::now(), report.clone()));
+        self.shared.set_latest(Latest {
+            made: Instant::now(),
+            took: Duration::from_nanos(thread_cpu_ns().saturating_sub(begun_ns)),
+            report: report.clone(),
+        });
         Ok(report)
     }
 
     fn report_is_due(&self) -> bool {
-        self.latest
-            .as_ref()
-            .is_none_or(|(made, _)| made.elapsed() >= REPORT_EVERY)
+        self.shared
+            .latest()
+            .is_none_or(|latest| latest.made.elapsed() >= REPORT_EVERY)
     }
 }
 
@@ -125,9 +162,21 @@ struct Shared {
     ready: AtomicBool,
     /// When the loop last turned, monotonic nanoseconds.
     turned_ns: AtomicU64,
+    latest: Mutex<Option<Latest>>,
+    /// A report is being made for those who ask next.
+    renewing: AtomicBool,
 }
 
 impl Shared {
+    fn latest(&self) -> Option<Latest> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.clone()
+    }
+
+    fn set_latest(&self, latest: Latest) {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(latest);
+    }
+
     fn turn(&self) {
         self.turned_ns.store(monotonic_ns(), Ordering::Relaxed);
     }
@@ -168,6 +217,31 @@ impl Handle {
         receiver.await.map_err(|_| gone())
     }
 
+    /// The latest report, where it is fresh or a fresh one would take long; then it is made for
+    /// whoever asks next.
+    #[must_use]
+    pub fn report(&self) -> Option<Arc<Report>> {
+        let latest = self.shared.latest().filter(|_| self.ready())?;
+        if latest.is_fresh() {
+            return Some(latest.report);
+        }
+        if !latest.is_costly() {
+            return None;
+        }
+        if !self.shared.renewing.swap(true, Ordering::AcqRel) {
+            let renew: Job = Box::new(|bench| {
+                if let Err(message) = bench.make_report() {
+                    tracing::warn!("no report: {message}");
+                }
+                bench.shared.renewing.store(false, Ordering::Release);
+            });
+            // without a worker there is nothing to renew
+            let _ = self.jobs.send(renew);
+            self.shared.wake();
+        }
+        Some(latest.report)
+    }
+
     /// Probes are attached and the baseline is taken.
     #[must_use]
     pub fn ready(&self) -> bool {
@@ -204,6 +278,8 @@ impl Worker {
             stop: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             turned_ns: AtomicU64::new(monotonic_ns()),
+            latest: Mutex::new(None),
+            renewing: AtomicBool::new(false),
         });
         let (jobs, waiting) = mpsc::channel();
         let (ended, end) = oneshot::channel();
@@ -248,14 +324,14 @@ fn work<S: Source>(
     start: impl FnOnce() -> Result<S, StartError>,
     ignore: Ignore,
     jobs: &mpsc::Receiver<Job>,
-    shared: &Shared,
+    shared: &Arc<Shared>,
 ) -> Result<(), Error> {
     let mut bench = Bench {
         source: Box::new(start()?),
         timelines: Timelines::default(),
         totals: Totals::default(),
         ignore,
-        latest: None,
+        shared: Arc::clone(shared),
     };
     shared.turn();
     shared.ready.store(true, Ordering::Release);
@@ -263,7 +339,7 @@ fn work<S: Source>(
         let wait = bench.source.tick().map_err(Error::Broken)?;
         shared.turn();
         if bench.report_is_due()
-            && let Err(message) = bench.report()
+            && let Err(message) = bench.make_report()
         {
             tracing::warn!("no report: {message}");
         }

@@ -16,6 +16,12 @@ pub fn monotonic_ns() -> u64 {
     u64::try_from(nanoseconds(clock_gettime(ClockId::Monotonic))).unwrap_or_default()
 }
 
+/// CPU time of this thread, nanoseconds: what its work costs, however busy the machine is.
+#[must_use]
+pub fn thread_cpu_ns() -> u64 {
+    u64::try_from(nanoseconds(clock_gettime(ClockId::ThreadCPUTime))).unwrap_or_default()
+}
+
 /// Relates the monotonic clock to the calendar as of one moment. Read it anew for each report:
 /// the calendar may be set while the tracer runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
