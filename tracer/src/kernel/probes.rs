@@ -1,5 +1,6 @@
 //! Loads the programs, attaches what the plan chooses, and owns the maps.
 
+mod health;
 mod tables;
 mod takeover;
 
@@ -31,7 +32,6 @@ use super::{
     offsets,
     pins::{self, PinError, Pins},
     plan::{Attach, Choice, EVENTS, Event, Probe, SYSCALLS},
-    stats::{ProgramStats, program_stats},
     tax::{self, SyscallTax},
 };
 use crate::report::{EventStatus, Refusal};
@@ -537,24 +537,6 @@ impl Probes {
     #[must_use]
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counters.sum(counter as u32).unwrap_or(0)
-    }
-
-    /// What the kernel counts of each loaded program.
-    #[must_use]
-    pub fn stats(&self) -> Vec<(String, ProgramStats)> {
-        self.ebpf
-            .programs()
-            .filter_map(|(name, program)| {
-                let fd = program.fd().ok()?;
-                Some((name.to_owned(), program_stats(fd.as_fd()).ok()?))
-            })
-            .collect()
-    }
-
-    /// Events that programs were not run for because they were running already.
-    #[must_use]
-    pub fn recursion_misses(&self) -> u64 {
-        self.stats().iter().map(|(_, s)| s.recursion_misses).sum()
     }
 
     /// How each event is observed.
