@@ -1,65 +1,28 @@
-//! Uprobes on functions of Go's `net/http`: the state of each client connection, HTTP/2 stream and
-//! server connection, with the stack that issued the latest request.
-//!
-//! They sit on the `push %rbp` after the stack check, never on the entry (which runs twice when
-//! the stack grows) and never on returns (whose trampolines Go's stack copying destroys). There
-//! the arguments are still in the registers of Go's ABI (`cmd/compile/abi-internal.md`: RAX, RBX,
-//! RCX, RDI, …; R14 is the goroutine), the return address is at the top of the stack, and RBP is
-//! the caller's frame. They run in the context of the thread that runs the goroutine.
-//!
-//! A probe is attached to an executable, so it fires for every process that runs it; those that
-//! are not in `GO_PROCESSES` leave after one look-up. Where uprobes can't attach, the kernel's
-//! view of sockets remains.
-
-use core::ffi::c_void;
+//! Uprobes on functions of Go's `net/http`: the state of each client and server connection, with
+//! the stack that issued the latest request; and on the closing of connections, which tells what a
+//! finalizer had to close. Where they sit and what they find there: [`crate::go_hit`].
 
 use aya_ebpf::{
-    EbpfContext as _,
-    helpers::{
-        bpf_get_current_task, bpf_ktime_get_ns, generated::bpf_probe_read_user as raw_read_user,
-    },
+    helpers::bpf_ktime_get_ns,
     macros::{map, uprobe},
-    maps::{Array, HashMap, PerCpuArray},
+    maps::HashMap,
     programs::ProbeContext,
 };
 use tracer_ebpf::{
-    Counter, GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_IDLE, GO_IN_FLIGHT, GO_NEW,
-    GO_READING, GO_RESPONSE, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoFinalizedKey,
-    GoKey, GoLayout, GoProcess, GoStack, SOCK_READING, STACK_NONE,
+    GO_CLIENT, GO_HANDED_OVER, GO_IDLE, GO_IN_FLIGHT, GO_NEW, GO_RESPONSE, GO_SERVER,
+    GoFinalizedKey, SOCK_READING,
 };
 
 use crate::{
-    go_stacks::{mix, remember},
-    kernel::{Address, UserRegs, current_tgid, read, read_user},
-    maps::{SOCKS, count},
-    offset,
+    go_hit::{Hit, register, set_state},
+    kernel::read_user,
+    maps::SOCKS,
 };
 
-/// Go processes to watch.
-#[map]
-pub static GO_PROCESSES: HashMap<u32, GoProcess> = HashMap::with_max_entries(4_096, 0);
-/// One layout for each executable.
-#[map]
-pub static GO_LAYOUTS: Array<GoLayout> = Array::with_max_entries(256, 0);
-/// Connections and streams by their object's address.
-#[map]
-pub static GO_CONNS: HashMap<GoKey, GoConn> = HashMap::with_max_entries(8_192, 0);
 /// Connections closed by a finalizer.
 #[map]
 pub static GO_FINALIZED: HashMap<GoFinalizedKey, u64> = HashMap::with_max_entries(1_024, 0);
 
-/// Values too large for the BPF stack.
-#[repr(C)]
-pub struct Scratch {
-    conn: GoConn,
-    stack: GoStack,
-}
-
-#[map]
-static GO_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// Most layers (TLS, own types) between a connection and its socket.
-const LAYERS: u32 = 4;
 /// The first bytes of `net/http.errCallerOwnsConn`.
 const OWNER_ERROR: [u64; 2] = [
     u64::from_le_bytes(*b"read loo"),
@@ -70,249 +33,6 @@ const STATE_NEW: u64 = 0;
 const STATE_ACTIVE: u64 = 1;
 const STATE_IDLE: u64 = 2;
 const STATE_HIJACKED: u64 = 3;
-
-/// What every probe needs.
-struct Hit {
-    tgid: u32,
-    bias: u64,
-    layout: &'static GoLayout,
-    regs: *const UserRegs,
-}
-
-macro_rules! register {
-    ($hit:expr, $name:ident) => {
-        // SAFETY: the context of a uprobe is `struct pt_regs`; volatile, so that each register is
-        // loaded by itself, as the verifier wants it.
-        unsafe { core::ptr::read_volatile(&raw const (*$hit.regs).$name) }
-    };
-}
-
-impl Hit {
-    #[inline(always)]
-    fn new(ctx: &ProbeContext) -> Option<Hit> {
-        let tgid = current_tgid();
-        // SAFETY: a map lookup; the value is copied at once.
-        let process = *unsafe { GO_PROCESSES.get(&tgid) }?;
-        Some(Hit {
-            tgid,
-            bias: process.bias,
-            layout: GO_LAYOUTS.get(process.layout)?,
-            regs: ctx.as_ptr() as *const UserRegs,
-        })
-    }
-
-    #[inline(always)]
-    fn key(&self, object: u64) -> GoKey {
-        GoKey {
-            object,
-            tgid: self.tgid,
-            pad: 0,
-        }
-    }
-
-    /// The entry of an object.
-    #[inline(always)]
-    fn conn(&self, object: u64) -> Option<&'static mut GoConn> {
-        // SAFETY: map values stay valid while the program runs; the runtime orders what happens to
-        // one connection.
-        GO_CONNS
-            .get_ptr_mut(&self.key(object))
-            .map(|conn| unsafe { &mut *conn })
-    }
-
-    /// The entry of an object, made when there is none.
-    #[inline(always)]
-    fn conn_or_new(&self, object: u64, kind: u8) -> Option<&'static mut GoConn> {
-        if let Some(conn) = self.conn(object) {
-            return Some(conn);
-        }
-        // SAFETY: this CPU's slot; the program can't be interrupted by itself on a CPU.
-        let fresh = unsafe { &mut (*GO_SCRATCH.get_ptr_mut(0)?).conn };
-        fresh.sk = 0;
-        fresh.transport = 0;
-        fresh.request_ns = 0;
-        fresh.goid = 0;
-        fresh.stack = STACK_NONE;
-        fresh.inode = 0;
-        fresh.fd = -1;
-        fresh.requests = 0;
-        fresh.kind = kind;
-        fresh.state = 0;
-        fresh.flags = 0;
-        fresh.method_len = 0;
-        fresh.scheme_len = 0;
-        fresh.host_len = 0;
-        fresh.path_len = 0;
-        fresh.query_len = 0;
-        if GO_CONNS.insert(&self.key(object), fresh, 0).is_err() {
-            count(Counter::GoConnMapFull);
-            return None;
-        }
-        self.conn(object)
-    }
-
-    #[inline(always)]
-    fn forget(&self, object: u64) {
-        let _ = GO_CONNS.remove(&self.key(object));
-    }
-
-    /// Follows a `net.Conn` to its socket.
-    #[inline(always)]
-    fn locate(&self, conn: &mut GoConn, mut table: u64, mut data: u64) {
-        let layout = self.layout;
-        conn.fd = -1;
-        conn.sk = 0;
-        conn.inode = 0;
-        let mut flags = 0;
-        let mut layer = 0;
-        while layer < LAYERS {
-            let close =
-                read_user::<u64>(table + u64::from(layout.itab_fun)).wrapping_sub(self.bias);
-            if close == layout.tcp_close || close == layout.unix_close {
-                let net_fd: u64 = read_user(data);
-                let fd: i32 = read_user(net_fd + u64::from(layout.fd_sysfd));
-                conn.fd = fd;
-                conn.sk = self.socket(fd, &mut conn.inode);
-                break;
-            }
-            flags |= if close == layout.tls_close {
-                GO_TLS
-            } else {
-                GO_WRAPPED
-            };
-            // The wrapped connection is the first member.
-            let inner: [u64; 2] = read_user(data);
-            table = inner[0];
-            data = inner[1];
-            layer += 1;
-        }
-        conn.flags = flags;
-    }
-
-    /// The socket behind a descriptor of the current process.
-    #[inline(always)]
-    fn socket(&self, fd: i32, inode: &mut u32) -> Address {
-        if fd < 0 {
-            return 0;
-        }
-        let layout = self.layout;
-        // SAFETY: the helper has no preconditions.
-        let task = unsafe { bpf_get_current_task() };
-        let files: Address = read(task, layout.task_files as usize);
-        let table: Address = read(files, layout.files_fdt as usize);
-        let array: Address = read(table, layout.fdt_fd as usize);
-        let file: Address = read(array, fd as usize * 8);
-        let socket: Address = read(file, offset!(file_private_data));
-        // A descriptor of something else has other private data; a socket points back.
-        if file == 0 || read::<Address>(socket, offset!(socket_file)) != file {
-            return 0;
-        }
-        *inode = read::<u64>(read(file, offset!(file_inode)), offset!(inode_ino)) as u32;
-        read(socket, offset!(socket_sk))
-    }
-
-    /// A new request on a connection: who issued it, and what it asks for.
-    #[inline(always)]
-    fn request(&self, conn: &mut GoConn, request: u64, method: u32, url: u32) {
-        let layout = self.layout;
-        let goroutine = register!(self, r14);
-        conn.goid = read_user(goroutine + u64::from(layout.g_goid));
-        conn.stack = self.stack();
-        conn.requests += 1;
-        conn.state = GO_IN_FLIGHT;
-        // SAFETY: the helper has no preconditions.
-        conn.request_ns = unsafe { bpf_ktime_get_ns() };
-        conn.state_ns = conn.request_ns;
-        conn.method_len = text(request + u64::from(method), &mut conn.method) as u8;
-        let url: u64 = read_user(request + u64::from(url));
-        conn.scheme_len = text(url, &mut conn.scheme);
-        conn.host_len = text(url + u64::from(layout.url_host), &mut conn.host);
-        conn.path_len = text(url + u64::from(layout.url_path), &mut conn.path);
-        conn.query_len = text(url + u64::from(layout.url_query), &mut conn.query);
-    }
-
-    /// Writes the requester into the kernel's entry of the socket, so that its cohort is the
-    /// requester's even after its end.
-    #[inline(always)]
-    fn charge(&self, conn: &mut GoConn) {
-        if let Some(sock) = SOCKS.get_ptr_mut(&conn.sk) {
-            // SAFETY: a live map value.
-            let sock = unsafe { &mut *sock };
-            if sock.tgid == self.tgid {
-                sock.request_stack = conn.stack;
-                conn.flags |= GO_CONFIRMED;
-            }
-        }
-    }
-
-    /// The id of the current stack, by frame pointers, which Go always keeps.
-    #[inline(always)]
-    fn stack(&self) -> u32 {
-        let Some(scratch) = GO_SCRATCH.get_ptr_mut(0) else {
-            return STACK_NONE;
-        };
-        // SAFETY: this CPU's slot.
-        let stack = unsafe { &mut (*scratch).stack };
-        let mut frame = register!(self, bp);
-        let caller: u64 = read_user(register!(self, sp));
-        stack.ips[0] = register!(self, ip);
-        stack.ips[1] = caller;
-        let mut hash = mix(mix(u64::from(self.tgid), stack.ips[0]), caller);
-        let mut used = 2;
-        while used < GO_FRAMES {
-            let [outer, address]: [u64; 2] = read_user(frame);
-            if address == 0 {
-                break;
-            }
-            stack.ips[used] = address;
-            hash = mix(hash, address);
-            used += 1;
-            // Frames lie further and further up the stack; anything else is not one.
-            if outer <= frame {
-                break;
-            }
-            frame = outer;
-        }
-        stack.hash = hash;
-        stack.tgid = self.tgid;
-        stack.frames = used as u32;
-        remember(stack)
-    }
-}
-
-/// Reads a Go string into a buffer whose size is a power of two; returns the string's length.
-#[inline(always)]
-fn text<const BYTES: usize>(header: u64, into: &mut [u8; BYTES]) -> u16 {
-    let [start, len]: [u64; 2] = read_user(header);
-    if start == 0 || len == 0 || len > 0xffff {
-        return 0;
-    }
-    let mut take = len as u32;
-    if take > BYTES as u32 {
-        take = BYTES as u32;
-    }
-    // Says the same again in a way that every verifier understands.
-    let take = take & (2 * BYTES as u32 - 1);
-    if take == 0 || take > BYTES as u32 {
-        return 0;
-    }
-    // SAFETY: at most `BYTES` bytes are written; the helper checks the source.
-    let failed = unsafe {
-        raw_read_user(
-            into.as_mut_ptr().cast::<c_void>(),
-            take,
-            start as *const c_void,
-        )
-    };
-    if failed == 0 { len as u16 } else { 0 }
-}
-
-#[inline(always)]
-fn set_state(conn: &mut GoConn, state: u8) {
-    conn.state = state;
-    // SAFETY: the helper has no preconditions.
-    conn.state_ns = unsafe { bpf_ktime_get_ns() };
-}
 
 /// `func (pc *persistConn) roundTrip(req *transportRequest)`, Go 1.21 to 1.27: the requester's
 /// goroutine hands a request to a connection that it got from the pool or had dialled.
@@ -414,99 +134,6 @@ pub fn go_read(ctx: ProbeContext) -> u32 {
     {
         // SAFETY: a live map value.
         unsafe { (*sock).flags |= SOCK_READING };
-    }
-    0
-}
-
-/// `func (p *pipe) Read(d []byte) (n int, err error)` of HTTP/2: somebody reads a stream's body.
-/// (Servers use the same type; theirs are no streams of ours.)
-#[uprobe]
-pub fn go_stream_read(ctx: ProbeContext) -> u32 {
-    stream_moves(&ctx, GO_READING);
-    0
-}
-
-/// `func (p *pipe) Write(d []byte) (n int, err error)` of HTTP/2: a part of a stream's body came.
-#[uprobe]
-pub fn go_stream_data(ctx: ProbeContext) -> u32 {
-    stream_moves(&ctx, GO_RESPONSE);
-    0
-}
-
-#[inline(always)]
-fn stream_moves(ctx: &ProbeContext, state: u8) {
-    if let Some(hit) = Hit::new(ctx) {
-        let stream = register!(hit, ax).wrapping_sub(u64::from(hit.layout.stream_pipe));
-        // What comes while nobody reads is no progress: the time of the first unread part counts.
-        if let Some(conn) = hit.conn(stream)
-            && (state == GO_READING || conn.state != GO_RESPONSE)
-        {
-            set_state(conn, state);
-        }
-    }
-}
-
-/// `func (cc *ClientConn) roundTrip(req, …)` of HTTP/2 (`RoundTrip` before Go 1.23): the
-/// requester's goroutine opens a stream.
-#[uprobe]
-pub fn go_stream_round_trip(ctx: ProbeContext) -> u32 {
-    try_stream_round_trip(&ctx);
-    0
-}
-
-#[inline(always)]
-fn try_stream_round_trip(ctx: &ProbeContext) -> Option<()> {
-    let hit = Hit::new(ctx)?;
-    let shared = register!(hit, ax);
-    let request = register!(hit, bx);
-    // A retried request has an entry already.
-    let conn = hit.conn_or_new(request, GO_STREAM)?;
-    let [table, data]: [u64; 2] = read_user(shared + u64::from(hit.layout.stream_conn));
-    hit.locate(conn, table, data);
-    conn.transport = shared;
-    conn.requests = 0;
-    hit.request(
-        conn,
-        request,
-        hit.layout.stream_method,
-        hit.layout.stream_url,
-    );
-    hit.charge(conn);
-    Some(())
-}
-
-/// `func (cs *clientStream) doRequest(req, …)`: the stream's own goroutine starts.
-#[uprobe]
-pub fn go_stream_start(ctx: ProbeContext) -> u32 {
-    if let Some(hit) = Hit::new(&ctx) {
-        let request = register!(hit, bx);
-        if let Some(conn) = hit.conn(request) {
-            let stream = hit.key(register!(hit, ax));
-            if GO_CONNS.insert(&stream, &*conn, 0).is_err() {
-                count(Counter::GoConnMapFull);
-            }
-            hit.forget(request);
-        }
-    }
-    0
-}
-
-/// `func (rl *clientConnReadLoop) handleResponse(cs *clientStream, …)`: response headers came.
-#[uprobe]
-pub fn go_stream_response(ctx: ProbeContext) -> u32 {
-    if let Some(hit) = Hit::new(&ctx)
-        && let Some(conn) = hit.conn(register!(hit, bx))
-    {
-        set_state(conn, GO_RESPONSE);
-    }
-    0
-}
-
-/// `func (cs *clientStream) cleanupWriteRequest(err error)`: the stream has ended.
-#[uprobe]
-pub fn go_stream_end(ctx: ProbeContext) -> u32 {
-    if let Some(hit) = Hit::new(&ctx) {
-        hit.forget(register!(hit, ax));
     }
     0
 }

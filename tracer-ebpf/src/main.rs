@@ -15,9 +15,13 @@ mod descriptors;
 #[cfg(target_arch = "bpf")]
 mod functions;
 #[cfg(target_arch = "bpf")]
+mod go_hit;
+#[cfg(target_arch = "bpf")]
 mod go_programs;
 #[cfg(target_arch = "bpf")]
 mod go_stacks;
+#[cfg(target_arch = "bpf")]
+mod go_streams;
 #[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
