@@ -254,6 +254,18 @@ pub enum PoolState {
     Released,
 }
 
+/// Where the offsets come from by which a Go program's structures are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OffsetsFrom {
+    /// Its version of Go is known.
+    Table,
+    /// Its version is not known; its DWARF says where things are.
+    Dwarf,
+    /// Its version is not known: those of the newest known one, held against every value.
+    Newest,
+}
+
 /// Connections of one cohort that ended since the last sweep.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {

@@ -114,6 +114,12 @@ impl Image {
         })
     }
 
+    /// The whole file.
+    #[must_use]
+    pub fn file(&self) -> &[u8] {
+        &self.data
+    }
+
     /// `true` for a position-independent executable: addresses are relative to where it is loaded.
     #[must_use]
     pub fn position_independent(&self) -> bool {

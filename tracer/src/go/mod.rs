@@ -1,12 +1,13 @@
 //! Go programs: build information, pclntab, net/http connection states.
 //!
-//! The parsers ([`image`], [`buildinfo`], [`pclntab`], [`moduledata`], [`callsite`], [`prologue`],
-//! [`state`]) are pure: bytes in, values out. [`GoBinary`] joins them for one executable;
+//! The parsers ([`image`], [`buildinfo`], [`pclntab`], [`moduledata`], [`callsite`], [`dwarf`],
+//! [`prologue`], [`state`]) are pure: bytes in, values out. [`GoBinary`] joins them for one executable;
 //! [`GoTracer`] attaches probes to the programs in view and reads what these keep in the kernel.
 
 mod binary;
 pub mod buildinfo;
 pub mod callsite;
+pub mod dwarf;
 pub mod image;
 pub mod late;
 pub mod memory;

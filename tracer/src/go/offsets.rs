@@ -110,62 +110,121 @@ const fn probed(program: &'static str, functions: &'static [&'static str]) -> Pr
     ProbedFunction { program, functions }
 }
 
+/// Functions that are probed together: with one of them missing, the others would tell wrong
+/// states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Family {
+    /// What they tell about.
+    pub of: &'static str,
+    /// The functions.
+    pub probes: &'static [ProbedFunction],
+}
+
 /// Every probe.
-pub const PROBES: &[ProbedFunction] = &[
-    probed("go_round_trip", &["net/http.(*persistConn).roundTrip"]),
-    probed(
-        "go_read_response",
-        &["net/http.(*persistConn).readResponse"],
-    ),
-    probed("go_put_idle", &["net/http.(*Transport).tryPutIdleConn"]),
-    probed("go_close", &["net/http.(*persistConn).closeLocked"]),
-    probed(
-        "go_stream_round_trip",
-        &[
-            "net/http/internal/http2.(*ClientConn).roundTrip",
-            "net/http.(*http2ClientConn).roundTrip",
-            "net/http.(*http2ClientConn).RoundTrip",
+pub const FAMILIES: &[Family] = &[
+    Family {
+        of: "client connections of net/http",
+        probes: &[
+            probed("go_round_trip", &["net/http.(*persistConn).roundTrip"]),
+            probed(
+                "go_read_response",
+                &["net/http.(*persistConn).readResponse"],
+            ),
+            probed("go_put_idle", &["net/http.(*Transport).tryPutIdleConn"]),
+            probed("go_close", &["net/http.(*persistConn).closeLocked"]),
+            probed("go_read", &["net/http.(*persistConn).Read"]),
         ],
-    ),
-    probed(
-        "go_stream_start",
-        &[
-            "net/http/internal/http2.(*clientStream).doRequest",
-            "net/http.(*http2clientStream).doRequest",
+    },
+    Family {
+        of: "HTTP/2 streams of net/http",
+        probes: &[
+            probed(
+                "go_stream_round_trip",
+                &[
+                    "net/http/internal/http2.(*ClientConn).roundTrip",
+                    "net/http.(*http2ClientConn).roundTrip",
+                    "net/http.(*http2ClientConn).RoundTrip",
+                ],
+            ),
+            probed(
+                "go_stream_start",
+                &[
+                    "net/http/internal/http2.(*clientStream).doRequest",
+                    "net/http.(*http2clientStream).doRequest",
+                ],
+            ),
+            probed(
+                "go_stream_response",
+                &[
+                    "net/http/internal/http2.(*clientConnReadLoop).handleResponse",
+                    "net/http.(*http2clientConnReadLoop).handleResponse",
+                ],
+            ),
+            probed(
+                "go_stream_end",
+                &[
+                    "net/http/internal/http2.(*clientStream).cleanupWriteRequest",
+                    "net/http.(*http2clientStream).cleanupWriteRequest",
+                ],
+            ),
+            probed(
+                "go_stream_read",
+                &[
+                    "net/http/internal/http2.(*pipe).Read",
+                    "net/http.(*http2pipe).Read",
+                ],
+            ),
+            probed(
+                "go_stream_data",
+                &[
+                    "net/http/internal/http2.(*pipe).Write",
+                    "net/http.(*http2pipe).Write",
+                ],
+            ),
         ],
-    ),
-    probed(
-        "go_stream_response",
-        &[
-            "net/http/internal/http2.(*clientConnReadLoop).handleResponse",
-            "net/http.(*http2clientConnReadLoop).handleResponse",
+    },
+    Family {
+        of: "streams of golang.org/x/net/http2",
+        probes: &[
+            probed(
+                "go_module_round_trip",
+                &[
+                    "golang.org/x/net/http2.(*ClientConn).roundTrip",
+                    "golang.org/x/net/http2.(*ClientConn).RoundTrip",
+                ],
+            ),
+            probed(
+                "go_stream_start",
+                &["golang.org/x/net/http2.(*clientStream).doRequest"],
+            ),
+            probed(
+                "go_stream_response",
+                &["golang.org/x/net/http2.(*clientConnReadLoop).handleResponse"],
+            ),
+            probed(
+                "go_stream_end",
+                &["golang.org/x/net/http2.(*clientStream).cleanupWriteRequest"],
+            ),
+            probed("go_stream_read", &["golang.org/x/net/http2.(*pipe).Read"]),
+            probed("go_stream_data", &["golang.org/x/net/http2.(*pipe).Write"]),
         ],
-    ),
-    probed(
-        "go_stream_end",
-        &[
-            "net/http/internal/http2.(*clientStream).cleanupWriteRequest",
-            "net/http.(*http2clientStream).cleanupWriteRequest",
-        ],
-    ),
-    probed("go_read", &["net/http.(*persistConn).Read"]),
-    probed(
-        "go_stream_read",
-        &[
-            "net/http/internal/http2.(*pipe).Read",
-            "net/http.(*http2pipe).Read",
-        ],
-    ),
-    probed(
-        "go_stream_data",
-        &[
-            "net/http/internal/http2.(*pipe).Write",
-            "net/http.(*http2pipe).Write",
-        ],
-    ),
-    probed("go_server_state", &["net/http.(*conn).setState"]),
-    probed("go_net_close", &["net.(*netFD).Close"]),
+    },
+    Family {
+        of: "server connections of net/http",
+        probes: &[probed("go_server_state", &["net/http.(*conn).setState"])],
+    },
+    Family {
+        of: "connections closed by finalizers",
+        probes: &[probed("go_net_close", &["net.(*netFD).Close"])],
+    },
 ];
+
+/// A function whose presence tells of connections that no probe knows, and what is not seen.
+pub const UNPROBED: &[(&str, &str)] = &[(
+    "google.golang.org/grpc/internal/transport.(*http2Client).NewStream",
+    "streams of google.golang.org/grpc are not seen, only its connections: no probe knows its \
+     transport",
+)];
 
 #[cfg(test)]
 mod tests {

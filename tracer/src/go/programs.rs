@@ -22,10 +22,12 @@ use memmap2::Mmap;
 use tracer_ebpf::{GoLayout, GoProcess};
 
 use super::{
-    GoBinary, image,
-    offsets::{self, Members},
+    GoBinary, dwarf, image,
+    offsets::{self, Family, Members, ProbedFunction},
+    pclntab::Function,
     prologue,
 };
+use crate::model::OffsetsFrom;
 
 /// Where a probe goes: program name and file offset.
 type Place = (&'static str, u64);
@@ -57,8 +59,12 @@ pub struct GoProgram {
     pub members: Members,
     /// Path as its first process saw it.
     pub path: String,
+    /// Where the offsets in `members` come from.
+    pub offsets_from: OffsetsFrom,
     /// Why its connection pools can't be asked; `None` while they can.
     pub kernel_only: Option<String>,
+    /// Connections of it that the probes don't know, as sentences.
+    pub unseen: Vec<String>,
     layout: u32,
     links: Vec<UProbeLink>,
     processes: BTreeSet<u32>,
@@ -183,20 +189,23 @@ impl Programs {
     ) -> GoProgram {
         let mut program = GoProgram {
             members: offsets::members(binary.info.minor()),
+            offsets_from: OffsetsFrom::Table,
             binary: Arc::new(binary),
             path,
             kernel_only: None,
+            unseen: Vec::new(),
             layout: 0,
             links: Vec::new(),
             processes: BTreeSet::new(),
         };
-        let attached = self
-            .reserve(&program.binary)
-            .and_then(|(number, layout, places)| {
-                program.layout = number;
-                set_layout(number, &layout).map_err(|e| format!("its layout: {e}"))?;
-                attach(ebpf, file, &places)
-            });
+        let attached = self.reserve(&program.binary).and_then(|(number, plan)| {
+            program.layout = number;
+            program.members = plan.members;
+            program.offsets_from = plan.offsets_from;
+            program.unseen = plan.unseen;
+            set_layout(number, &plan.layout).map_err(|e| format!("its layout: {e}"))?;
+            attach(ebpf, file, &plan.places)
+        });
         match attached {
             Ok(links) => program.links = links,
             Err(reason) => {
@@ -210,8 +219,8 @@ impl Programs {
         program
     }
 
-    /// The layout of an executable and its number, and where its probes go.
-    fn reserve(&mut self, binary: &GoBinary) -> Result<(u32, GoLayout, Vec<Place>), String> {
+    /// What to do with an executable, and the number of its layout.
+    fn reserve(&mut self, binary: &GoBinary) -> Result<(u32, Plan), String> {
         let minor = binary.info.minor();
         if minor.is_some_and(|m| m < offsets::OLDEST) {
             return Err(format!(
@@ -220,12 +229,12 @@ impl Programs {
                 offsets::OLDEST
             ));
         }
-        let (layout, places) = plan(binary, self.kernel)?;
+        let plan = plan(binary, self.kernel)?;
         let number = self
             .free_layouts
             .pop()
             .ok_or_else(|| format!("more than {} Go programs", PROGRAMS_MAX - 1))?;
-        Ok((number, layout, places))
+        Ok((number, plan))
     }
 
     /// Takes a process off its program; probes go when it was the last.
@@ -282,8 +291,17 @@ fn detach_aside(links: Vec<UProbeLink>) {
     }
 }
 
+/// What to do with an executable.
+struct Plan {
+    layout: GoLayout,
+    members: Members,
+    offsets_from: OffsetsFrom,
+    places: Vec<Place>,
+    unseen: Vec<String>,
+}
+
 /// Layout and probe places of an executable.
-fn plan(binary: &GoBinary, kernel: FileOffsets) -> Result<(GoLayout, Vec<Place>), String> {
+fn plan(binary: &GoBinary, kernel: FileOffsets) -> Result<Plan, String> {
     const MARKS: [&str; 6] = [
         "net.(*TCPConn).Close",
         "net.(*UnixConn).Close",
@@ -293,47 +311,99 @@ fn plan(binary: &GoBinary, kernel: FileOffsets) -> Result<(GoLayout, Vec<Place>)
         "runtime.runCleanups",
     ];
     let mut names = MARKS.to_vec();
-    names.extend(offsets::PROBES.iter().flat_map(|p| p.functions));
-    let found = binary.functions_named(&names);
-    let address = |i: usize| found.get(i).copied().flatten().map_or(0, |f| f.entry);
+    names.extend(offsets::UNPROBED.iter().map(|(function, _)| *function));
+    let probes = offsets::FAMILIES.iter().flat_map(|family| family.probes);
+    names.extend(probes.flat_map(|probe| probe.functions));
+    let found: HashMap<&str, Function> = names
+        .iter()
+        .zip(binary.functions_named(&names))
+        .filter_map(|(&name, function)| Some((name, function?)))
+        .collect();
+    let address = |name: &str| found.get(name).map_or(0, |f| f.entry);
+    let (members, offsets, offsets_from) = offsets_of(binary);
     let layout = GoLayout {
-        tcp_close: address(0),
-        unix_close: address(1),
-        tls_close: address(2),
-        finalizers: [address(3).max(address(4)), address(5)],
+        tcp_close: address(MARKS[0]),
+        unix_close: address(MARKS[1]),
+        tls_close: address(MARKS[2]),
+        finalizers: [address(MARKS[3]).max(address(MARKS[4])), address(MARKS[5])],
         task_files: kernel.task_files,
         files_fdt: kernel.files_fdt,
         fdt_fd: kernel.fdt_fd,
-        ..offsets::layout(binary.info.minor())
+        ..offsets
     };
-    let mut rest = found.iter().skip(MARKS.len());
     let mut places = Vec::new();
-    let mut unfit = Vec::new();
-    for probe in offsets::PROBES {
-        let candidates: Vec<_> = rest.by_ref().take(probe.functions.len()).collect();
-        let Some(function) = candidates.into_iter().flatten().next() else {
-            continue;
-        };
-        let place = binary
-            .code(*function)
-            .and_then(prologue::attach_offset)
-            .and_then(|at| binary.image().file_offset(function.entry + at as u64));
-        match place {
-            Some(place) => places.push((probe.program, place)),
-            None => unfit.push(probe.program),
+    let mut unseen: Vec<String> = offsets::UNPROBED
+        .iter()
+        .filter(|(function, _)| found.contains_key(function))
+        .map(|&(_, what)| what.to_owned())
+        .collect();
+    let transports = unseen.len();
+    for family in offsets::FAMILIES {
+        match family_places(binary, family, &found) {
+            Ok(more) => places.extend(more),
+            Err(why) => unseen.push(format!("{} are not seen, because {why}", family.of)),
         }
     }
-    if places.is_empty() && unfit.is_empty() {
-        return Err("it does not contain net/http".to_owned());
+    if places.is_empty() {
+        return Err(match unseen.get(transports) {
+            None => "it does not contain net".to_owned(),
+            Some(_) => unseen.join("; "),
+        });
     }
-    // A state machine with a missing step would tell wrong states.
-    if !unfit.is_empty() {
-        return Err(format!(
-            "its functions do not begin as expected: {}",
-            unfit.join(", ")
-        ));
+    Ok(Plan {
+        layout,
+        members,
+        offsets_from,
+        places,
+        unseen,
+    })
+}
+
+/// Where the probes of a family go: nowhere when the executable has none of the functions.
+fn family_places(
+    binary: &GoBinary,
+    family: &Family,
+    found: &HashMap<&str, Function>,
+) -> Result<Vec<Place>, String> {
+    let function = |probe: &ProbedFunction| probe.functions.iter().find_map(|name| found.get(name));
+    if family.probes.iter().all(|probe| function(probe).is_none()) {
+        return Ok(Vec::new());
     }
-    Ok((layout, places))
+    family
+        .probes
+        .iter()
+        .map(|probe| {
+            let name = probe.functions.first().copied().unwrap_or("");
+            let function =
+                function(probe).ok_or_else(|| format!("this version of it has no {name}"))?;
+            binary
+                .code(*function)
+                .and_then(prologue::attach_offset)
+                .and_then(|at| binary.image().file_offset(function.entry + at as u64))
+                .map(|place| (probe.program, place))
+                .ok_or_else(|| format!("{name} does not begin as Go's functions do"))
+        })
+        .collect()
+}
+
+/// Offsets for an executable, and where they come from: the table for the versions in it; else
+/// the program's own DWARF; else the newest of the table, which the checks on every value hold or
+/// refute.
+fn offsets_of(binary: &GoBinary) -> (Members, GoLayout, OffsetsFrom) {
+    let minor = binary.info.minor();
+    let mut members = offsets::members(minor);
+    let mut layout = offsets::layout(minor);
+    if minor.is_some_and(|m| (offsets::OLDEST..=offsets::NEWEST).contains(&m)) {
+        return (members, layout, OffsetsFrom::Table);
+    }
+    let from = match dwarf::read(binary.image().file()) {
+        Some(types) => {
+            dwarf::apply(&types, &mut members, &mut layout);
+            OffsetsFrom::Dwarf
+        }
+        None => OffsetsFrom::Newest,
+    };
+    (members, layout, from)
 }
 
 /// Attaches every probe to an open file, or none.

@@ -2,8 +2,8 @@
 
 use tracer_ebpf::{
     GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_HOST_BYTES, GO_IDLE, GO_IN_FLIGHT,
-    GO_PATH_BYTES, GO_QUERY_BYTES, GO_READING, GO_RESPONSE, GO_SCHEME_BYTES, GO_SERVER, GO_STREAM,
-    GO_TLS, GoConn, GoKey, GoStack, STACK_NONE,
+    GO_NEW, GO_PATH_BYTES, GO_QUERY_BYTES, GO_READING, GO_RESPONSE, GO_SCHEME_BYTES, GO_SERVER,
+    GO_STREAM, GO_TLS, GoConn, GoKey, GoStack, STACK_NONE,
 };
 
 use crate::model::PoolState;
@@ -51,6 +51,8 @@ pub struct GoConnection {
     pub fd: Option<i32>,
     /// State in the pool.
     pub state: PoolState,
+    /// A server connection without a request so far.
+    pub fresh: bool,
     /// Id of the requester's stack, for [`super::GoTracer::site`].
     pub stack: Option<u32>,
     /// The latest request.
@@ -112,6 +114,7 @@ pub fn connection(key: &GoKey, conn: &GoConn) -> Result<GoConnection, Implausibl
         inode: conn.inode,
         fd: (conn.fd >= 0).then_some(conn.fd),
         state,
+        fresh: conn.state == GO_NEW,
         stack: (conn.stack != STACK_NONE).then_some(conn.stack),
         request,
         transport: conn.transport,

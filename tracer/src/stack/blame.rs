@@ -158,7 +158,8 @@ pub fn origin(frame: &Frame, known: Option<Origin>, user: &[Rule]) -> Origin {
         .map_or(Origin::Own, |rule| rule.is)
 }
 
-/// Index of the frame to blame, and whether it is the application's own.
+/// Index of the frame to blame, and whether it is the application's own; `None` for no frames at
+/// all, or only such as are known to be the language's own.
 ///
 /// The innermost own frame of the executable, or of a program it interprets, or of a library
 /// beside it; else the innermost own frame of any library; else whatever is least remote from the
@@ -172,6 +173,7 @@ pub fn call_site(
     program: Program<'_>,
 ) -> Option<(usize, bool)> {
     let mut best: Option<(u8, usize)> = None;
+    let known_system = |index: usize| known.get(index) == Some(&Some(Origin::System));
     for (index, frame) in frames.iter().enumerate() {
         let rank = match origin(frame, known.get(index).copied().flatten(), user) {
             Origin::Own if near(frame, program) => 6,
@@ -185,7 +187,9 @@ pub fn call_site(
             best = Some((rank, index));
         }
     }
-    best.map(|(rank, index)| (index, rank >= 5))
+    // Where the build itself says whose code it is, its runtime is nobody's call site.
+    best.filter(|&(rank, index)| rank > 1 || !known_system(index))
+        .map(|(rank, index)| (index, rank >= 5))
 }
 
 /// In the executable, in interpreted code, or in a library that does not come with the system.
