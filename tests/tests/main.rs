@@ -11,6 +11,7 @@ mod doctor;
 mod faults;
 mod fixtures;
 mod go;
+mod go_views;
 mod languages;
 mod moved;
 mod output;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         readme::TESTS,
         fixtures::TESTS,
         go::TESTS,
+        go_views::TESTS,
         languages::TESTS,
         moved::TESTS,
         verdicts::TESTS,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Confidence, Family, Frame, Kind, Role, StackOf, StackQuality};
+use crate::model::{Confidence, Family, Frame, Kind, OffsetsFrom, Role, StackOf, StackQuality};
 
 /// Version of the JSON layout.
 pub const SCHEMA: u32 = 1;
@@ -136,6 +136,9 @@ pub struct Finding {
     pub call_site: Option<CallSite>,
     /// All frames, innermost first.
     pub stack: Vec<Frame>,
+    /// Who called the function of the call site: a helper leaks for several.
+    #[serde(default)]
+    pub callers: Vec<Caller>,
     /// The stack that opened the connections, where `stack` is that of a request.
     #[serde(default)]
     pub opener_stack: Vec<Frame>,
@@ -171,22 +174,54 @@ pub struct Finding {
     pub go: Option<GoInfo>,
 }
 
+/// A caller of a call site's function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// Function name.
+    pub function: String,
+    /// Source file.
+    pub file: Option<String>,
+    /// Line of the call.
+    pub line: Option<u32>,
+}
+
 /// What a Go program's connection pools say about the connections of a finding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GoInfo {
     /// Path of the main module; empty when it was built outside of one.
     pub main_module: String,
+    /// Whether the program's own pools were asked.
+    pub view: GoSight,
+    /// Where the offsets come from by which its structures were read.
+    pub offsets_from: OffsetsFrom,
+    /// What the rest means, as sentences.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Connections by state: `in_flight`, `response` (begun, body not finished), `reading`, `idle`,
-    /// `handed_over`.
+    /// `handed_over`; those of a server `new`, `active`, `idle`, `hijacked`.
     pub states: BTreeMap<String, u64>,
     /// Distinct transports that they belong to.
     pub transports: u64,
     /// Requests per connection: above 1 where connections are reused.
     pub requests_per_connection: f64,
+    /// Share of the requests on them that used a connection which was there before.
+    pub reuse_ratio: f64,
+    /// Most connections that one transport had to one host at a time; 0 for streams and servers.
+    pub peak_per_host: u64,
     /// Goroutines that serve them and can't end before they are closed: a reader and a writer each.
     pub goroutines: u64,
     /// Live settings of one of the transports; null when they could not be read.
     pub transport: Option<GoTransport>,
+}
+
+/// Which view of a Go program a finding rests on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GoSight {
+    /// Its own connection pools were asked.
+    Pools,
+    /// Only the kernel was.
+    Kernel,
 }
 
 /// Settings of an `http.Transport` as they are in the process.

@@ -53,6 +53,7 @@ pub fn finding() -> Finding {
             module: Some("/app".to_owned()),
         }),
         stack: vec![frame("main.fetch", 24), frame("main.main", 40)],
+        callers: vec![],
         opener_stack: vec![],
         instances: vec![Instance {
             node: None,

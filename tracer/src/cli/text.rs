@@ -206,6 +206,13 @@ pub fn finding(
         let label = if index == 0 { "because" } else { "" };
         field.item(label, &clean(sentence));
     }
+    if let [_, _, ..] = finding.callers.as_slice() {
+        field.lines("callers", &caller_lines(finding));
+    }
+    let notes = finding.go.iter().flat_map(|go| &go.notes);
+    for (index, sentence) in notes.enumerate() {
+        field.item(if index == 0 { "in Go" } else { "" }, &clean(sentence));
+    }
     let label = stack_label(finding);
     field.lines("stack", &stack_lines(label, &finding.stack, detail));
     if detail == Detail::Full || finding.stack.is_empty() {
@@ -325,6 +332,17 @@ fn counts(finding: &Finding, now: Timestamp) -> String {
     }
     let _ = write!(line, "; {} opened, {} closed", counts.opened, counts.closed);
     line
+}
+
+/// Who called the function of the call site, where there are several.
+fn caller_lines(finding: &Finding) -> Vec<String> {
+    let callers = finding.callers.iter();
+    callers
+        .map(|caller| {
+            let place = place(caller.file.as_deref(), caller.line, None);
+            format!("{} {place}", clean(&caller.function))
+        })
+        .collect()
 }
 
 fn stack_label(finding: &Finding) -> &'static str {

@@ -40,11 +40,13 @@ impl Session {
             .into_iter()
             .filter_map(|judgement| {
                 let entry = self.cohorts.get(judgement.cohort)?;
-                let go = self.go.info(judgement.cohort, entry.cohort.process.pid);
+                let pid = entry.cohort.process.pid;
+                let go = self.go.info(judgement.cohort, pid, judgement.kind);
                 Some(Suspect {
                     go,
                     cohort: entry.cohort.clone(),
                     examples: entry.examples.clone(),
+                    callers: entry.callers.clone(),
                     pod: None,
                     judgement,
                 })

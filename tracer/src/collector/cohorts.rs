@@ -7,12 +7,18 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Cohort, CohortId, Process, Remote, Role, Site, StackOf, StackQuality};
+use crate::{
+    model::{Cohort, CohortId, Process, Remote, Role, Site, StackOf, StackQuality},
+    report::Caller,
+};
 
 /// Cohorts kept; connections of further ones go unjudged and are counted.
 const COHORTS_MAX: usize = 16_384;
 /// Examples of requests kept per cohort.
 const EXAMPLES_MAX: usize = 5;
+
+/// Callers kept per cohort.
+const CALLERS_MAX: usize = 8;
 
 /// What identifies a cohort.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,6 +46,8 @@ pub struct Entry {
     pub cohort: Cohort,
     /// Requests, as shown.
     pub examples: Vec<String>,
+    /// Who called the function of the call site.
+    pub callers: Vec<Caller>,
 }
 
 /// One cohort in a form that outlives the session.
@@ -52,6 +60,8 @@ pub struct SavedCohort {
     remote: Remote,
     role: Role,
     examples: Vec<String>,
+    #[serde(default)]
+    callers: Vec<Caller>,
 }
 
 /// All cohorts of a session.
@@ -81,6 +91,16 @@ pub struct Member<'a> {
     pub role: Role,
 }
 
+/// Who called the function of a site's call site.
+fn caller(site: &Site) -> Option<Caller> {
+    let frame = site.frames.get(site.call_site?.checked_add(1)?)?;
+    Some(Caller {
+        function: frame.function.clone(),
+        file: frame.file.clone(),
+        line: frame.line,
+    })
+}
+
 impl Cohorts {
     /// The cohort a connection belongs to; `None` when there is no room for another.
     pub fn of(&mut self, member: Member<'_>) -> Option<CohortId> {
@@ -92,7 +112,9 @@ impl Cohorts {
             remote: Arc::clone(member.remote),
             role: member.role,
         };
+        let caller = member.site.as_ref().and_then(|(_, site)| caller(site));
         if let Some(&id) = self.ids.get(&key) {
+            self.add_caller(id, caller);
             self.show_better(id, &member);
             return Some(id);
         }
@@ -110,9 +132,15 @@ impl Cohorts {
             remote: Arc::clone(member.remote),
             role: member.role,
         };
-        let examples = Vec::new();
-        self.entries.insert(id, Entry { cohort, examples });
+        let (examples, callers) = (Vec::new(), Vec::new());
+        let entry = Entry {
+            cohort,
+            examples,
+            callers,
+        };
+        self.entries.insert(id, entry);
         self.ids.insert(key, id);
+        self.add_caller(id, caller);
         Some(id)
     }
 
@@ -129,6 +157,15 @@ impl Cohorts {
             entry.cohort.site.clone_from(&member.site);
             entry.cohort.site_of = member.site_of;
             entry.cohort.opener.clone_from(&member.opener);
+        }
+    }
+
+    fn add_caller(&mut self, id: CohortId, caller: Option<Caller>) {
+        let (Some(entry), Some(caller)) = (self.entries.get_mut(&id), caller) else {
+            return;
+        };
+        if entry.callers.len() < CALLERS_MAX && !entry.callers.contains(&caller) {
+            entry.callers.push(caller);
         }
     }
 
@@ -176,7 +213,11 @@ impl Cohorts {
 
     /// What to keep of one.
     pub fn save(&self, id: CohortId) -> Option<SavedCohort> {
-        let Entry { cohort, examples } = self.entries.get(&id)?;
+        let Entry {
+            cohort,
+            examples,
+            callers,
+        } = self.entries.get(&id)?;
         Some(SavedCohort {
             process: cohort.process.as_ref().clone(),
             site: cohort.site.as_deref().cloned(),
@@ -185,6 +226,7 @@ impl Cohorts {
             remote: cohort.remote.as_ref().clone(),
             role: cohort.role,
             examples: examples.clone(),
+            callers: callers.clone(),
         })
     }
 
@@ -209,8 +251,12 @@ impl Cohorts {
             };
             self.ids.insert(key, id);
             self.next = self.next.max(id.0 + 1);
-            let examples = saved.examples;
-            self.entries.insert(id, Entry { cohort, examples });
+            let entry = Entry {
+                cohort,
+                examples: saved.examples,
+                callers: saved.callers,
+            };
+            self.entries.insert(id, entry);
         }
     }
 

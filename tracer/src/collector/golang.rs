@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher as _},
     io,
     sync::Arc,
 };
@@ -15,12 +16,13 @@ use super::{
     requests::{self, Interner, Request},
 };
 use crate::{
+    findings::go_notes,
     go::{GoConnection, GoKind, GoRequest, GoTracer},
     http::{Scheme, redact_target},
-    kernel::probes::Probes,
-    model::{CohortId, Connection, Ended, Holder, PoolState, Role, Site, StackOf},
+    kernel::{maps::Table, probes::Probes},
+    model::{CohortId, Connection, Ended, Holder, Kind, PoolState, Role, Site, StackOf},
     procs,
-    report::{GoInfo, GoTransport},
+    report::{GoInfo, GoSight, GoTransport},
 };
 
 /// Streams younger than this are left alone, as sockets are.
@@ -37,7 +39,12 @@ pub struct Told {
     pub stack: Option<u32>,
     requests: u32,
     request_ns: Option<u64>,
+    /// A connection of a server, which has no request and no transport.
+    pub server: bool,
+    fresh: bool,
     transport: u64,
+    /// Transport and host of the latest request, as a hash.
+    host: Option<u64>,
     tgid: u32,
     inode: u32,
 }
@@ -45,6 +52,11 @@ pub struct Told {
 impl Told {
     /// Puts what the pool knows in place of what the kernel guesses.
     pub fn correct(&self, connection: &mut Connection, sock: &Sock) {
+        if self.server {
+            // Which of them are served and which are idle is told in the report only: the rules
+            // for servers go by what the kernel sees.
+            return;
+        }
         connection.pool = if self.state == PoolState::Response && sock.flags & SOCK_READING != 0 {
             PoolState::Reading
         } else {
@@ -59,12 +71,25 @@ impl Told {
 /// What the pools say of one cohort, as of the last sweep.
 #[derive(Debug, Default)]
 struct Pools {
-    states: BTreeMap<PoolState, u64>,
+    states: BTreeMap<&'static str, u64>,
     transports: HashSet<u64>,
     connections: u64,
     requests: u64,
+    reused: u64,
     streams: u64,
+    server: bool,
+    peak_per_host: u64,
 }
+
+/// Connections of one transport to one host.
+#[derive(Debug, Default)]
+struct Host {
+    now: u64,
+    peak: u64,
+}
+
+/// Pairs of transport and host whose peaks are remembered.
+const HOSTS_MAX: usize = 16_384;
 
 /// Transports told apart in one cohort; more are all alike.
 const TRANSPORTS_MAX: usize = 4_096;
@@ -79,6 +104,7 @@ pub struct GoView {
     considered: HashSet<u32>,
     by_socket: HashMap<u64, Told>,
     pools: HashMap<CohortId, Pools>,
+    hosts: HashMap<u64, Host>,
     streams: Vec<GoConnection>,
     stream_cohorts: HashMap<StreamId, CohortId>,
     /// Connections closed by finalizers that the engine knows of, by process and stacks.
@@ -93,6 +119,7 @@ impl GoView {
             considered: HashSet::new(),
             by_socket: HashMap::new(),
             pools: HashMap::new(),
+            hosts: HashMap::new(),
             streams: Vec::new(),
             stream_cohorts: HashMap::new(),
             collected: HashMap::new(),
@@ -121,6 +148,7 @@ impl GoView {
                 }
             }
         }
+        self.tracer.look_again(probes);
     }
 
     /// Finalized connections that the engine knows of.
@@ -143,29 +171,63 @@ impl GoView {
     }
 
     /// Reads what the pools say now.
-    pub fn refresh(&mut self, interner: &mut Interner<Request>) -> io::Result<()> {
+    pub fn refresh(
+        &mut self,
+        interner: &mut Interner<Request>,
+        socks: &Table<u64, Sock>,
+    ) -> io::Result<()> {
         self.by_socket.clear();
         self.streams.clear();
         self.pools.clear();
+        for host in self.hosts.values_mut() {
+            host.now = 0;
+        }
         for connection in self.tracer.sweep()? {
-            match connection.kind {
-                GoKind::Stream => self.streams.push(connection),
-                GoKind::Client if connection.sk != 0 => {
-                    let request = connection.request.as_ref().map(request);
-                    let told = Told {
-                        state: connection.state,
-                        request: request.and_then(|r| interner.number_of(&r)),
-                        stack: connection.stack,
-                        requests: connection.requests,
-                        request_ns: connection.request_ns,
-                        transport: connection.transport,
-                        tgid: connection.tgid,
-                        inode: connection.inode,
-                    };
-                    self.by_socket.insert(connection.sk, told);
-                }
-                GoKind::Client | GoKind::Server => {}
+            if connection.kind == GoKind::Stream {
+                self.streams.push(connection);
+                continue;
             }
+            if connection.sk == 0 {
+                continue;
+            }
+            // net/http does not say when the new owner closes what it handed over.
+            if connection.state == PoolState::Released
+                && socks
+                    .get(&connection.sk)?
+                    .is_none_or(|sock| sock.tgid != connection.tgid)
+            {
+                self.tracer.forget_connection(&connection);
+                continue;
+            }
+            let host = connection
+                .request
+                .as_ref()
+                .map(|r| hash(&(connection.tgid, connection.transport, r.https, &r.host)));
+            if let Some(host) = host
+                && (self.hosts.len() < HOSTS_MAX || self.hosts.contains_key(&host))
+            {
+                let host = self.hosts.entry(host).or_default();
+                host.now += 1;
+                host.peak = host.peak.max(host.now);
+            }
+            let request = connection.request.as_ref().map(request);
+            let told = Told {
+                state: connection.state,
+                request: request.and_then(|r| interner.number_of(&r)),
+                stack: connection.stack,
+                requests: connection.requests,
+                request_ns: connection.request_ns,
+                server: connection.kind == GoKind::Server,
+                fresh: connection.fresh,
+                transport: connection.transport,
+                host,
+                tgid: connection.tgid,
+                inode: connection.inode,
+            };
+            self.by_socket.insert(connection.sk, told);
+        }
+        if self.hosts.len() >= HOSTS_MAX {
+            self.hosts.retain(|_, host| host.now > 0);
         }
         Ok(())
     }
@@ -183,42 +245,80 @@ impl GoView {
     /// Notes that a connection was shown in a cohort.
     pub fn note(&mut self, cohort: CohortId, told: &Told, pool: PoolState) {
         let pools = self.pools.entry(cohort).or_default();
-        *pools.states.entry(pool).or_default() += 1;
+        let state = match (told.server, told.fresh) {
+            (true, true) => "new",
+            (true, false) => server_state_name(told.state),
+            (false, _) => state_name(pool),
+        };
+        *pools.states.entry(state).or_default() += 1;
         pools.connections += 1;
         pools.requests += u64::from(told.requests);
-        if pools.transports.len() < TRANSPORTS_MAX {
+        pools.reused += u64::from(told.requests.saturating_sub(1));
+        pools.server |= told.server;
+        if !told.server && pools.transports.len() < TRANSPORTS_MAX {
             pools.transports.insert(told.transport);
+        }
+        if let Some(host) = told.host.and_then(|host| self.hosts.get(&host)) {
+            pools.peak_per_host = pools.peak_per_host.max(host.peak);
         }
     }
 
-    /// What the pools say of a cohort.
-    pub fn info(&mut self, cohort: CohortId, pid: u32) -> Option<GoInfo> {
+    /// What the pools say of a cohort, and what that means for a kind of leak.
+    pub fn info(&mut self, cohort: CohortId, pid: u32, kind: Kind) -> Option<GoInfo> {
+        let program = self.tracer.program_of(pid)?;
+        let mut info = GoInfo {
+            main_module: program.binary.info.main_module.clone(),
+            view: GoSight::Pools,
+            offsets_from: program.offsets_from,
+            notes: Vec::new(),
+            states: BTreeMap::new(),
+            transports: 0,
+            requests_per_connection: 0.0,
+            reuse_ratio: 0.0,
+            peak_per_host: 0,
+            goroutines: 0,
+            transport: None,
+        };
+        if let Some(reason) = &program.kernel_only {
+            info.view = GoSight::Kernel;
+            info.notes.push(format!(
+                "Its own pools were not asked, because {reason}: call site, URL and condition are \
+                 those that the kernel shows."
+            ));
+            return Some(info);
+        }
         let pools = self.pools.get(&cohort)?;
         // The first, so that every report asks the same one.
         let transport = pools.transports.iter().copied().min();
         let settings = transport.and_then(|t| self.tracer.settings(pid, t));
-        let program = self.tracer.program_of(pid)?;
-        Some(GoInfo {
-            main_module: program.binary.info.main_module.clone(),
-            states: pools
-                .states
-                .iter()
-                .map(|(&state, &count)| (state_name(state).to_owned(), count))
-                .collect(),
-            transports: pools.transports.len() as u64,
-            requests_per_connection: match pools.connections + pools.streams {
-                0 => 0.0,
-                n => (pools.requests as f64 / n as f64 * 100.0).round() / 100.0,
-            },
-            goroutines: 2 * pools.connections + pools.streams,
-            transport: settings.map(|s| GoTransport {
-                max_conns_per_host: s.max_conns_per_host,
-                max_idle_conns: s.max_idle_conns,
-                max_idle_conns_per_host: s.max_idle_conns_per_host,
-                idle_conn_timeout_seconds: s.idle_conn_timeout.as_secs_f64(),
-                disable_keep_alives: s.disable_keep_alives,
-            }),
-        })
+        info.states = pools
+            .states
+            .iter()
+            .map(|(&state, &count)| (state.to_owned(), count))
+            .collect();
+        info.transports = pools.transports.len() as u64;
+        info.requests_per_connection = match pools.connections + pools.streams {
+            0 => 0.0,
+            n => (pools.requests as f64 / n as f64 * 100.0).round() / 100.0,
+        };
+        info.reuse_ratio = match pools.requests {
+            0 => 0.0,
+            n => (pools.reused as f64 / n as f64 * 100.0).round() / 100.0,
+        };
+        info.peak_per_host = pools.peak_per_host;
+        info.goroutines = match pools.server {
+            true => pools.connections,
+            false => 2 * pools.connections + pools.streams,
+        };
+        info.transport = settings.map(|s| GoTransport {
+            max_conns_per_host: s.max_conns_per_host,
+            max_idle_conns: s.max_idle_conns,
+            max_idle_conns_per_host: s.max_idle_conns_per_host,
+            idle_conn_timeout_seconds: s.idle_conn_timeout.as_secs_f64(),
+            disable_keep_alives: s.disable_keep_alives,
+        });
+        info.notes = go_notes(&info, kind);
+        Some(info)
     }
 
     /// The stack of a request, by an id with [`tracer_ebpf::STACK_GO`].
@@ -228,16 +328,19 @@ impl GoView {
 
     /// Sentences about Go programs whose pools can't be asked.
     pub fn degraded(&self) -> Vec<String> {
-        self.tracer
-            .programs()
-            .filter_map(|program| {
-                let reason = program.kernel_only.as_ref()?;
-                Some(format!(
+        let mut sentences = Vec::new();
+        for program in self.tracer.programs() {
+            if let Some(reason) = &program.kernel_only {
+                sentences.push(format!(
                     "{}: only the kernel's view, because {reason}",
                     program.path
-                ))
-            })
-            .collect()
+                ));
+            }
+            for unseen in &program.unseen {
+                sentences.push(format!("{}: {unseen}", program.path));
+            }
+        }
+        sentences
     }
 }
 
@@ -288,7 +391,7 @@ impl Session {
             if let Some(cohort) = cohort {
                 seen.insert(id, cohort);
                 let pools = self.go.pools.entry(cohort).or_default();
-                *pools.states.entry(stream.state).or_default() += 1;
+                *pools.states.entry(state_name(stream.state)).or_default() += 1;
                 pools.streams += 1;
                 pools.requests += 1;
                 let connection = stream_connection(stream, began_ns);
@@ -369,6 +472,21 @@ fn state_name(state: PoolState) -> &'static str {
         PoolState::Idle => "idle",
         PoolState::Released => "handed_over",
     }
+}
+
+/// As `net/http.ConnState` calls them.
+fn server_state_name(state: PoolState) -> &'static str {
+    match state {
+        PoolState::InFlight => "active",
+        PoolState::Released => "hijacked",
+        state => state_name(state),
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A stream in the form of a connection.

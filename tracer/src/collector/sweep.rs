@@ -47,6 +47,9 @@ pub struct Facts {
     netns: u32,
     /// Number of cohorts when the choice was made, where it may be made better later; else 0.
     attempt: u32,
+    /// A Go client's connection whose requester was not seen.
+    #[serde(default)]
+    earlier: bool,
     port: u16,
     family: u8,
     role: u8,
@@ -90,11 +93,11 @@ impl Session {
         self.live.begin();
         self.tickets.begin();
         self.take_heads()?;
-        self.go.refresh(&mut self.requests)?;
+        let socks = Arc::clone(&self.probes.socks);
+        self.go.refresh(&mut self.requests, &socks)?;
         self.engine.begin_sweep(now_ns, reconciled);
         let mut totals = Totals::default();
         let mut lost = Vec::new();
-        let socks = Arc::clone(&self.probes.socks);
         socks.for_each(|&sk, sock| {
             totals.entries += 1;
             if sock.tgid != totals.last_opener {
@@ -234,8 +237,11 @@ impl Session {
         if let Some(stack) = told.stack {
             facts.request_stack = stack;
         }
-        if facts.open_stack == STACK_NONE && facts.request_stack == STACK_NONE {
-            // Opened before tracing: whose it is may turn out when the same request is seen again.
+        // A Go client's connection from before its probes. Go dials and sends on goroutines of its
+        // own, whose stacks say nothing; whose it is may turn out when the same request is seen
+        // again.
+        facts.earlier = !told.server && told.stack.is_none() && facts.request.is_some();
+        if facts.earlier {
             facts.attempt = u32::try_from(self.cohorts.len()).unwrap_or(u32::MAX);
         }
         facts
@@ -260,6 +266,7 @@ impl Session {
             request: self.live.request(sk, sock.opened_ns),
             netns: if server { sock.netns } else { 0 },
             attempt: 0,
+            earlier: false,
             port: if server {
                 sock.local_port
             } else {
@@ -336,7 +343,10 @@ impl Session {
     }
 
     fn choose_cohort(&mut self, sock: &Sock, facts: &Facts) -> Option<CohortId> {
-        let (open_stack, request_stack) = (facts.open_stack, facts.request_stack);
+        let (open_stack, request_stack) = match facts.earlier {
+            true => (STACK_NONE, STACK_NONE),
+            false => (facts.open_stack, facts.request_stack),
+        };
         let process = match facts.heir {
             0 => self.people.opener(sock.tgid, sock.opened_ns),
             heir => self.people.get(heir),
@@ -391,7 +401,7 @@ impl Session {
             self.cohorts
                 .add_example(cohort, || requests::shown(family, &address, &request));
         }
-        let coarse = coarse_key(sock, open_stack, request_stack);
+        let coarse = coarse_key(sock, facts.open_stack, facts.request_stack);
         self.by_aggregate.entry(coarse).or_insert(cohort);
         Some(cohort)
     }

@@ -9,8 +9,8 @@ use crate::{
     engine::Judgement,
     model::{Cohort, Confidence, Family, Role, StackQuality},
     report::{
-        CallSite, Connections, Coverage, Finding, GoInfo, Instance, ProcessInfo, RemoteInfo,
-        Report, Resources, SCHEMA, Verdict,
+        CallSite, Caller, Connections, Coverage, Finding, GoInfo, Instance, ProcessInfo,
+        RemoteInfo, Report, Resources, SCHEMA, Verdict,
     },
 };
 
@@ -26,6 +26,8 @@ pub struct Suspect {
     pub cohort: Cohort,
     /// Redacted requests, the latest first.
     pub examples: Vec<String>,
+    /// Who called the function of the call site.
+    pub callers: Vec<Caller>,
     /// What a Go program's own pools say.
     pub go: Option<GoInfo>,
     /// Kubernetes pod and namespace.
@@ -183,6 +185,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
             examples.push(example.clone());
         }
     }
+    let callers = callers(&group);
     let mut evidence = judgement.evidence.clone();
     if instances.len() > 1 {
         evidence.push(format!(
@@ -212,6 +215,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
             module: f.module.clone(),
         }),
         stack: site.map_or_else(Vec::new, |s| s.frames.clone()),
+        callers,
         opener_stack: cohort
             .opener
             .as_deref()
@@ -238,6 +242,17 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         advice: judgement.advice.to_owned(),
         go: worst.go.clone(),
     })
+}
+
+/// Callers of all suspects with one id.
+fn callers(group: &[&Suspect]) -> Vec<Caller> {
+    let mut all: Vec<Caller> = Vec::new();
+    for caller in group.iter().flat_map(|s| &s.callers) {
+        if !all.contains(caller) {
+            all.push(caller.clone());
+        }
+    }
+    all
 }
 
 fn process(suspect: &Suspect) -> ProcessInfo {
@@ -358,6 +373,7 @@ mod tests {
                 role: Role::Client,
             },
             examples: vec!["GET http://api/v2/7".to_owned()],
+            callers: Vec::new(),
             go: None,
             pod: None,
         }

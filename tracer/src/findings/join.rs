@@ -1,6 +1,7 @@
 //! Connections without a stack that belong to a leak whose call site is known.
 
 use super::Suspect;
+use crate::model::Kind;
 
 /// Adds suspects without a call site to the one of the same process, role, remote and kind that
 /// has one, and says so: what was opened before tracing, or while a stack could not be taken, is
@@ -30,7 +31,10 @@ fn same_but_for_the_site(known: &Suspect, lost: &Suspect) -> bool {
         && a.process.start_ticks == b.process.start_ticks
         && a.role == b.role
         && a.remote.address == b.remote.address
-        && known.judgement.kind == lost.judgement.kind
+        && (known.judgement.kind == lost.judgement.kind
+            // The same, where the program itself could not be asked.
+            || (known.judgement.kind == Kind::ResponseBodyNotClosed
+                && lost.judgement.kind == Kind::ResponseNotRead))
 }
 
 fn absorb(known: &mut Suspect, lost: &Suspect) {
@@ -135,6 +139,7 @@ mod tests {
                 role: Role::Client,
             },
             examples: Vec::new(),
+            callers: Vec::new(),
             pod: None,
             go: None,
         }
@@ -146,6 +151,14 @@ mod tests {
         assert_eq!(joined.len(), 1);
         assert_eq!(joined[0].judgement.connections.outlived, 10);
         assert!(joined[0].judgement.evidence[0].starts_with("5 more like them"));
+    }
+
+    #[test]
+    fn the_kernels_view_of_a_body_joins_the_programs_own() {
+        let (mut known, mut lost) = (suspect(Some("f"), "x:1"), suspect(None, "x:1"));
+        known.judgement.kind = Kind::ResponseBodyNotClosed;
+        lost.judgement.kind = Kind::ResponseNotRead;
+        assert_eq!(join_siteless(vec![known, lost]).len(), 1);
     }
 
     #[test]

@@ -39,7 +39,13 @@ struct GoProc {
     program: (u64, u64),
     bias: u64,
     implausible: u32,
+    /// When to look once more for connections from before the probes: what was in motion at the
+    /// first look rests by then.
+    look_again_ns: Option<u64>,
 }
+
+/// Time between the two looks at a process's memory.
+const LOOK_AGAIN_NS: u64 = 2_000_000_000;
 
 /// Watches the connection pools of Go programs. Used from one thread.
 #[derive(Debug)]
@@ -139,6 +145,7 @@ impl GoTracer {
                 program,
                 bias,
                 implausible: 0,
+                look_again_ns: probed.then(|| monotonic_ns() + LOOK_AGAIN_NS),
             },
         );
         if probed {
@@ -146,6 +153,24 @@ impl GoTracer {
             self.find_earlier(probes, pid)?;
         }
         Ok(true)
+    }
+
+    /// Looks a second time for connections from before the probes, where it is time.
+    pub fn look_again(&mut self, probes: &Probes) {
+        let now_ns = monotonic_ns();
+        let mut due = Vec::new();
+        for (pid, process) in &mut self.processes {
+            if process.look_again_ns.is_some_and(|at| at <= now_ns) {
+                process.look_again_ns = None;
+                due.push(*pid);
+            }
+        }
+        for pid in due {
+            // A process that has ended has nothing to show.
+            if let Err(error) = self.find_earlier(probes, pid) {
+                tracing::debug!(pid, %error, "not looked at again");
+            }
+        }
     }
 
     /// Adds the connections that a process had before it was probed.

@@ -1,129 +1,26 @@
-//! The Go probes against real Go programs on the running kernel.
+//! What the pools of programs say: states, requesters, URLs, sockets, settings.
 
-use std::{fs, path::Path, process::ExitCode, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tracer::{
-    go::{GoBinary, GoConnection, GoKind, GoTracer},
-    kernel::probes::{Probes, Setup},
-    model::PoolState,
-};
-use tracer_ebpf::{Config, FILTER_PROCESS};
+use tracer::{go::GoKind, model::PoolState};
 use tracer_tests::{
     go::{self, Variant},
     program::Program,
-    runner, wait,
+    wait,
 };
+
+use crate::{Kernel, Scene, versions};
 
 tracer_tests::tests![
     states_sites_and_urls_of_leaks,
     healthy_clients_leave_nothing_behind,
+    servers_tell_the_states_of_their_connections,
     settings_are_those_of_the_program,
     probes_come_once_and_go_with_the_last_process,
+    another_program_is_looked_at_after_exec,
     connections_from_before_are_found,
-    names_and_lines_agree_with_dwarf,
-    requests_under_load_are_told_apart_and_cheap,
-    probes_come_and_go_under_load,
 ];
-
-fn main() -> ExitCode {
-    runner::main(&[TESTS])
-}
-
-/// The probes, loaded once for many scenes.
-struct Kernel {
-    probes: Probes,
-    go: GoTracer,
-}
-
-impl Kernel {
-    fn load() -> Result<Kernel> {
-        tracer_tests::host::require_root()?;
-        let mut probes = Probes::load(Setup {
-            config: Config {
-                filter: FILTER_PROCESS,
-                own_tgid: std::process::id(),
-                ..Config::default()
-            },
-            max_sockets: 4096,
-            btf: None,
-            pin: None,
-            backend: None,
-            without: &[],
-            trace_syscalls: false,
-        })?;
-        let go = GoTracer::new(&mut probes)?;
-        Ok(Kernel { probes, go })
-    }
-
-    fn watch(&mut self, scene: &Scene) -> Result<()> {
-        let pid = scene.client.pid();
-        self.probes.targets.set(&pid, &1)?;
-        ensure!(
-            self.go.consider(&mut self.probes, pid)?,
-            "not taken for a Go program"
-        );
-        if let Some(program) = self.go.program_of(pid)
-            && let Some(reason) = &program.kernel_only
-        {
-            bail!("not probed: {reason}");
-        }
-        Ok(())
-    }
-
-    /// What the client's pools say.
-    fn of(&mut self, scene: &Scene) -> Result<Vec<GoConnection>> {
-        let pid = scene.client.pid();
-        let mut found = self.go.sweep()?;
-        found.retain(|c| c.tgid == pid);
-        Ok(found)
-    }
-}
-
-/// A client of a fixture server, waiting to be let go.
-struct Scene {
-    client: Program,
-    _server: Program,
-    _directory: tempfile::TempDir,
-}
-
-impl Scene {
-    fn start(version: &str, variant: Variant, scenario: &str, n: u32) -> Result<Scene> {
-        let program = go::build(version, variant)?;
-        let directory = tempfile::tempdir()?;
-        let (server, addresses) = Program::ready(
-            &program,
-            &["serve", "-dir", &directory.path().to_string_lossy()],
-        )?;
-        let repetitions = n.to_string();
-        let (client, _) = Program::ready(
-            &program,
-            &[
-                scenario,
-                "-load",
-                "16",
-                "-wait",
-                "-n",
-                &repetitions,
-                "-every",
-                "20ms",
-                "-servers",
-                &addresses,
-            ],
-        )?;
-        Ok(Scene {
-            client,
-            _server: server,
-            _directory: directory,
-        })
-    }
-
-    fn run(&mut self) -> Result<()> {
-        self.client.write("go\n")?;
-        self.client.line("DONE", Duration::from_secs(60))?;
-        Ok(())
-    }
-}
 
 /// What a leaky scenario leaves behind.
 struct Leak {
@@ -226,14 +123,6 @@ const LEAKS: &[Leak] = &[
         )
     },
 ];
-
-fn versions() -> Vec<&'static str> {
-    if full() {
-        go::ALL_VERSIONS.to_vec()
-    } else {
-        go::DEFAULT_VERSIONS.to_vec()
-    }
-}
 
 fn states_sites_and_urls_of_leaks() -> Result<()> {
     let mut kernel = Kernel::load()?;
@@ -389,6 +278,50 @@ fn healthy_clients_leave_nothing_behind() -> Result<()> {
     Ok(())
 }
 
+/// Of a server: new, active, idle, hijacked (`net/http.ConnState`), and nothing when closed.
+fn servers_tell_the_states_of_their_connections() -> Result<()> {
+    let mut kernel = Kernel::load()?;
+    for version in versions() {
+        for (scenario, n, expected) in [
+            ("server-new", 1, (true, PoolState::Unknown)),
+            ("follow", 3, (false, PoolState::InFlight)),
+            ("read-eof", 2, (false, PoolState::Idle)),
+            ("websocket", 1, (false, PoolState::Released)),
+        ] {
+            let mut scene = Scene::start(version, Variant::Stripped, scenario, n)?;
+            let server = scene.server.pid();
+            kernel.watch_pid(server)?;
+            scene.run()?;
+            let mut last = Vec::new();
+            wait::until("the server's states", Duration::from_secs(5), || {
+                last = kernel.go.sweep()?;
+                last.retain(|c| c.tgid == server && c.kind == GoKind::Server);
+                let all = last.iter().all(|c| (c.fresh, c.state) == expected);
+                Ok(all && !last.is_empty())
+            })
+            .with_context(|| format!("{version} {scenario}: {last:#?}"))?;
+            for c in &last {
+                let fd = c.fd.context("no descriptor")?;
+                let link = Path::new("/proc").join(server.to_string());
+                let link = fs::read_link(link.join(format!("fd/{fd}")))?;
+                ensure!(
+                    link.to_string_lossy() == format!("socket:[{}]", c.inode),
+                    "{version} {scenario}: {c:?}"
+                );
+            }
+            // The client ends, and its connections with it; what was hijacked is net/http's no more.
+            drop(scene.client);
+            wait::until("closed connections", Duration::from_secs(5), || {
+                let left = kernel.go.sweep()?;
+                Ok(expected.1 == PoolState::Released || left.iter().all(|c| c.tgid != server))
+            })
+            .with_context(|| format!("{version} {scenario}"))?;
+            kernel.go.forget_process(server);
+        }
+    }
+    Ok(())
+}
+
 fn settings_are_those_of_the_program() -> Result<()> {
     let mut kernel = Kernel::load()?;
     for version in versions() {
@@ -434,7 +367,12 @@ fn probes_come_once_and_go_with_the_last_process() -> Result<()> {
         .programs()
         .map(tracer::go::GoProgram::probes)
         .collect();
-    ensure!(probes == [13], "{probes:?}");
+    let known: usize = tracer::go::offsets::FAMILIES
+        .iter()
+        .filter(|family| !family.of.contains("golang.org"))
+        .map(|family| family.probes.len())
+        .sum();
+    ensure!(probes == [known], "{probes:?}, not {known}");
     kernel.go.forget_process(first.client.pid());
     ensure!(kernel.go.programs().count() == 1, "probes left too early");
     kernel.go.forget_process(second.client.pid());
@@ -442,93 +380,38 @@ fn probes_come_once_and_go_with_the_last_process() -> Result<()> {
     Ok(())
 }
 
-/// CPU time that a process has used, user and system.
-fn cpu(pid: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .context("no name in stat")?
-        .1
-        .split_whitespace()
-        .collect();
-    // utime and stime, fields 14 and 15 of proc(5), in ticks of a hundredth of a second
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 10))
-}
-
-fn full() -> bool {
-    std::env::var_os("TRACER_TEST_FULL").is_some()
-}
-
-/// Clients that send requests as fast as they can, 100 in each of 16 goroutines per repetition.
-fn load(n: u32) -> Result<Scene> {
-    Scene::start(go::DEFAULT_VERSIONS[1], Variant::Stripped, "load", n)
-}
-
-fn requests_under_load_are_told_apart_and_cheap() -> Result<()> {
-    let repetitions = if full() { 125 } else { 12 };
-    let requests = f64::from(repetitions) * 1600.0;
+/// A process that executes another program is looked at anew, and a file that its path does not
+/// lead to any more (deleted, or in another mount namespace) is probed all the same.
+fn another_program_is_looked_at_after_exec() -> Result<()> {
     let mut kernel = Kernel::load()?;
-    let mut cost = Vec::new();
-    for probed in [false, true] {
-        let mut scene = load(repetitions)?;
-        if probed {
-            kernel.watch(&scene)?;
-        }
-        let before = cpu(scene.client.pid())?;
-        scene.client.write("go\n")?;
-        let mut looks = 0u32;
-        while !scene.client.stdout().contains("DONE") {
-            ensure!(scene.client.runs()?, "it ended: {}", scene.client.stderr());
-            for c in kernel.of(&scene)? {
-                let Some(request) = &c.request else { continue };
-                ensure!(
-                    request.method == "GET" && request.target == "/small",
-                    "{c:?}"
-                );
-                ensure!(!c.tls && c.kind == GoKind::Client, "{c:?}");
-                let site = c
-                    .stack
-                    .and_then(|id| kernel.go.site(id))
-                    .context("no stack")?;
-                let blamed = site.blamed().context("nobody to blame")?;
-                ensure!(blamed.function == "main.deep", "{site:#?}");
-                looks += 1;
-            }
-        }
-        let used = cpu(scene.client.pid())?.saturating_sub(before);
-        cost.push(used.as_secs_f64() * 1e6 / requests);
-        println!(
-            "{} requests {}: {:.2} us of CPU each, {looks} looks at their state",
-            requests,
-            if probed { "with probes" } else { "without" },
-            cost.last().copied().unwrap_or(0.0),
-        );
-        ensure!(!probed || looks > 0, "never seen");
-    }
-    Ok(())
-}
-
-fn probes_come_and_go_under_load() -> Result<()> {
-    let times = if full() { 500 } else { 20 };
-    let mut kernel = Kernel::load()?;
-    let mut scene = load(100_000)?;
-    scene.client.write("go\n")?;
-    let pid = scene.client.pid();
-    for _ in 0..times {
-        kernel.watch(&scene)?;
-        wait::until("a request", Duration::from_secs(10), || {
-            Ok(!kernel.of(&scene)?.is_empty())
-        })?;
-        kernel.go.forget_process(pid);
-        ensure!(scene.client.runs()?, "it ended: {}", scene.client.stderr());
-    }
-    ensure!(
-        scene.client.stderr().is_empty(),
-        "{}",
-        scene.client.stderr()
+    let version = go::DEFAULT_VERSIONS[1];
+    let directory = tempfile::tempdir()?;
+    let copy = directory.path().join("client");
+    fs::copy(go::build(version, Variant::Stripped)?, &copy)?;
+    let (_server, addresses) = Program::ready(
+        go::build(version, Variant::Stripped)?,
+        &["serve", "-dir", &directory.path().to_string_lossy()],
+    )?;
+    let script = format!(
+        "read line; exec {} body-http -wait -n 3 -servers '{addresses}'",
+        copy.display()
     );
-    ensure!(kernel.go.programs().count() == 0);
+    let mut client = Program::start(std::process::Command::new("sh").args(["-c", &script]))?;
+    let pid = client.pid();
+    ensure!(
+        !kernel.go.consider(&mut kernel.probes, pid)?,
+        "a shell was taken for a Go program"
+    );
+    client.write("go\n")?;
+    client.line("READY", Duration::from_secs(20))?;
+    fs::remove_file(&copy)?;
+    kernel.go.forget_process(pid);
+    kernel.watch_pid(pid)?;
+    client.write("go\n")?;
+    client.line("DONE", Duration::from_secs(20))?;
+    let mut found = kernel.go.sweep()?;
+    found.retain(|c| c.tgid == pid && c.state == PoolState::Response);
+    ensure!(found.len() == 3, "{found:#?}");
     Ok(())
 }
 
@@ -575,98 +458,6 @@ fn connections_from_before_are_found() -> Result<()> {
             }
             println!("{version} {scenario:16} found");
         }
-    }
-    Ok(())
-}
-
-/// Name without type arguments, which DWARF spells out and Go's table does not.
-fn plain(name: &str) -> String {
-    let mut depth = 0;
-    let mut out = String::new();
-    for c in name.chars() {
-        depth += i32::from(c == '[');
-        if depth == 0 {
-            out.push(c);
-        }
-        depth -= i32::from(c == ']');
-    }
-    out
-}
-
-/// What a stripped program's own table says, against what `llvm-symbolizer` reads from the DWARF of
-/// the same program. (`addr2line` names inlined calls after their caller.)
-fn names_and_lines_agree_with_dwarf() -> Result<()> {
-    const SAMPLES: usize = 11_000;
-    let symbolizer = tracer_tests::host::tool("llvm-symbolizer")
-        .or_else(|_| tracer_tests::host::tool("llvm-symbolizer-22"))?;
-    for version in versions() {
-        let with_dwarf = go::build(version, Variant::Plain)?;
-        let stripped = fs::read(go::build(version, Variant::Stripped)?)?;
-        let binary = GoBinary::parse(stripped.into())?;
-        let table = binary.table();
-        let image = binary.image();
-        let functions: Vec<_> = (0..table.len())
-            .filter_map(|i| table.function(image, i))
-            .collect();
-        let (first, last) = match (functions.first(), functions.last()) {
-            (Some(first), Some(last)) => (first.entry, last.end),
-            _ => bail!("no functions"),
-        };
-        let step = (last - first) / SAMPLES as u64;
-        let addresses: Vec<u64> = (0..SAMPLES as u64).map(|i| first + i * step).collect();
-        let directory = tempfile::tempdir()?;
-        let list = directory.path().join("addresses");
-        let text: Vec<String> = addresses.iter().map(|a| format!("{a:#x}")).collect();
-        fs::write(&list, text.join("\n"))?;
-        let output = std::process::Command::new(&symbolizer)
-            .args(["--addresses", "--inlines", "--obj"])
-            .arg(&with_dwarf)
-            .stdin(fs::File::open(&list)?)
-            .output()?;
-        let output = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (mut known, mut same_function, mut same_lines) = (0u32, 0u32, 0u32);
-        // An address, then a name and a place for each frame, innermost first.
-        for block in output.split("\n\n").filter(|b| !b.trim().is_empty()) {
-            let mut lines = block.trim().trim_start_matches("0x").lines();
-            let address = u64::from_str_radix(lines.next().unwrap_or(""), 16)?;
-            let lines: Vec<&str> = lines.collect();
-            let dwarf: Vec<(String, u32)> = lines
-                .chunks_exact(2)
-                .map(|pair| {
-                    // file:line:column
-                    let line = pair[1].rsplit(':').nth(1).and_then(|l| l.parse().ok());
-                    let name = pair[0].trim_end_matches(".abi0");
-                    (plain(name), line.unwrap_or(0))
-                })
-                .collect();
-            // Padding between functions and assembly have no DWARF to compare with.
-            let go: Vec<(String, u32)> = binary
-                .positions(address)
-                .iter()
-                .map(|p| (plain(&p.function), p.line.unwrap_or(0)))
-                .collect();
-            if go.is_empty() || dwarf.iter().any(|(name, line)| name == "??" || *line == 0) {
-                continue;
-            }
-            known += 1;
-            let outermost = go.last().map(|f| &f.0) == dwarf.last().map(|f| &f.0);
-            same_function += u32::from(outermost);
-            same_lines += u32::from(go == dwarf);
-            if go != dwarf && known - same_lines < 4 {
-                println!("{version} {address:#x}: {go:?} against {dwarf:?}");
-            }
-        }
-        let share = |n: u32| f64::from(n) / f64::from(known);
-        println!(
-            "{version}: of {known} addresses {:.2} % agree in the function, {:.2} % in every line and inlined call",
-            share(same_function) * 100.0,
-            share(same_lines) * 100.0
-        );
-        ensure!(
-            known as usize > SAMPLES / 2,
-            "only {known} could be compared"
-        );
-        ensure!(share(same_function) >= 0.999 && share(same_lines) >= 0.99);
     }
     Ok(())
 }

@@ -1,0 +1,133 @@
+//! The Go probes against real Go programs on the running kernel.
+
+mod load;
+mod states;
+mod symbols;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use tracer::{
+    go::{GoConnection, GoTracer},
+    kernel::probes::{Probes, Setup},
+};
+use tracer_ebpf::{Config, FILTER_PROCESS};
+use tracer_tests::{
+    go::{self, Variant},
+    program::Program,
+    runner,
+};
+
+fn main() -> ExitCode {
+    runner::main(&[states::TESTS, symbols::TESTS, load::TESTS])
+}
+
+/// The probes, loaded once for many scenes.
+struct Kernel {
+    probes: Probes,
+    go: GoTracer,
+}
+
+impl Kernel {
+    fn load() -> Result<Kernel> {
+        tracer_tests::host::require_root()?;
+        let mut probes = Probes::load(Setup {
+            config: Config {
+                filter: FILTER_PROCESS,
+                own_tgid: std::process::id(),
+                ..Config::default()
+            },
+            max_sockets: 4096,
+            btf: None,
+            pin: None,
+            backend: None,
+            without: &[],
+            trace_syscalls: false,
+        })?;
+        let go = GoTracer::new(&mut probes)?;
+        Ok(Kernel { probes, go })
+    }
+
+    fn watch(&mut self, scene: &Scene) -> Result<()> {
+        self.watch_pid(scene.client.pid())
+    }
+
+    fn watch_pid(&mut self, pid: u32) -> Result<()> {
+        self.probes.targets.set(&pid, &1)?;
+        ensure!(
+            self.go.consider(&mut self.probes, pid)?,
+            "not taken for a Go program"
+        );
+        if let Some(program) = self.go.program_of(pid)
+            && let Some(reason) = &program.kernel_only
+        {
+            bail!("not probed: {reason}");
+        }
+        Ok(())
+    }
+
+    /// What the client's pools say.
+    fn of(&mut self, scene: &Scene) -> Result<Vec<GoConnection>> {
+        let pid = scene.client.pid();
+        let mut found = self.go.sweep()?;
+        found.retain(|c| c.tgid == pid);
+        Ok(found)
+    }
+}
+
+/// A client of a fixture server, waiting to be let go.
+struct Scene {
+    client: Program,
+    server: Program,
+    _directory: tempfile::TempDir,
+}
+
+impl Scene {
+    fn start(version: &str, variant: Variant, scenario: &str, n: u32) -> Result<Scene> {
+        let program = go::build(version, variant)?;
+        let directory = tempfile::tempdir()?;
+        let (server, addresses) = Program::ready(
+            &program,
+            &["serve", "-dir", &directory.path().to_string_lossy()],
+        )?;
+        let repetitions = n.to_string();
+        let (client, _) = Program::ready(
+            &program,
+            &[
+                scenario,
+                "-load",
+                "16",
+                "-wait",
+                "-n",
+                &repetitions,
+                "-every",
+                "20ms",
+                "-servers",
+                &addresses,
+            ],
+        )?;
+        Ok(Scene {
+            client,
+            server,
+            _directory: directory,
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.client.write("go\n")?;
+        self.client.line("DONE", Duration::from_secs(60))?;
+        Ok(())
+    }
+}
+
+fn versions() -> Vec<&'static str> {
+    if full() {
+        go::ALL_VERSIONS.to_vec()
+    } else {
+        go::DEFAULT_VERSIONS.to_vec()
+    }
+}
+
+fn full() -> bool {
+    std::env::var_os("TRACER_TEST_FULL").is_some()
+}
