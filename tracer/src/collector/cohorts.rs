@@ -112,7 +112,7 @@ impl Cohorts {
             remote: Arc::clone(member.remote),
             role: member.role,
         };
-        let caller = member.site.as_ref().and_then(|(_, site)| caller(site));
+        let caller = member.site.as_ref().and_then(|site| caller(site));
         if let Some(&id) = self.ids.get(&key) {
             self.add_caller(id, caller);
             self.show_better(id, &member);
