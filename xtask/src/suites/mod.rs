@@ -37,6 +37,7 @@ const DEFAULT_SIGNALS: &str = "--default-signal=HUP,INT,QUIT";
 const GUEST_KERNEL: &str = "6.12";
 /// What is tested in it.
 const GUEST_TESTS: &[&str] = &[
+    "backends::",
     "doctor::each_event_has_its_backend",
     "verdicts::connection_per_request_in_c",
     "verdicts::opened_and_never_used",
