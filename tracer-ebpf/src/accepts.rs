@@ -7,7 +7,8 @@ use tracer_ebpf::{
 
 use crate::{
     capture::capture_stack,
-    kernel::{Address, active, current_is_target, current_tgid, current_tid},
+    kernel::{Address, active, current_is_target, current_tgid},
+    maps::LANE_OPEN,
     sockets::{ESTABLISHED, entry, insert, insert_again, listener_is_known, read_addresses},
     transfers,
 };
@@ -38,9 +39,8 @@ pub fn accepted(sk: Address, result: i32) -> u32 {
     }
     let Some(sock) = entry(sk) else { return 0 };
     sock.tgid = current_tgid();
-    sock.tid = current_tid();
     sock.flags &= !SOCK_ACCEPT_UNOWNED;
-    sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(WHEN_ACCEPT));
+    sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(WHEN_ACCEPT), LANE_OPEN);
     sock.open_stack_of = WHEN_ACCEPT;
     0
 }
@@ -59,7 +59,7 @@ pub fn unix_opened(sk: Address, result: i32) -> u32 {
         WHEN_CONNECT
     };
     if sock.open_stack == STACK_NONE {
-        sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(when));
+        sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(when), LANE_OPEN);
         sock.open_stack_of = when;
     }
     0

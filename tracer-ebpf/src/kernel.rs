@@ -45,6 +45,66 @@ macro_rules! config {
 /// Address of a kernel object.
 pub type Address = u64;
 
+/// A kernel object whose members can be read.
+pub trait Object: Copy {
+    /// Reads a member; zero when it can't be read.
+    fn get<T: Copy + Default>(self, offset: usize) -> T;
+    /// The object that a member points to.
+    fn follow(self, offset: usize) -> Self;
+    /// Its address, as a plain number.
+    fn address(self) -> Address;
+}
+
+/// An object by a pointer whose type the verifier knows: its members are loaded directly, which
+/// costs a fraction of a helper's call.
+#[derive(Clone, Copy)]
+pub struct Typed(u64);
+
+impl Typed {
+    /// From a pointer that the kernel gave to the program.
+    #[inline(always)]
+    pub const fn new(pointer: u64) -> Self {
+        Self(pointer)
+    }
+}
+
+impl Object for Typed {
+    #[inline(always)]
+    fn get<T: Copy + Default>(self, offset: usize) -> T {
+        // SAFETY: the verifier checks the offset against the type; a bad address reads as zero.
+        unsafe { core::ptr::read_volatile((self.0 + offset as u64) as *const T) }
+    }
+
+    #[inline(always)]
+    fn follow(self, offset: usize) -> Self {
+        Self(self.get(offset))
+    }
+
+    /// Global functions take plain numbers only. Swapping its bytes makes a pointer a number for
+    /// the verifier, and swapping them back makes it the address again.
+    #[inline(always)]
+    fn address(self) -> Address {
+        core::hint::black_box(self.0.swap_bytes()).swap_bytes()
+    }
+}
+
+impl Object for Address {
+    #[inline(always)]
+    fn get<T: Copy + Default>(self, offset: usize) -> T {
+        read(self, offset)
+    }
+
+    #[inline(always)]
+    fn follow(self, offset: usize) -> Self {
+        read(self, offset)
+    }
+
+    #[inline(always)]
+    fn address(self) -> Address {
+        self
+    }
+}
+
 /// Reads `T` at `base + offset`; zero when the address can't be read.
 #[inline(always)]
 pub fn read<T: Copy + Default>(base: Address, offset: usize) -> T {
@@ -135,13 +195,10 @@ pub struct SavedRegs {
     pub bx: u64,
 }
 
-/// Where the user was: the part of [`UserRegs`] from `ip` on.
-#[repr(C)]
+/// Where the user was.
 #[derive(Clone, Copy, Default)]
 pub struct Position {
     pub ip: u64,
-    pub cs: u64,
-    pub flags: u64,
     pub sp: u64,
 }
 
@@ -149,48 +206,80 @@ pub struct Position {
 /// `bpf_task_pt_regs`.
 const THREAD_SIZE: u64 = 16 << 10;
 /// Code segment of 64-bit user code (`__USER_CS`).
-const USER_CS: u64 = 0x33;
+const USER_CS: u16 = 0x33;
 
-/// Address of the current task's saved user registers.
+/// Address of the current task's saved user registers, where there is no helper for it.
 #[inline(always)]
 fn user_regs_address() -> Address {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    read::<u64>(task, offset!(task_stack)) + THREAD_SIZE - offset!(regs_size) as u64
+}
+
+/// The same as an object.
+#[inline(always)]
+fn user_regs() -> Typed {
+    // SAFETY: both helpers are valid in every context that these programs run in.
+    Typed(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64)
+}
+
+/// A word of the current task's saved user registers.
+#[inline(always)]
+fn user_reg(offset: usize) -> u64 {
     if config!(have_task_regs) != 0 {
-        // SAFETY: both helpers are valid in every context that these programs run in.
-        unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as Address }
+        user_regs().get(offset)
     } else {
-        // SAFETY: the helper has no preconditions.
-        let task = unsafe { bpf_get_current_task() };
-        read::<u64>(task, offset!(task_stack)) + THREAD_SIZE - offset!(regs_size) as u64
+        read(user_regs_address(), offset)
     }
 }
 
 /// Where the current task was in user code, or `None` outside 64-bit user tasks.
 #[inline(always)]
 pub fn position() -> Option<Position> {
-    let position: Position = read(user_regs_address(), offset_of!(UserRegs, ip));
-    if position.cs == USER_CS {
-        Some(position)
+    const IP: usize = offset_of!(UserRegs, ip);
+    const CS: usize = offset_of!(UserRegs, cs);
+    const SP: usize = offset_of!(UserRegs, sp);
+    // the segment is 16 bits wide; some kernels keep other things beside it
+    let (cs, position): (u16, Position) = if config!(have_task_regs) != 0 {
+        let regs = user_regs();
+        let (ip, sp) = (regs.get(IP), regs.get(SP));
+        (regs.get(CS), Position { ip, sp })
     } else {
-        None
-    }
+        let regs = user_regs_address();
+        let (ip, sp) = (read(regs, IP), read(regs, SP));
+        (read(regs, CS), Position { ip, sp })
+    };
+    if cs == USER_CS { Some(position) } else { None }
 }
 
 /// The registers that callees preserve.
 #[inline(always)]
 pub fn saved_regs() -> SavedRegs {
-    read(user_regs_address(), 0)
+    if config!(have_task_regs) != 0 {
+        let regs = user_regs();
+        SavedRegs {
+            r15: regs.get(offset_of!(UserRegs, r15)),
+            r14: regs.get(offset_of!(UserRegs, r14)),
+            r13: regs.get(offset_of!(UserRegs, r13)),
+            r12: regs.get(offset_of!(UserRegs, r12)),
+            bp: regs.get(offset_of!(UserRegs, bp)),
+            bx: regs.get(offset_of!(UserRegs, bx)),
+        }
+    } else {
+        read(user_regs_address(), 0)
+    }
 }
 
 /// Number of the system call the current task is in.
 #[inline(always)]
 pub fn current_syscall() -> u64 {
-    read::<u64>(user_regs_address(), offset_of!(UserRegs, orig_ax))
+    user_reg(offset_of!(UserRegs, orig_ax))
 }
 
 /// Second argument of that system call.
 #[inline(always)]
 pub fn second_argument() -> u64 {
-    read::<u64>(user_regs_address(), offset_of!(UserRegs, si))
+    user_reg(offset_of!(UserRegs, si))
 }
 
 /// `AF_UNIX`
@@ -206,33 +295,33 @@ pub const IPPROTO_TCP: u16 = 6;
 
 /// Family of a socket.
 #[inline(always)]
-pub fn family(sk: Address) -> u16 {
-    read(sk, offset!(skc_family))
+pub fn family(sk: impl Object) -> u16 {
+    sk.get(offset!(skc_family))
 }
 
 /// Network namespace of a socket, by inode number.
 #[inline(always)]
-pub fn netns(sk: Address) -> u32 {
-    read(read(sk, offset!(skc_net)), offset!(net_inum))
+pub fn netns(sk: impl Object) -> u32 {
+    sk.follow(offset!(skc_net)).get(offset!(net_inum))
 }
 
 /// Protocol of an inet socket.
 #[inline(always)]
-pub fn protocol(sk: Address) -> u16 {
+pub fn protocol(sk: impl Object) -> u16 {
     if offset!(sk_protocol_size) == 1 {
-        u16::from(read::<u8>(sk, offset!(sk_protocol)))
+        u16::from(sk.get::<u8>(offset!(sk_protocol)))
     } else {
-        read(sk, offset!(sk_protocol))
+        sk.get(offset!(sk_protocol))
     }
 }
 
 /// Whether a socket that connects is a program's. The kernel's own have no file (a file system's
 /// connection), or share that of another socket (a subflow of MPTCP, net/mptcp/protocol.c).
 #[inline(always)]
-pub fn is_of_user(sk: Address) -> bool {
-    let socket: Address = read(sk, offset!(sk_socket));
-    read::<Address>(socket, offset!(socket_sk)) == sk
-        && read::<Address>(socket, offset!(socket_file)) != 0
+pub fn is_of_user(sk: impl Object) -> bool {
+    let socket = sk.follow(offset!(sk_socket));
+    socket.follow(offset!(socket_sk)).address() == sk.address()
+        && socket.follow(offset!(socket_file)).address() != 0
 }
 
 /// Inode number of the socket's file, 0 while it has none.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     AggKey, AggValue, Budget, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
-    ListenValue, PathValue, PythonPlan, Sock, TrieKey, TrieValue,
+    ListenValue, PathValue, PythonPlan, SHAPE_WORDS, SHAPES_MAX, Shape, Sock, TrieKey, TrieValue,
 };
 
 /// Live sockets by `struct sock *`.
@@ -35,6 +35,13 @@ pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
 /// Known call paths.
 #[map]
 pub static TRIE: HashMap<TrieKey, TrieValue> = HashMap::with_max_entries(65_536, 0);
+/// Known call paths as a whole.
+#[map]
+pub static SHAPES: Array<Shape> = Array::with_max_entries(SHAPES_MAX, 0);
+/// The path last taken from some place, as [`Shape::node`]; by a hash of process, instruction and
+/// stack pointer.
+#[map]
+pub static HINTS: Array<u32> = Array::with_max_entries(SHAPES_MAX, 0);
 /// Stack copies on their way to user space.
 #[map]
 pub static STACKS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
@@ -59,15 +66,35 @@ pub static SCAN: Array<u32> = Array::with_max_entries(2, 0);
 #[map]
 pub static ACTIVE: Array<u32> = Array::with_max_entries(1, 0);
 
+/// The time, per CPU.
+#[map]
+pub static CLOCK: PerCpuArray<Clock> = PerCpuArray::with_max_entries(1, 0);
 /// Ticket numbers, per CPU.
 #[map]
 pub static TICKETS: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
-/// Room for values too large for the BPF stack.
+/// Room for values too large for the BPF stack, by lane.
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(LANES, 0);
+/// Lanes: one program can interrupt another on the same CPU, but not itself, so each kind of
+/// program has room of its own. This one is for openings.
+pub const LANE_OPEN: u32 = 0;
+/// For sends; receives, and the same of UNIX sockets come behind it.
+pub const LANE_SENT: u32 = 1;
+/// For probes on a runtime's functions.
+pub const LANE_RUNTIME: u32 = 5;
+const LANES: u32 = 6;
 /// An empty aggregate, to insert.
 #[map]
 pub static EMPTY_AGG: PerCpuArray<AggValue> = PerCpuArray::with_max_entries(1, 0);
+
+/// When this CPU last asked for the time.
+#[repr(C)]
+pub struct Clock {
+    /// Then, in the kernel's ticks.
+    pub jiffies: u64,
+    /// Then, monotonic nanoseconds.
+    pub now_ns: u64,
+}
 
 /// Values under construction.
 #[repr(C)]
@@ -76,8 +103,10 @@ pub struct Scratch {
     pub head: Head,
     /// A UNIX path, padded for hashing by words.
     pub path: PathValue,
+    /// The beginning of a user stack.
+    pub stack: [u64; SHAPE_WORDS],
     /// Room for what [`bounded`] lets a length exceed its buffer by.
-    slack: [u8; 24],
+    slack: [u8; 32],
 }
 
 /// A length that is small enough already, masked where the compiler can't see that the mask is

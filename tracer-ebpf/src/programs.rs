@@ -3,20 +3,19 @@
 //! Each names the tracepoint or function, its prototype, since which kernel it exists, in whose
 //! context it runs, and what is lost without it.
 
-use aya_ebpf::{EbpfContext as _, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use crate::{
     descriptors,
-    kernel::{Address, read},
+    kernel::{Address, Object as _, Typed, read},
     processes, sockets,
     transfers::{MSG_PEEK, transferred},
 };
 
-/// A pointer argument as a plain number: loaded from the context directly it would be a typed
-/// pointer, which the verifier lets no global function take.
+/// The `struct sock *` that is the first argument.
 #[inline(always)]
-fn address(ctx: &BtfTracePointContext, index: usize) -> Address {
-    read(ctx.as_ptr() as u64, index * size_of::<u64>())
+fn socket(ctx: &BtfTracePointContext) -> Typed {
+    Typed::new(ctx.arg(0))
 }
 
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`, 4.16.
@@ -25,14 +24,14 @@ fn address(ctx: &BtfTracePointContext, index: usize) -> Address {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn tcp_state(ctx: BtfTracePointContext) -> u32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    sockets::state_changed(address(&ctx, 0), old as u8, new as u8);
+    sockets::state_changed(socket(&ctx), old as u8, new as u8);
     0
 }
 
 /// `tcp_destroy_sock(struct sock *sk)`, 4.16; any context. Without it ends are seen by scans only.
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub fn tcp_destroy(ctx: BtfTracePointContext) -> u32 {
-    sockets::destroyed(address(&ctx, 0));
+    sockets::destroyed(socket(&ctx).address());
     0
 }
 
@@ -41,7 +40,7 @@ pub fn tcp_destroy(ctx: BtfTracePointContext) -> u32 {
 /// sockets only by scans.
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn sent(ctx: BtfTracePointContext) -> u32 {
-    transferred(address(&ctx, 0), ctx.arg(1), true);
+    transferred(socket(&ctx), ctx.arg(1), true);
     0
 }
 
@@ -50,7 +49,7 @@ pub fn sent(ctx: BtfTracePointContext) -> u32 {
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn received(ctx: BtfTracePointContext) -> u32 {
     if ctx.arg::<i32>(2) & MSG_PEEK == 0 {
-        transferred(address(&ctx, 0), ctx.arg(1), false);
+        transferred(socket(&ctx), ctx.arg(1), false);
     }
     0
 }
@@ -96,7 +95,7 @@ pub struct TaskFile {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 pub unsafe extern "C" fn scan_descriptors(ctx: *const TaskFile) -> i32 {
-    // as plain numbers, see `address`
+    // as plain numbers: the functions that they go to take no others
     let base = ctx as u64;
     let task: Address = read(base, core::mem::offset_of!(TaskFile, task));
     let file: Address = read(base, core::mem::offset_of!(TaskFile, file));

@@ -57,8 +57,8 @@ pub struct Sock {
     pub inode: u32,
     /// Process that opened or accepted it; 0 while unknown.
     pub tgid: u32,
-    /// Thread that opened or accepted it.
-    pub tid: u32,
+    /// Hash of the request head that was kept last; 0: none was.
+    pub head_hash: u32,
     /// Process holding a descriptor at the last scan: the opener if it still does, else another.
     pub holder: u32,
     /// That descriptor's number, -1 while unknown.

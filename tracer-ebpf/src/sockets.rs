@@ -1,8 +1,8 @@
 //! The life of a socket: opened, accepted, its states, its end.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_jiffies64};
 use tracer_ebpf::{
-    AggKey, Counter, ErrorKey, FILTER_HOST, HeadKey, ListenKey, ListenValue, ROLE_CLIENT,
+    AggKey, AggValue, Counter, ErrorKey, FILTER_HOST, HeadKey, ListenKey, ListenValue, ROLE_CLIENT,
     ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_RESET,
     SOCK_SHUTDOWN, STACK_NONE, STACK_TICKET, Sock, TICK_SHIFT, WHEN_CONNECT,
 };
@@ -11,10 +11,13 @@ use crate::{
     capture::capture_stack,
     config,
     kernel::{
-        AF_INET, AF_INET6, Address, IPPROTO_TCP, active, current_is_target, current_syscall,
-        current_tgid, current_tid, family, is_of_user, netns, protocol, read,
+        AF_INET, AF_INET6, Address, IPPROTO_TCP, Object, active, current_is_target,
+        current_syscall, current_tgid, family, is_of_user, netns, protocol,
     },
-    maps::{AGG, EMPTY_AGG, ERRORS, HEADS, LISTENERS, SOCKS, atomic_add, bounded, count},
+    maps::{
+        AGG, CLOCK, EMPTY_AGG, ERRORS, HEADS, LANE_OPEN, LISTENERS, SOCKS, atomic_add, bounded,
+        count,
+    },
     offset,
     uv_programs::asked_for,
 };
@@ -25,6 +28,7 @@ pub const ESTABLISHED: u8 = 1;
 const SYN_SENT: u8 = 2;
 const SYN_RECV: u8 = 3;
 const FIN_WAIT1: u8 = 4;
+const FIN_WAIT2: u8 = 5;
 /// Not connected.
 pub const CLOSE: u8 = 7;
 /// The peer closed, we did not.
@@ -32,6 +36,7 @@ pub const CLOSE_WAIT: u8 = 8;
 const LAST_ACK: u8 = 9;
 /// Accepts connections.
 pub const LISTEN: u8 = 10;
+const CLOSING: u8 = 11;
 
 const SYS_CONNECT: u64 = 42;
 const SYS_SHUTDOWN: u64 = 48;
@@ -46,6 +51,27 @@ pub fn ticks(sock: &Sock) -> u32 {
     (age >> TICK_SHIFT) as u32 + 1
 }
 
+/// The same by a clock that is read once in each of the kernel's ticks (a few milliseconds), and
+/// costs less.
+#[inline(always)]
+pub fn coarse_ticks(sock: &Sock) -> u32 {
+    let Some(clock) = CLOCK.get_ptr_mut(0) else {
+        return ticks(sock);
+    };
+    // SAFETY: this CPU's slot. An interrupt may write it in between; the time is right then, too.
+    let clock = unsafe { &mut *clock };
+    // SAFETY: the helper has no preconditions.
+    let jiffies = unsafe { bpf_jiffies64() };
+    if clock.jiffies != jiffies {
+        // SAFETY: as above.
+        clock.now_ns = unsafe { bpf_ktime_get_ns() };
+        clock.jiffies = jiffies;
+    }
+    // it may have been read before the opening
+    let age = clock.now_ns.saturating_sub(sock.opened_ns);
+    (age >> TICK_SHIFT) as u32 + 1
+}
+
 /// The entry of a socket. Entries are updated in place, without locks: transfers of one socket are
 /// serialized by the socket lock, and a lost update costs a tick, not a connection.
 #[inline(always)]
@@ -56,16 +82,27 @@ pub fn entry(sk: Address) -> Option<&'static mut Sock> {
 
 /// Fills in addresses, ports and namespace of an inet socket.
 #[inline(always)]
-pub fn read_addresses(sock: &mut Sock, sk: Address) {
+pub fn read_addresses(sock: &mut Sock, sk: impl Object) {
     sock.family = family(sk) as u8;
     sock.netns = netns(sk);
-    sock.local_port = read(sk, offset!(skc_num));
-    sock.remote_port = u16::from_be(read(sk, offset!(skc_dport)));
-    if u16::from(sock.family) == AF_INET6 {
-        sock.remote_addr = read(sk, offset!(skc_v6_daddr));
+    sock.local_port = sk.get(offset!(skc_num));
+    sock.remote_port = u16::from_be(sk.get(offset!(skc_dport)));
+    sock.remote_addr = if u16::from(sock.family) == AF_INET6 {
+        words(sk, offset!(skc_v6_daddr))
     } else {
-        sock.remote_addr = [read(sk, offset!(skc_daddr)), 0, 0, 0];
-    }
+        [sk.get(offset!(skc_daddr)), 0, 0, 0]
+    };
+}
+
+/// An IPv6 address, in the sizes that a typed pointer can be read in.
+#[inline(always)]
+fn words(sk: impl Object, offset: usize) -> [u32; 4] {
+    [
+        sk.get(offset),
+        sk.get(offset + 4),
+        sk.get(offset + 8),
+        sk.get(offset + 12),
+    ]
 }
 
 /// `BPF_NOEXIST`: only if there is none yet.
@@ -101,11 +138,13 @@ pub fn insert_again(sk: Address, sock: &Sock) -> bool {
 
 #[inline(always)]
 fn store(sk: Address, sock: &Sock) -> i32 {
-    if SOCKS.get_ptr(&sk).is_some() {
+    let mut result = SOCKS.insert(&sk, sock, IF_NEW);
+    if let Err(EEXIST) = result {
         count(Counter::Replaced);
         fold_socket(sk);
+        result = SOCKS.insert(&sk, sock, IF_NEW);
     }
-    match SOCKS.insert(&sk, sock, IF_NEW) {
+    match result {
         Ok(()) => {
             count(Counter::Seen);
             0
@@ -116,11 +155,13 @@ fn store(sk: Address, sock: &Sock) -> i32 {
 
 /// A TCP socket changes its state.
 #[inline(always)]
-pub fn state_changed(sk: Address, old: u8, new: u8) {
+pub fn state_changed(sk: impl Object, old: u8, new: u8) {
     if !active() {
         return;
     }
     match new {
+        // nothing that a socket's record tells: spare the look-up
+        SYN_RECV | FIN_WAIT2 | CLOSING => {}
         SYN_SENT => connecting(sk),
         ESTABLISHED if old == SYN_RECV => accepted(sk),
         LISTEN => listening(sk),
@@ -128,7 +169,7 @@ pub fn state_changed(sk: Address, old: u8, new: u8) {
             let _ = LISTENERS.remove(&listen_key(sk));
         }
         _ => {
-            if let Some(sock) = entry(sk) {
+            if let Some(sock) = entry(sk.address()) {
                 progressed(sk, sock, old, new);
             }
         }
@@ -136,7 +177,7 @@ pub fn state_changed(sk: Address, old: u8, new: u8) {
 }
 
 #[inline(always)]
-fn connecting(sk: Address) {
+fn connecting(sk: impl Object) {
     if !current_is_target() || protocol(sk) != IPPROTO_TCP || !is_of_user(sk) {
         return;
     }
@@ -144,7 +185,6 @@ fn connecting(sk: Address) {
         // SAFETY: the helper has no preconditions.
         opened_ns: unsafe { bpf_ktime_get_ns() },
         tgid: current_tgid(),
-        tid: current_tid(),
         fd: -1,
         role: ROLE_CLIENT,
         state: SYN_SENT,
@@ -152,8 +192,9 @@ fn connecting(sk: Address) {
         ..Sock::default()
     };
     read_addresses(&mut sock, sk);
+    let sk = sk.address();
     sock.open_stack = match asked_for(sock.opened_ns) {
-        STACK_NONE => capture_stack(sk, sock.opened_ns, u32::from(WHEN_CONNECT)),
+        STACK_NONE => capture_stack(sk, sock.opened_ns, u32::from(WHEN_CONNECT), LANE_OPEN),
         asked => asked,
     };
     insert(sk, &sock);
@@ -162,7 +203,7 @@ fn connecting(sk: Address) {
 /// Runs in softirq context, under any `current`: whether it is ours is known by the listening
 /// port, and which process takes it only at its first transfer or the next descriptor scan.
 #[inline(always)]
-fn accepted(sk: Address) {
+fn accepted(sk: impl Object) {
     // SAFETY: a map lookup; the value is copied at once.
     let listener = unsafe { LISTENERS.get(&listen_key(sk)) }.map_or(0, |l| l.tgid);
     if (listener == 0 && config!(filter) != FILTER_HOST) || protocol(sk) != IPPROTO_TCP {
@@ -179,7 +220,7 @@ fn accepted(sk: Address) {
         ..Sock::default()
     };
     read_addresses(&mut sock, sk);
-    insert(sk, &sock);
+    insert(sk.address(), &sock);
 }
 
 /// Whether sockets accepted here are counted as soon as their handshake ends.
@@ -189,15 +230,15 @@ pub fn listener_is_known(sk: Address) -> bool {
 }
 
 #[inline(always)]
-fn listen_key(sk: Address) -> ListenKey {
+fn listen_key(sk: impl Object) -> ListenKey {
     ListenKey {
         netns: netns(sk),
-        port: u32::from(read::<u16>(sk, offset!(skc_num))),
+        port: u32::from(sk.get::<u16>(offset!(skc_num))),
     }
 }
 
 #[inline(always)]
-fn listening(sk: Address) {
+fn listening(sk: impl Object) {
     if current_is_target() {
         remember_listener(sk, current_tgid());
     }
@@ -205,15 +246,15 @@ fn listening(sk: Address) {
 
 /// Stores a listening socket of a target process.
 #[inline(always)]
-pub fn remember_listener(sk: Address, tgid: u32) {
+pub fn remember_listener(sk: impl Object, tgid: u32) {
     let family = family(sk);
     if !(family == AF_INET || family == AF_INET6) || protocol(sk) != IPPROTO_TCP {
         return;
     }
     let addr = if family == AF_INET6 {
-        read(sk, offset!(skc_v6_rcv_saddr))
+        words(sk, offset!(skc_v6_rcv_saddr))
     } else {
-        [read(sk, offset!(skc_rcv_saddr)), 0, 0, 0]
+        [sk.get(offset!(skc_rcv_saddr)), 0, 0, 0]
     };
     let value = ListenValue {
         addr,
@@ -227,12 +268,12 @@ pub fn remember_listener(sk: Address, tgid: u32) {
 
 /// Any other change of a socket that we know.
 #[inline(always)]
-fn progressed(sk: Address, sock: &mut Sock, old: u8, new: u8) {
+fn progressed(sk: impl Object, sock: &mut Sock, old: u8, new: u8) {
     sock.state = new;
     match new {
         ESTABLISHED => {
             sock.flags |= SOCK_CONNECTED;
-            sock.local_port = read(sk, offset!(skc_num));
+            sock.local_port = sk.get(offset!(skc_num));
         }
         FIN_WAIT1 | LAST_ACK => finished_by_us(sk, sock),
         CLOSE_WAIT => {
@@ -247,8 +288,8 @@ fn progressed(sk: Address, sock: &mut Sock, old: u8, new: u8) {
 /// `close`, the end of the process, or only `shutdown`? tcp_close marks both directions as shut
 /// down before it changes the state (net/ipv4/tcp.c), and so does `shutdown(SHUT_RDWR)`.
 #[inline(always)]
-fn finished_by_us(sk: Address, sock: &mut Sock) {
-    let both = read::<u8>(sk, offset!(sk_shutdown)) & SHUTDOWN_BOTH == SHUTDOWN_BOTH;
+fn finished_by_us(sk: impl Object, sock: &mut Sock) {
+    let both = sk.get::<u8>(offset!(sk_shutdown)) & SHUTDOWN_BOTH == SHUTDOWN_BOTH;
     if both && current_syscall() != SYS_SHUTDOWN {
         sock.flags |= SOCK_CLOSED;
         sock.closed_ticks = ticks(sock);
@@ -258,11 +299,11 @@ fn finished_by_us(sk: Address, sock: &mut Sock) {
 }
 
 #[inline(always)]
-fn closed(sk: Address, sock: &mut Sock, old: u8) {
+fn closed(sk: impl Object, sock: &mut Sock, old: u8) {
     if sock.flags & SOCK_CLOSED != 0 {
         return;
     }
-    let mut error = read::<u32>(sk, offset!(sk_err)) as u16;
+    let mut error = sk.get::<u32>(offset!(sk_err)) as u16;
     if old == SYN_SENT {
         if error == 0 && current_syscall() == SYS_CONNECT {
             // the only failure after SYN_SENT that leaves no sk_err: no free local port
@@ -353,14 +394,16 @@ fn aggregate_key(sock: &Sock) -> AggKey {
 }
 
 #[inline(always)]
-fn add(mut key: AggKey, lifetime: u64, turns: u32) {
-    if !exists(&key) {
-        count(Counter::AggregateMapFull);
-        key = AggKey::default();
-        exists(&key);
-    }
-    let Some(value) = AGG.get_ptr_mut(&key) else {
-        return;
+fn add(key: AggKey, lifetime: u64, turns: u32) {
+    let value = match aggregate(&key) {
+        Some(value) => value,
+        None => {
+            count(Counter::AggregateMapFull);
+            let Some(value) = aggregate(&AggKey::default()) else {
+                return;
+            };
+            value
+        }
     };
     let bucket = bounded::<31>(log2(lifetime >> 10)) as usize;
     // SAFETY: a live map value; its counters are naturally aligned and only added to.
@@ -373,16 +416,14 @@ fn add(mut key: AggKey, lifetime: u64, turns: u32) {
 }
 
 #[inline(always)]
-fn exists(key: &AggKey) -> bool {
-    if AGG.get_ptr(key).is_some() {
-        return true;
+fn aggregate(key: &AggKey) -> Option<*mut AggValue> {
+    if let Some(value) = AGG.get_ptr_mut(key) {
+        return Some(value);
     }
-    let Some(empty) = EMPTY_AGG.get_ptr(0) else {
-        return false;
-    };
+    let empty = EMPTY_AGG.get_ptr(0)?;
     // SAFETY: this CPU's slot, never written.
-    let _ = AGG.insert(key, unsafe { &*empty }, 1);
-    AGG.get_ptr(key).is_some()
+    let _ = AGG.insert(key, unsafe { &*empty }, IF_NEW);
+    AGG.get_ptr_mut(key)
 }
 
 /// A stack id, or none for a ticket, whose id only user space knows.

@@ -63,6 +63,39 @@ pub struct TrieValue {
     pub delta: u32,
 }
 
+/// Return addresses in a [`Shape`] at most; longer paths are recognized by the trie alone.
+pub const SHAPE_FRAMES: usize = 32;
+/// Words of the stack that a [`Shape`] may reach over, a power of two.
+pub const SHAPE_WORDS: usize = 256;
+/// Entries of `SHAPES`, a power of two.
+pub const SHAPES_MAX: u32 = 4_096;
+
+/// Value of `SHAPES`: the native frames of one path as a whole, so that the path taken last from
+/// some place can be confirmed at a stroke, without walking the trie. The index is
+/// [`Shape::node`] modulo [`SHAPES_MAX`]. An entry is written only where there was none, and a path
+/// is recognized only if every address is there and not zero, so one that is half written
+/// recognizes nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Shape {
+    /// User instruction pointer.
+    pub ip: u64,
+    /// Process.
+    pub tgid: u32,
+    /// [`TrieValue::node`] of the last native frame; 0: no entry.
+    pub node: u32,
+    /// [`TrieValue::delta`] of the last native frame: [`TRIE_END`] or [`crate::TRIE_PYTHON`].
+    pub end: u32,
+    /// Return addresses, at most [`SHAPE_FRAMES`].
+    pub frames: u32,
+    /// How far above the stack pointer each is, in words of eight bytes; ascending, below
+    /// [`SHAPE_WORDS`].
+    pub words: [u16; SHAPE_FRAMES],
+    /// The return addresses, innermost first.
+    pub addresses: [u64; SHAPE_FRAMES],
+}
+
 /// Head of a stack copy in the ring buffer `STACKS`. After it come [`crate::PYTHON_FRAMES_MAX`]
 /// [`crate::PythonFrame`]s, of which `python_frames` are valid, and then the stack from the address
 /// in `sp` on, of which `len` bytes are valid: copies come in fixed sizes.
@@ -104,6 +137,8 @@ pub struct StackCopy {
 
 const _: () = assert!(size_of::<TrieKey>() == 16);
 const _: () = assert!(size_of::<TrieValue>() == 8);
+const _: () = assert!(size_of::<Shape>() == 344 && align_of::<Shape>() == 8);
+const _: () = assert!(SHAPES_MAX.is_power_of_two());
 const _: () = assert!(size_of::<StackCopy>() == 120 && align_of::<StackCopy>() == 8);
 
 /// Key of `COPY_SIZES`, whose value is the number of bytes to copy (u32): call sites whose stack

@@ -12,11 +12,11 @@ use crate::{
     capture::capture_stack,
     config,
     kernel::{
-        AF_UNIX, Address, active, current_is_target, current_syscall, current_tgid, current_tid,
-        family, inode, netns, position, read_user, request_direction, second_argument,
+        AF_UNIX, Address, Object, active, current_is_target, current_syscall, current_tgid, family,
+        inode, netns, position, read_user, request_direction, second_argument,
     },
-    maps::{HEADS, SCRATCH, SOCKS, bounded, count},
-    sockets::{ESTABLISHED, entry, fold_socket, insert, insert_again, ticks},
+    maps::{HEADS, LANE_SENT, SCRATCH, bounded, count},
+    sockets::{ESTABLISHED, coarse_ticks, entry, fold_socket, insert, insert_again},
     unix,
 };
 
@@ -27,23 +27,32 @@ const RECEIVED: u8 = 2;
 
 /// `bytes` (> 0) were sent or received on `sk` by the current task.
 #[inline(always)]
-pub fn transferred(sk: Address, bytes: i32, sent: bool) {
+pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
     if bytes <= 0 || !active() {
         return;
     }
     let direction = if sent { SENT } else { RECEIVED };
-    if is_stale(sk) {
-        count(Counter::Replaced);
-        fold_socket(sk);
-    }
-    if SOCKS.get_ptr(&sk).is_none() && !first_seen(sk, false) {
-        return;
-    }
-    let Some(sock) = entry(sk) else { return };
+    let sk = object.address();
+    let sock = match entry(sk) {
+        Some(sock) if !is_stale(sock, sk) => sock,
+        known => {
+            if known.is_some() {
+                count(Counter::Replaced);
+                fold_socket(sk);
+            }
+            // every transfer of every process that is not watched comes by here: only UNIX
+            // sockets can be new
+            if family(object) != AF_UNIX || !first_seen(sk, false) {
+                return;
+            }
+            let Some(sock) = entry(sk) else { return };
+            sock
+        }
+    };
     if sock.flags & SOCK_ACCEPT_UNOWNED != 0 && !take_over(sk, sock) {
         return;
     }
-    let now = ticks(sock);
+    let now = coarse_ticks(sock);
     if sent {
         sock.sent_ticks = now;
     } else {
@@ -64,7 +73,7 @@ pub fn transferred(sk: Address, bytes: i32, sent: bool) {
     let stack = if sock.request_stack & (STACK_GO | STACK_TICKET) == STACK_GO {
         sock.request_stack
     } else {
-        capture_stack(sk, sock.opened_ns, u32::from(when))
+        capture_stack(sk, sock.opened_ns, u32::from(when), lane(sock, sent))
     };
     if sock.open_stack == STACK_NONE {
         sock.open_stack = stack;
@@ -75,16 +84,21 @@ pub fn transferred(sk: Address, bytes: i32, sent: bool) {
         sock.turn_ticks = now;
         sock.request_stack = stack;
         if config!(want_heads) != 0 {
-            keep_head(sk, sock, bytes as u32);
+            keep_head(sk, sock, bytes as u32, lane(sock, sent));
         }
     }
+}
+
+/// The lane of the program that runs.
+#[inline(always)]
+fn lane(sock: &Sock, sent: bool) -> u32 {
+    LANE_SENT + u32::from(!sent) + 2 * u32::from(sock.family == AF_UNIX as u8)
 }
 
 /// Whether the entry belongs to another socket: UNIX sockets may end unseen, and the kernel may
 /// use their memory again.
 #[inline(always)]
-fn is_stale(sk: Address) -> bool {
-    let Some(sock) = entry(sk) else { return false };
+fn is_stale(sock: &Sock, sk: Address) -> bool {
     sock.family == AF_UNIX as u8 && sock.inode != 0 && sock.inode != inode(sk)
 }
 
@@ -100,7 +114,6 @@ pub fn first_seen(sk: Address, opening: bool) -> bool {
         // SAFETY: the helper has no preconditions.
         opened_ns: unsafe { bpf_ktime_get_ns() },
         tgid: current_tgid(),
-        tid: current_tid(),
         inode: inode(sk),
         fd: -1,
         netns: netns(sk),
@@ -124,7 +137,6 @@ pub fn first_seen(sk: Address, opening: bool) -> bool {
 fn take_over(sk: Address, sock: &mut Sock) -> bool {
     if current_is_target() {
         sock.tgid = current_tgid();
-        sock.tid = current_tid();
         sock.flags &= !SOCK_ACCEPT_UNOWNED;
         return true;
     }
@@ -177,12 +189,12 @@ fn looks_like_http(word: u32) -> bool {
 
 /// Keeps the first bytes of an HTTP/1 request; other protocols' bytes are never copied.
 #[inline(always)]
-fn keep_head(sk: Address, sock: &mut Sock, bytes: u32) {
+fn keep_head(sk: Address, sock: &mut Sock, bytes: u32, lane: u32) {
     let buffer = user_buffer();
     if buffer == 0 || !looks_like_http(read_user::<u32>(buffer)) {
         return;
     }
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
         return;
     };
     // SAFETY: this CPU's slot.
@@ -203,6 +215,11 @@ fn keep_head(sk: Address, sock: &mut Sock, bytes: u32) {
     if failed != 0 {
         return;
     }
+    let hash = hash(&head.bytes, len);
+    if sock.head_hash == hash {
+        // the same request as before, which user space has or finds in the map
+        return;
+    }
     head.len = len;
     head.opened_ns = sock.opened_ns;
     head.turn = sock.turns;
@@ -211,5 +228,29 @@ fn keep_head(sk: Address, sock: &mut Sock, bytes: u32) {
         count(Counter::HeadMapFull);
     } else {
         sock.heads |= 1 << latest;
+        sock.head_hash = hash;
     }
+}
+
+/// A hash of the first `len` bytes, never 0. Two requests in a row that differ have the same one
+/// once in four thousand million times.
+#[inline(always)]
+fn hash(bytes: &[u8; HEAD_BYTES], len: u32) -> u32 {
+    let mut hash = u64::from(len);
+    let mut at = 0;
+    while at + 8 <= HEAD_BYTES {
+        if at as u32 >= len {
+            break;
+        }
+        // SAFETY: eight bytes inside the array, which has the alignment of `Head`'s first field.
+        let mut word = unsafe { bytes.as_ptr().add(at).cast::<u64>().read() };
+        let left = len - at as u32;
+        if left < 8 {
+            word &= u64::MAX >> (64 - 8 * (left & 7));
+        }
+        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^= hash >> 32;
+        at += 8;
+    }
+    hash as u32 | 1
 }

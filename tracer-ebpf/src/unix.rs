@@ -7,7 +7,7 @@ use tracer_ebpf::{Counter, PATH_BYTES, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, Sock
 
 use crate::{
     kernel::{Address, SOCK_STREAM, active, read},
-    maps::{PATHS, SCRATCH, SOCKS, bounded, count},
+    maps::{LANE_OPEN, PATHS, SCRATCH, SOCKS, bounded, count},
     offset,
     sockets::fold_socket,
 };
@@ -57,7 +57,7 @@ pub fn closed(sk: Address) -> u32 {
 /// Stores the path once and its hash in the socket.
 #[inline(always)]
 fn remember_path(sock: &mut Sock, address: Address) {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = SCRATCH.get_ptr_mut(LANE_OPEN) else {
         return;
     };
     // SAFETY: this CPU's slot.

@@ -12,7 +12,7 @@ use aya_ebpf::{
     EbpfContext as _,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{map, uprobe},
-    maps::LruHashMap,
+    maps::{LANE_RUNTIME, LruHashMap},
     programs::ProbeContext,
 };
 use tracer_ebpf::{STACK_NONE, WHEN_CONNECT};
@@ -69,7 +69,7 @@ pub fn uv_handle_made(ctx: ProbeContext) -> u32 {
             tgid: current_tgid(),
             pad: 0,
         };
-        let stack = capture_stack(0, 0, u32::from(WHEN_CONNECT));
+        let stack = capture_stack(0, 0, u32::from(WHEN_CONNECT), LANE_RUNTIME);
         if stack == STACK_NONE {
             // an earlier handle's at the same address
             let _ = UV_HANDLES.remove(&key);

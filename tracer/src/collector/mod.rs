@@ -26,7 +26,7 @@ use std::{
 
 use thiserror::Error;
 use tracer_ebpf::{
-    AggKey, Config, CopySizeKey, PYTHON_FRAMES_MAX, PythonFrame, StackCopy, WHEN_EXEC,
+    AggKey, Config, CopySizeKey, PYTHON_FRAMES_MAX, PythonFrame, Shape, StackCopy, WHEN_EXEC,
 };
 
 use crate::{
@@ -38,7 +38,10 @@ use crate::{
         Clock,
         clock::{monotonic_ns, thread_cpu_ns},
     },
-    stack::Stacks,
+    stack::{
+        Stacks,
+        trie::{Learned, shape_index},
+    },
 };
 
 /// Most sockets tracked at one time where nothing else is said; about 45 MB of kernel memory when
@@ -351,12 +354,7 @@ impl Session {
         let taken = self.stacks.take_with_python(&copy, bytes, &python);
         self.tickets.redeem(copy.sk, copy.ticket, taken.id);
         self.saving.learned = true;
-        for (key, value) in &taken.learned {
-            if let Err(error) = self.probes.trie.set(key, value) {
-                tracing::debug!(%error, "a call path could not be taught to the kernel");
-                break;
-            }
-        }
+        self.teach(&taken.learned);
         if let Some(bytes) = taken.want_bytes {
             let key = CopySizeKey {
                 ip: copy.ip,
@@ -367,6 +365,22 @@ impl Session {
             let known = self.probes.copy_sizes.get(&key).ok().flatten();
             let bytes = bytes.max(known.unwrap_or_default());
             let _ = self.probes.copy_sizes.set(&key, &bytes);
+        }
+    }
+
+    /// Tells the kernel how to recognize a call path.
+    fn teach(&self, learned: &Learned) {
+        let told = || -> io::Result<()> {
+            for (key, value) in &learned.entries {
+                self.probes.trie.set(key, value)?;
+            }
+            match &learned.shape {
+                Some(shape) => self.probes.shapes.set(&shape_index(shape), shape),
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = told() {
+            tracing::debug!(%error, "a call path could not be taught to the kernel");
         }
     }
 
@@ -402,8 +416,12 @@ impl Session {
         let _ = self.probes.python.remove(&pid);
         self.go.forget(pid);
         self.loops.forget(pid);
-        for key in self.stacks.forget_process(pid) {
+        let forgotten = self.stacks.forget_process(pid);
+        for key in forgotten.keys {
             let _ = self.probes.trie.remove(&key);
+        }
+        for index in forgotten.shapes {
+            let _ = self.probes.shapes.set(&index, &Shape::default());
         }
     }
 

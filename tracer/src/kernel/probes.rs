@@ -20,7 +20,7 @@ use aya::{
 use thiserror::Error;
 use tracer_ebpf::{
     AggKey, AggValue, Config, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
-    ListenValue, Offsets, PathValue, PythonPlan, SCAN_NUMBER, SCAN_UNSTORED, Sock, TrieKey,
+    ListenValue, Offsets, PathValue, PythonPlan, SCAN_NUMBER, SCAN_UNSTORED, Shape, Sock, TrieKey,
     TrieValue,
 };
 
@@ -99,6 +99,8 @@ pub struct Probes {
     pub targets: Table<u32, u32>,
     /// Known call paths.
     pub trie: Table<TrieKey, TrieValue>,
+    /// Known call paths as a whole, by [`crate::stack::trie::shape_index`].
+    pub shapes: Table<u32, Shape>,
     /// Call sites that need larger copies.
     pub copy_sizes: Table<CopySizeKey, u32>,
     /// How to find the frames of Python processes.
@@ -205,6 +207,7 @@ impl Probes {
         let (heads, listeners) = (tables.table("HEADS")?, tables.table("LISTENERS")?);
         let (paths, errors) = (tables.table("PATHS")?, tables.table("ERRORS")?);
         let (targets, trie) = (tables.table("TARGETS")?, tables.table("TRIE")?);
+        let shapes = tables.table("SHAPES")?;
         let (copy_sizes, scan) = (tables.table("COPY_SIZES")?, tables.table("SCAN")?);
         let python = tables.table("PYTHON")?;
         let counters = Counters::new(tables.data("COUNTERS")?.fd())
@@ -223,6 +226,7 @@ impl Probes {
             errors,
             targets,
             trie,
+            shapes,
             copy_sizes,
             python,
             counters,

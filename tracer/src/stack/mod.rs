@@ -32,9 +32,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tracer_ebpf::{
-    PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, StackCopy, TrieKey, TrieValue,
-};
+use tracer_ebpf::{PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, StackCopy};
 
 use self::{
     blame::Rule,
@@ -44,7 +42,7 @@ use self::{
     naming::Naming,
     python::{Interleaved, Python},
     symbolize::Named,
-    trie::Trie,
+    trie::{Forgotten, Learned, Trie},
     unwind::{RawFrame, Stop, Unwound, unwind},
 };
 use crate::model::{Site, StackQuality};
@@ -81,9 +79,9 @@ pub struct Taken {
     /// The stack's number; [`tracer_ebpf::STACK_NONE`] when nothing could be made of it or the
     /// table is full.
     pub id: StackId,
-    /// Trie entries to insert, in this order. Empty when the path is known already or must not be
-    /// recognized by its native frames alone.
-    pub learned: Vec<(TrieKey, TrieValue)>,
+    /// What to tell the kernel. Nothing when the path is known already or must not be recognized
+    /// by its native frames alone.
+    pub learned: Learned,
     /// The copy ended before the stack did: a copy of this many bytes would have shown more. The
     /// path is then not learned.
     pub want_bytes: Option<usize>,
@@ -262,7 +260,7 @@ impl Stacks {
         let learned = if learnable && want_bytes.is_none() && id != STACK_NONE {
             self.trie.learn(&unwound, python, copy.sp, copy.tgid, id)
         } else {
-            Vec::new()
+            Learned::default()
         };
         Taken {
             id,
@@ -386,8 +384,8 @@ impl Stacks {
     }
 
     /// Forgets a process that has ended (or executed another program): its mappings, its stacks
-    /// and its part of the trie. Returns the trie keys to delete from the kernel.
-    pub fn forget_process(&mut self, tgid: u32) -> Vec<TrieKey> {
+    /// and its part of the trie. Returns what to delete from the kernel.
+    pub fn forget_process(&mut self, tgid: u32) -> Forgotten {
         self.modules.forget(tgid);
         self.naming.forget(tgid);
         self.python.forget(tgid);

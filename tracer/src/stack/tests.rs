@@ -244,10 +244,10 @@ fn c_without_frame_pointers_is_unwound_to_the_end_with_file_and_line() -> Result
 
     // The same stack again is the same number and teaches nothing new.
     let again = stacks.take(&copy, &stack);
-    assert_eq!((again.id, again.learned.len()), (taken.id, 0));
+    assert_eq!((again.id, again.learned.entries.len()), (taken.id, 0));
     // What was learned leads over the very words of the stack to the number.
     let (mut address, mut slot, mut node) = (copy.ip, copy.sp, 0);
-    for (key, value) in &taken.learned {
+    for (key, value) in &taken.learned.entries {
         assert_eq!((key.address, key.node), (address, node));
         node = value.node;
         if value.delta != TRIE_END {
@@ -258,8 +258,8 @@ fn c_without_frame_pointers_is_unwound_to_the_end_with_file_and_line() -> Result
     }
     assert_eq!(node, taken.id);
     let native = stacks.records[&taken.id].frames.len();
-    assert_eq!(taken.learned.len(), native);
-    assert_eq!(stacks.forget_process(child.pid()).len(), native);
+    assert_eq!(taken.learned.entries.len(), native);
+    assert_eq!(stacks.forget_process(child.pid()).keys.len(), native);
     assert!(stacks.is_empty());
     Ok(())
 }
@@ -343,7 +343,7 @@ fn a_short_copy_says_how_much_it_wants_and_is_not_learned() -> Result {
     let (copy, stack) = capture(child.pid(), 1024)?;
     let mut stacks = Stacks::new(Limits::default());
     let taken = stacks.take(&copy, &stack);
-    assert!(taken.learned.is_empty());
+    assert!(taken.learned.entries.is_empty());
     assert!(
         taken.want_bytes.is_some_and(|want| want > 3000),
         "{:?}",

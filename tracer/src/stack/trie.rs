@@ -7,14 +7,14 @@
 use std::collections::HashMap;
 
 use tracer_ebpf::{
-    FRAMES_MAX, PYTHON_FRAMES_MAX, PythonFrame, TRIE_END, TRIE_PYTHON, TRIE_ROOT, TrieKey,
-    TrieValue,
+    FRAMES_MAX, PYTHON_FRAMES_MAX, PythonFrame, SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, Shape,
+    TRIE_END, TRIE_PYTHON, TRIE_ROOT, TrieKey, TrieValue,
 };
 
 use super::unwind::Unwound;
 
 /// The entries that make the kernel recognize `unwound`, on which the Python frames `python` run,
-/// as stack `id`; new ones only. `None` when the path can't be learned: a frame of varying size
+/// as stack `id` (new ones only), and the value of the last native frame. `None` when the path can't be learned: a frame of varying size
 /// lies in it, so that the same return address is followed at different distances, or it leaves
 /// the stack.
 #[must_use]
@@ -26,7 +26,7 @@ pub fn entries(
     id: u32,
     mut alloc_node: impl FnMut() -> u32,
     existing: impl Fn(&TrieKey) -> Option<TrieValue>,
-) -> Option<Vec<(TrieKey, TrieValue)>> {
+) -> Option<(Vec<(TrieKey, TrieValue)>, TrieValue)> {
     let frames = &unwound.frames;
     if frames.is_empty()
         || frames.len() > FRAMES_MAX
@@ -55,7 +55,8 @@ pub fn entries(
 
     let mut new = Vec::new();
     let mut node = TRIE_ROOT;
-    for (address, delta) in steps {
+    let mut native_end = TrieValue::default();
+    for (index, (address, delta)) in steps.into_iter().enumerate() {
         let key = TrieKey {
             address,
             tgid,
@@ -72,8 +73,62 @@ pub fn entries(
                 node
             }
         };
+        if index + 1 == frames.len() {
+            native_end = TrieValue { node, delta };
+        }
     }
-    Some(new)
+    Some((new, native_end))
+}
+
+/// The native frames of a path as a whole; `None` of one that is too long for it, or has no
+/// caller.
+fn shape(unwound: &Unwound, sp: u64, tgid: u32, end: TrieValue) -> Option<Shape> {
+    let callers = unwound.frames.get(1..)?;
+    let mut shape = Shape {
+        ip: unwound.frames.first()?.address,
+        tgid,
+        node: end.node,
+        end: end.delta,
+        frames: u32::try_from(callers.len()).ok()?,
+        ..Shape::default()
+    };
+    if callers.is_empty() || callers.len() > SHAPE_FRAMES {
+        return None;
+    }
+    let places = shape.words.iter_mut().zip(&mut shape.addresses);
+    for ((word, address), (frame, slot)) in places.zip(callers.iter().zip(&unwound.slots)) {
+        let bytes = slot.checked_sub(sp)?;
+        if bytes % 8 != 0 || bytes / 8 >= SHAPE_WORDS as u64 || frame.address == 0 {
+            return None;
+        }
+        *word = u16::try_from(bytes / 8).ok()?;
+        *address = frame.address;
+    }
+    Some(shape)
+}
+
+/// What the kernel is to be told of a path.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Learned {
+    /// Entries of `TRIE`, in this order.
+    pub entries: Vec<(TrieKey, TrieValue)>,
+    /// An entry of `SHAPES`, where there is none yet.
+    pub shape: Option<Shape>,
+}
+
+/// What the kernel is to forget of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Forgotten {
+    /// Keys of `TRIE`.
+    pub keys: Vec<TrieKey>,
+    /// Indices of `SHAPES`.
+    pub shapes: Vec<u32>,
+}
+
+/// Where a shape is in `SHAPES`.
+#[must_use]
+pub const fn shape_index(shape: &Shape) -> u32 {
+    shape.node % SHAPES_MAX
 }
 
 /// What the kernel was given.
@@ -81,6 +136,8 @@ pub fn entries(
 pub struct Trie {
     nodes: u32,
     known: HashMap<u32, HashMap<TrieKey, TrieValue>>,
+    /// Process of each entry of `SHAPES` that is in use.
+    shapes: HashMap<u32, u32>,
 }
 
 impl Trie {
@@ -92,7 +149,7 @@ impl Trie {
         sp: u64,
         tgid: u32,
         id: u32,
-    ) -> Vec<(TrieKey, TrieValue)> {
+    ) -> Learned {
         let known = self.known.entry(tgid).or_default();
         let nodes = &mut self.nodes;
         let alloc = || {
@@ -102,10 +159,18 @@ impl Trie {
         };
         let new = entries(unwound, python, sp, tgid, id, alloc, |key| {
             known.get(key).copied()
-        })
-        .unwrap_or_default();
-        known.extend(new.iter().copied());
-        new
+        });
+        let Some((entries, end)) = new else {
+            return Learned::default();
+        };
+        known.extend(entries.iter().copied());
+        // two paths of one index: the later one is walked
+        let shape = shape(unwound, sp, tgid, end)
+            .filter(|shape| !self.shapes.contains_key(&shape_index(shape)));
+        if let Some(shape) = &shape {
+            self.shapes.insert(shape_index(shape), tgid);
+        }
+        Learned { entries, shape }
     }
 
     /// Takes over what the kernel was given by an earlier one.
@@ -121,13 +186,14 @@ impl Trie {
         }
     }
 
-    /// Forgets a process and returns its keys.
-    pub fn forget(&mut self, tgid: u32) -> Vec<TrieKey> {
-        self.known
-            .remove(&tgid)
-            .unwrap_or_default()
-            .into_keys()
-            .collect()
+    /// Forgets a process and returns what the kernel knows of it.
+    pub fn forget(&mut self, tgid: u32) -> Forgotten {
+        let known = self.known.remove(&tgid).unwrap_or_default();
+        let shapes = self.shapes.extract_if(|_, owner| *owner == tgid);
+        Forgotten {
+            keys: known.into_keys().collect(),
+            shapes: shapes.map(|(index, _)| index).collect(),
+        }
     }
 }
 
@@ -137,7 +203,7 @@ mod tests {
     use std::collections::HashMap;
 
     use proptest::prelude::{any, proptest};
-    use tracer_ebpf::{TRIE_END, TRIE_ROOT, TrieKey, TrieValue};
+    use tracer_ebpf::{SHAPES_MAX, TRIE_END, TRIE_ROOT, TrieKey, TrieValue};
 
     use super::Trie;
     use crate::stack::unwind::{RawFrame, Stop, Unwound};
@@ -194,14 +260,20 @@ mod tests {
         let a = [(10, 0), (20, 8), (30, 64), (40, 72)];
         let b = [(10, 0), (20, 8), (31, 64), (40, 96)];
         let mut trie = Trie::default();
-        let mut kernel: HashMap<_, _> = trie.learn(&path(&a), &[], SP, 7, 1).into_iter().collect();
-        let second = trie.learn(&path(&b), &[], SP, 7, 2);
+        let mut kernel: HashMap<_, _> = trie
+            .learn(&path(&a), &[], SP, 7, 1)
+            .entries
+            .into_iter()
+            .collect();
+        let second = trie.learn(&path(&b), &[], SP, 7, 2).entries;
         assert_eq!(second.len(), 2, "the common part is shared");
         kernel.extend(second);
         assert_eq!(walk(&kernel, 7, 10, &words(&a)), Some(1));
         assert_eq!(walk(&kernel, 7, 10, &words(&b)), Some(2));
         assert_eq!(walk(&kernel, 8, 10, &words(&a)), None, "another process");
-        let mut keys = trie.forget(7);
+        let forgotten = trie.forget(7);
+        assert_eq!(forgotten.shapes.len(), 2);
+        let mut keys = forgotten.keys;
         keys.sort_by_key(|k| (k.node, k.address));
         let mut given: Vec<_> = kernel.into_keys().collect();
         given.sort_by_key(|k| (k.node, k.address));
@@ -213,17 +285,53 @@ mod tests {
         let mut trie = Trie::default();
         assert_eq!(
             trie.learn(&path(&[(10, 0), (20, 8), (30, 64)]), &[], SP, 7, 1)
+                .entries
                 .len(),
             3
         );
         assert!(
             trie.learn(&path(&[(10, 0), (20, 8), (30, 80)]), &[], SP, 7, 2)
+                .entries
                 .is_empty()
         );
         assert!(
             trie.learn(&path(&[(10, 0), (20, 8)]), &[], SP, 7, 3)
+                .entries
                 .is_empty(),
             "a path's beginning"
+        );
+    }
+
+    #[test]
+    fn a_shape_is_the_whole_path_and_never_replaces_another() {
+        let mut trie = Trie::default();
+        let shape = trie.learn(&path(&[(10, 0), (20, 8), (30, 64)]), &[], SP, 7, 1);
+        let shape = shape.shape.unwrap();
+        assert_eq!(
+            (shape.ip, shape.tgid, shape.node, shape.end),
+            (10, 7, 1, TRIE_END)
+        );
+        assert_eq!((shape.frames, &shape.words[..3]), (2, &[1, 8, 0][..]));
+        assert_eq!(shape.addresses[..3], [20, 30, 0]);
+        let mut learn = |frames: &[(u64, u64)], tgid, id| {
+            let learned = trie.learn(&path(frames), &[], SP, tgid, id);
+            assert!(!learned.entries.is_empty());
+            learned.shape
+        };
+        assert_eq!(
+            learn(&[(11, 0), (20, 8)], 8, 1 + SHAPES_MAX),
+            None,
+            "occupied"
+        );
+        assert_eq!(learn(&[(12, 0)], 7, 3), None, "no caller");
+        assert_eq!(learn(&[(13, 0), (20, 12)], 7, 4), None, "not a word");
+        let deep: Vec<(u64, u64)> = (0..40).map(|i| (100 + i, 8 * i)).collect();
+        assert_eq!(learn(&deep, 7, 5), None, "too long");
+        assert_eq!(trie.forget(7).shapes, [1]);
+        assert!(
+            trie.learn(&path(&[(14, 0), (20, 8)]), &[], SP, 8, 1)
+                .shape
+                .is_some()
         );
     }
 
@@ -231,7 +339,7 @@ mod tests {
     fn one_frame_is_a_path() {
         let entries = Trie::default().learn(&path(&[(10, 0)]), &[], SP, 7, 5);
         assert_eq!(
-            entries.first().unwrap().1,
+            entries.entries.first().unwrap().1,
             TrieValue {
                 node: 5,
                 delta: TRIE_END
@@ -249,7 +357,7 @@ mod tests {
                 let mut at = 0;
                 let frames: Vec<_> = steps.iter().map(|(a, up)| { at += up * 8; (*a, at) }).collect();
                 let id = i as u32 + 1;
-                let new = trie.learn(&path(&frames), &[], SP, tgid, id);
+                let new = trie.learn(&path(&frames), &[], SP, tgid, id).entries;
                 if new.iter().any(|(_, v)| v.delta == TRIE_END) {
                     learned.push((frames, id));
                 } else {

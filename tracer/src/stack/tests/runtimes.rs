@@ -122,7 +122,7 @@ fn python_frames_are_shown_inside_the_interpreters() -> Result {
         let mut stacks = Stacks::new(Limits::default());
         let taken = stacks.take(&copy, &stack);
         assert!(
-            taken.learned.is_empty(),
+            taken.learned.entries.is_empty(),
             "{python}: native frames alone say nothing"
         );
         let site = stacks.site(taken.id);
@@ -162,9 +162,10 @@ fn python_frames_are_shown_inside_the_interpreters() -> Result {
             .iter()
             .filter(|f| matches!(f, crate::stack::Kept::Native(_)))
             .count();
-        assert_eq!(with.learned.len(), native + found.len(), "{python}");
+        assert_eq!(with.learned.entries.len(), native + found.len(), "{python}");
         assert_eq!(
             with.learned
+                .entries
                 .last()
                 .map(|(key, value)| (key.address, value.node)),
             found.last().map(|f| (f.key(), taken.id))
