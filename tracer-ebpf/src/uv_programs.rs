@@ -12,7 +12,7 @@ use aya_ebpf::{
     EbpfContext as _,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{map, uprobe},
-    maps::{LANE_RUNTIME, LruHashMap},
+    maps::LruHashMap,
     programs::ProbeContext,
 };
 use tracer_ebpf::{STACK_NONE, WHEN_CONNECT};
@@ -20,6 +20,7 @@ use tracer_ebpf::{STACK_NONE, WHEN_CONNECT};
 use crate::{
     capture::capture_stack,
     kernel::{UserRegs, current_is_target, current_tgid},
+    maps::LANE_RUNTIME,
 };
 
 /// A libuv handle.

@@ -7,10 +7,12 @@
 mod churn;
 mod keepalive;
 mod load;
+mod memory;
 mod page;
 mod peers;
 mod row;
 mod stacks;
+mod stall;
 mod syscall;
 mod traced;
 
@@ -53,13 +55,15 @@ const SECTIONS: &[Section] = &[
     keepalive::SECTION,
     syscall::SECTION,
     stacks::SECTION,
+    stall::SECTION,
+    memory::SECTION,
 ];
 
 /// What a section measures with.
 pub struct Bench {
     /// The `tracer` command, optimized.
     pub tracer: PathBuf,
-    /// The load generator (`tests/fixtures/c/load.c`).
+    /// The load generator (`tests/fixtures/c/bench.c`).
     pub load: PathBuf,
     /// The other programs that cargo built, optimized.
     #[expect(dead_code, reason = "for sections that trace other programs")]
@@ -164,7 +168,7 @@ fn compile_load() -> Result<PathBuf> {
                 "-o",
             ])
             .arg(&load)
-            .arg(Path::new("tests/fixtures/c/load.c"))
+            .arg(Path::new("tests/fixtures/c/bench.c"))
             .arg("-lpthread"),
     )?;
     Ok(load)

@@ -16,7 +16,7 @@ use crate::setup::{self, packages};
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// From the first program loaded to the last one attached.
 const SETTLE: Duration = Duration::from_millis(700);
-/// The load's listening ports (`PORT` in load.c), for two CPUs.
+/// The load's listening ports (`PORT` in bench.c), for two CPUs.
 const PORTS: &str = "27391,27392";
 
 /// A tool that runs until it is told to stop.

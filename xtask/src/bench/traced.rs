@@ -4,13 +4,14 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use super::Bench;
 
@@ -101,6 +102,23 @@ impl Daemon {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(daemon)
+    }
+
+    /// Where it is asked.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Sockets that came into view since it was started.
+    pub fn sockets_seen(&self) -> Result<f64> {
+        self.coverage("sockets_seen")
+    }
+
+    /// A number of its coverage.
+    pub fn coverage(&self, name: &str) -> Result<f64> {
+        let report: Value = serde_json::from_str(&self.get("/v1/report")?)?;
+        let number = report["coverage"][name].as_f64();
+        number.with_context(|| format!("tracer's coverage has no number {name}"))
     }
 
     /// Asks its interface; anything but success is an error.
