@@ -18,7 +18,7 @@ use crate::{
     kernel::pins::Pins,
     model::{CohortId, Ended, Process},
     procs::clock::{monotonic_ns, thread_cpu_ns},
-    stack::saved::SavedStack,
+    stack::{saved::SavedStack, trie::shape_index},
 };
 
 /// Changes with every change of meaning that an older or newer reader would get wrong.
@@ -166,6 +166,9 @@ impl Session {
         }
         for key in self.stacks.restore(saved.stacks, trie.into_iter()) {
             let _ = self.probes.trie.remove(&key);
+        }
+        for shape in self.stacks.shapes() {
+            let _ = self.probes.shapes.set(&shape_index(&shape), &shape);
         }
         self.tickets.restore(saved.tickets);
         self.requests.restore(saved.requests);

@@ -32,7 +32,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tracer_ebpf::{PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, StackCopy};
+use tracer_ebpf::{PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, Shape, StackCopy};
 
 use self::{
     blame::Rule,
@@ -381,6 +381,11 @@ impl Stacks {
     #[must_use]
     pub fn stop(&self, id: StackId) -> Option<Stop> {
         self.records.get(&id).map(|r| r.stop)
+    }
+
+    /// The shapes of all call paths known, for a kernel that has none yet.
+    pub fn shapes(&mut self) -> Vec<Shape> {
+        self.trie.shapes()
     }
 
     /// Forgets a process that has ended (or executed another program): its mappings, its stacks

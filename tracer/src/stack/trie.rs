@@ -107,6 +107,48 @@ fn shape(unwound: &Unwound, sp: u64, tgid: u32, end: TrieValue) -> Option<Shape>
     Some(shape)
 }
 
+/// The native frames of the path whose last one is `key`, from the entries alone; `None` for the
+/// Python part of a path, or one without a shape.
+fn shape_from(
+    known: &HashMap<u32, (TrieKey, u32)>,
+    key: &TrieKey,
+    end: TrieValue,
+) -> Option<Shape> {
+    let mut frames = vec![(key.address, 0)];
+    let mut node = key.node;
+    while node != TRIE_ROOT && frames.len() <= SHAPE_FRAMES {
+        let (above, delta) = known.get(&node)?;
+        frames.push((above.address, *delta));
+        node = above.node;
+    }
+    frames.reverse();
+    let mut shape = Shape {
+        ip: frames.first()?.0,
+        tgid: key.tgid,
+        node: end.node,
+        end: end.delta,
+        frames: u32::try_from(frames.len() - 1).ok()?,
+        ..Shape::default()
+    };
+    if node != TRIE_ROOT || frames.len() < 2 || frames.len() > SHAPE_FRAMES + 1 {
+        return None;
+    }
+    let places = shape.words.iter_mut().zip(&mut shape.addresses);
+    let mut bytes = 0;
+    for ((word, address), pair) in places.zip(frames.windows(2)) {
+        let [(_, delta), (found, _)] = pair else {
+            return None;
+        };
+        bytes += delta;
+        if bytes % 8 != 0 || bytes / 8 >= SHAPE_WORDS as u32 || *found == 0 {
+            return None;
+        }
+        *word = u16::try_from(bytes / 8).ok()?;
+        *address = *found;
+    }
+    Some(shape)
+}
+
 /// What the kernel is to be told of a path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Learned {
@@ -184,6 +226,29 @@ impl Trie {
             self.nodes = self.nodes.max(node);
             self.known.entry(key.tgid).or_default().insert(key, value);
         }
+    }
+
+    /// The shapes of all paths known, for a kernel that has their entries and no shapes yet.
+    pub fn shapes(&mut self) -> Vec<Shape> {
+        let mut shapes = Vec::new();
+        for known in self.known.values() {
+            let native: HashMap<u32, (TrieKey, u32)> = known
+                .iter()
+                .filter(|(_, value)| value.delta < TRIE_PYTHON)
+                .map(|(key, value)| (value.node, (*key, value.delta)))
+                .collect();
+            let ends = known.iter().filter(|(_, value)| value.delta >= TRIE_PYTHON);
+            shapes.extend(ends.filter_map(|(key, end)| shape_from(&native, key, *end)));
+        }
+        shapes.retain(|shape| {
+            let index = shape_index(shape);
+            let free = !self.shapes.contains_key(&index);
+            if free {
+                self.shapes.insert(index, shape.tgid);
+            }
+            free
+        });
+        shapes
     }
 
     /// Forgets a process and returns what the kernel knows of it.
@@ -333,6 +398,30 @@ mod tests {
                 .shape
                 .is_some()
         );
+    }
+
+    #[test]
+    fn shapes_are_made_anew_from_the_entries() {
+        let mut trie = Trie::default();
+        let paths = [
+            vec![(10, 0), (20, 8), (30, 64)],
+            vec![(10, 0), (20, 8), (31, 64), (40, 96)],
+            vec![(11, 0)],
+        ];
+        let learned = (1..)
+            .zip(&paths)
+            .map(|(id, frames)| trie.learn(&path(frames), &[], SP, 7, id));
+        let learned: Vec<_> = learned.collect();
+        let mut later = Trie::default();
+        let entries = learned
+            .iter()
+            .flat_map(|learned| learned.entries.iter().copied());
+        later.restore(entries.collect());
+        let mut shapes = later.shapes();
+        shapes.sort_by_key(|shape| shape.node);
+        let first: Vec<_> = learned.iter().filter_map(|learned| learned.shape).collect();
+        assert_eq!(shapes, first);
+        assert!(later.shapes().is_empty(), "all are told");
     }
 
     #[test]
