@@ -115,7 +115,7 @@ fn recognize(regs: &Position, tgid: u32, lane: u32) -> u32 {
     let node = unsafe { *hint };
     let mut end = TrieValue {
         node,
-        delta: confirm(regs, tgid, node, lane),
+        delta: confirm(regs.ip, regs.sp, tgid, node, lane),
     };
     if end.delta == 0 {
         end = walk(regs, tgid);
@@ -130,8 +130,9 @@ fn recognize(regs: &Position, tgid: u32, lane: u32) -> u32 {
 
 /// Whether the stack has the return addresses of this path, all of them and nothing less:
 /// [`Shape::end`], or 0. A global function, see [`capture_stack`].
-#[inline(always)]
-fn confirm(regs: &Position, tgid: u32, node: u32, lane: u32) -> u32 {
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn confirm(ip: u64, sp: u64, tgid: u32, node: u32, lane: u32) -> u32 {
     let Some(shape) = SHAPES.get(node % SHAPES_MAX) else {
         return 0;
     };
@@ -139,7 +140,7 @@ fn confirm(regs: &Position, tgid: u32, node: u32, lane: u32) -> u32 {
     if node == 0
         || shape.node != node
         || shape.tgid != tgid
-        || shape.ip != regs.ip
+        || shape.ip != ip
         || frames == 0
         || frames > SHAPE_FRAMES
     {
@@ -156,7 +157,7 @@ fn confirm(regs: &Position, tgid: u32, node: u32, lane: u32) -> u32 {
         raw_probe_read_user(
             stack.as_mut_ptr().cast::<c_void>(),
             bounded::<0x7ff>(last as u32 * 8) + 8,
-            regs.sp as *const c_void,
+            sp as *const c_void,
         )
     };
     if failed != 0 {

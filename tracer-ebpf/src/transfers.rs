@@ -215,7 +215,7 @@ fn keep_head(sk: Address, sock: &mut Sock, bytes: u32, lane: u32) {
     if failed != 0 {
         return;
     }
-    let hash = hash(&head.bytes, len);
+    let hash = hash_head(lane, len);
     if sock.head_hash == hash {
         // the same request as before, which user space has or finds in the map
         return;
@@ -232,10 +232,17 @@ fn keep_head(sk: Address, sock: &mut Sock, bytes: u32, lane: u32) {
     }
 }
 
-/// A hash of the first `len` bytes, never 0. Two requests in a row that differ have the same one
-/// once in four thousand million times.
-#[inline(always)]
-fn hash(bytes: &[u8; HEAD_BYTES], len: u32) -> u32 {
+/// A hash of the first `len` bytes of the lane's head, never 0. Two requests in a row that differ
+/// have the same one once in four thousand million times. A global function, see
+/// [`capture_stack`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn hash_head(lane: u32, len: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr(lane) else {
+        return 1;
+    };
+    // SAFETY: this program's room on this CPU.
+    let bytes = unsafe { &(*scratch).head.bytes };
     let mut hash = u64::from(len);
     let mut at = 0;
     while at + 8 <= HEAD_BYTES {
