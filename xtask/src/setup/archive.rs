@@ -65,11 +65,14 @@ fn unpack_python(suite: &str, python: &str, libraries: &[&str], folder: &Path) -
                 format!("lib{python}-minimal"),
                 format!("lib{python}-stdlib"),
             ];
-            let names: Vec<&str> = own
+            // of that release, though newer ones may be installed here
+            let names: Vec<String> = own
                 .iter()
                 .map(String::as_str)
                 .chain(libraries.iter().copied())
+                .map(|name| format!("{name}/{suite}"))
                 .collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let download = folder.with_extension("download");
             packages::fetch_several(&names, &download, &apt)?;
             packages::extract(&download, folder)
