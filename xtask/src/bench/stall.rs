@@ -1,6 +1,6 @@
 //! What is lost while the daemon does not run.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::Result;
 
@@ -22,11 +22,15 @@ pub const SECTION: Section = Section {
 /// How long the load runs meanwhile, beside its warm-up.
 const STOPPED: Duration = Duration::from_millis(1800);
 const WARM_UP: Duration = Duration::from_millis(300);
+/// An answer is made anew when the last one is older (`REPORT_AGE_MAX` of the daemon).
+const STALE_AFTER: Duration = Duration::from_millis(2_500);
 
 fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut load = Load::start(bench, &["churn"])?;
     let daemon = Daemon::start(bench, load.pid(), &[])?;
     let mut before = load.run(WARM_UP)?;
+    // else the count may be that of an answer from before
+    thread::sleep(STALE_AFTER);
     let (mut sockets, mut lost) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds(3) {
         let seen_before = daemon.sockets_seen()?;
