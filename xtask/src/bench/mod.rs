@@ -5,6 +5,7 @@
 //! returns rows.
 
 mod churn;
+mod golang;
 mod keepalive;
 mod load;
 mod memory;
@@ -54,6 +55,7 @@ const SECTIONS: &[Section] = &[
     churn::SECTION,
     keepalive::SECTION,
     syscall::SECTION,
+    golang::SECTION,
     stacks::SECTION,
     stall::SECTION,
     memory::SECTION,

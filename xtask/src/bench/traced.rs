@@ -80,9 +80,16 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it for one process and its children, with further arguments.
     pub fn start(bench: &Bench, pid: u32, arguments: &[&str]) -> Result<Self> {
+        Self::start_for(bench, &[pid], arguments)
+    }
+
+    /// Starts it for these processes and their children, with further arguments.
+    pub fn start_for(bench: &Bench, pids: &[u32], arguments: &[&str]) -> Result<Self> {
         let socket = bench.folder.join("tracer.sock");
         let child = Command::new(&bench.tracer)
-            .args(["daemon", "--pid", &pid.to_string(), "--socket"])
+            .arg("daemon")
+            .args(pids.iter().map(|pid| format!("--pid={pid}")))
+            .arg("--socket")
             .arg(&socket)
             .args(arguments)
             .stdin(Stdio::null())

@@ -1,0 +1,227 @@
+//! Requests between Go programs whose own functions are probed.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{ChildStdin, ChildStdout, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    Bar, Bench, Row, Section,
+    traced::{Daemon, Process},
+};
+use crate::{
+    build::{self, Profile},
+    sh,
+};
+
+/// What a request costs with all handlers.
+pub const SECTION: Section = Section {
+    name: "go",
+    title: "Requests of Go programs",
+    about: "A client and a server of Go 1.27.3, stripped, on loopback, both traced: 16 goroutines send requests of HTTP/1 on \
+            kept connections without a pause, from stacks that grow. One request is one for both ends together: what is \
+            counted is CPU time of client and server (with the kernel's work for them) and of the tracer's own process, per \
+            request, less that of the same two processes just before and after without a tracer. Without Go probes means that \
+            both programs claim to be of Go 1.17, which gets none, and the kernel's hooks alone watch them.",
+    run,
+};
+
+/// The version of the fixture, and one of the same length that is too old to be probed.
+const VERSIONS: [&str; 2] = ["go1.27.3", "go1.17.3"];
+/// Requests of a repetition of the load: 100 in each of its goroutines.
+const REQUESTS: usize = 1600;
+/// Repetitions that are measured.
+const MEASURED: usize = 20;
+/// Those before, after a change of tracer: call sites are known then.
+const WARM_UP: usize = 8;
+/// Microseconds allowed for a request.
+const MOST: f64 = 5.0;
+
+/// What tracing added, round by round; microseconds per request, but for the rate.
+#[derive(Default)]
+struct Cost {
+    plain: Vec<f64>,
+    rate: Vec<f64>,
+    added: Vec<f64>,
+    own: Vec<f64>,
+}
+
+fn run(bench: &Bench) -> Result<Vec<Row>> {
+    let program = fixture(bench)?;
+    let unprobed = claiming(&program, bench)?;
+    let mut pairs = [
+        Pair::start(&program, bench)?,
+        Pair::start(&unprobed, bench)?,
+    ];
+    let mut costs = [Cost::default(), Cost::default()];
+    for pair in &mut pairs {
+        pair.measure(WARM_UP, None)?;
+    }
+    for _ in 0..bench.rounds(7) {
+        for (pair, cost) in pairs.iter_mut().zip(&mut costs) {
+            pair.compare(bench, cost)?;
+        }
+    }
+    let [all, kernel] = costs;
+    let share = all.added.iter().zip(&kernel.added);
+    let share = share.map(|(all, kernel)| all - kernel).collect();
+    Ok(vec![
+        Row::new("untraced", "requests/s", all.rate),
+        Row::new("untraced, per request", "µs", all.plain),
+        Row::new("everything, per request", "µs", all.added)
+            .bar(Bar::AtMost(MOST))
+            .note("all handlers, those of the kernel's hooks included, and the daemon"),
+        Row::new("without Go probes, per request", "µs", kernel.added),
+        Row::new("Go probes, per request", "µs", share)
+            .bar(Bar::AtMost(MOST))
+            .note("the difference of the two"),
+        Row::new("daemon, per request", "µs", all.own).note("its own CPU time, part of everything"),
+    ])
+}
+
+/// The fixture program, built as for guests.
+fn fixture(bench: &Bench) -> Result<PathBuf> {
+    let programs = build::cargo(
+        &bench.ready,
+        Profile::default(),
+        &["build", "--package", "tracer-tests", "--test", "behaviour"],
+    )?;
+    let tests = programs
+        .iter()
+        .find(|program| program.target == "behaviour" && program.is_test)
+        .context("cargo built no test program `behaviour`")?;
+    let folder = bench.folder.join("fixtures");
+    sh::quiet(
+        sh::command(&tests.path)
+            .arg("--build-fixtures")
+            .arg(&folder)
+            .arg("--go"),
+    )?;
+    Ok(folder.join("fixture-1.27.3-stripped"))
+}
+
+/// The same program, but for the version in its build information.
+fn claiming(program: &Path, bench: &Bench) -> Result<PathBuf> {
+    let mut bytes = fs::read(program).with_context(|| program.display().to_string())?;
+    let [from, to] = VERSIONS.map(str::as_bytes);
+    let places: Vec<usize> = (0..bytes.len().saturating_sub(from.len()))
+        .filter(|&at| bytes[at..].starts_with(from))
+        .collect();
+    if places.is_empty() {
+        bail!("{} does not say its version", program.display());
+    }
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to);
+    }
+    let path = bench.folder.join("unprobed");
+    fs::write(&path, bytes)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+/// A client and its server.
+struct Pair {
+    server: Process,
+    client: Process,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+/// CPU time per request, and requests per second.
+struct Measured {
+    load_us: f64,
+    own_us: f64,
+    rate: f64,
+}
+
+impl Pair {
+    fn start(program: &Path, bench: &Bench) -> Result<Self> {
+        let start = |arguments: &[&str]| -> Result<(Process, BufReader<ChildStdout>, String)> {
+            let mut child = sh::command(program)
+                .args(arguments)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("cannot start the Go program")?;
+            let output = child.stdout.take();
+            let process = Process(child);
+            let mut output = BufReader::new(output.context("no output")?);
+            let mut line = String::new();
+            output.read_line(&mut line)?;
+            let Some(rest) = line.strip_prefix("READY") else {
+                bail!("the Go program did not become ready: {line:?}");
+            };
+            let rest = rest.trim().to_owned();
+            Ok((process, output, rest))
+        };
+        let folder = bench.folder.join(program.file_name().context("no name")?);
+        let folder = folder.with_extension("sockets");
+        fs::create_dir_all(&folder)?;
+        let (server, _, addresses) = start(&["serve", "-dir", &folder.to_string_lossy()])?;
+        let (mut client, output, _) = start(&[
+            "load-healthy",
+            "-load=16",
+            "-step",
+            "-n=1000000000",
+            "-servers",
+            &addresses,
+        ])?;
+        let input = client.0.stdin.take().context("no input")?;
+        Ok(Self {
+            server,
+            client,
+            input,
+            output,
+        })
+    }
+
+    /// One round: without a tracer, with one, and without.
+    fn compare(&mut self, bench: &Bench, cost: &mut Cost) -> Result<()> {
+        let before = self.measure(MEASURED, None)?;
+        let pids = [self.client.0.id(), self.server.0.id()];
+        let daemon = Daemon::start_for(bench, &pids, &[])?;
+        self.measure(WARM_UP, None)?;
+        let traced = self.measure(MEASURED, Some(&daemon.process))?;
+        drop(daemon);
+        let after = self.measure(MEASURED, None)?;
+        let plain_us = (before.load_us + after.load_us) / 2.0;
+        cost.plain.push(plain_us);
+        cost.rate.push(after.rate);
+        cost.own.push(traced.own_us);
+        cost.added.push(traced.load_us + traced.own_us - plain_us);
+        Ok(())
+    }
+
+    /// Lets it run so many repetitions.
+    fn measure(&mut self, repetitions: usize, tracer: Option<&Process>) -> Result<Measured> {
+        let own_ns = || tracer.map_or(0.0, Process::cpu_ns);
+        let (load_before, own_before) = (self.cpu_ns(), own_ns());
+        let began = Instant::now();
+        self.input
+            .write_all("\n".repeat(repetitions).as_bytes())
+            .context("the Go client has ended")?;
+        for _ in 0..repetitions {
+            let mut line = String::new();
+            self.output.read_line(&mut line)?;
+            if line.trim_end() != "DID" {
+                bail!("the Go client said {line:?}");
+            }
+        }
+        let requests = (repetitions * REQUESTS) as f64;
+        Ok(Measured {
+            load_us: (self.cpu_ns() - load_before) / requests / 1e3,
+            own_us: (own_ns() - own_before) / requests / 1e3,
+            rate: requests / began.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn cpu_ns(&self) -> f64 {
+        self.client.cpu_ns() + self.server.cpu_ns()
+    }
+}
