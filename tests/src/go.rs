@@ -41,6 +41,8 @@ pub enum Variant {
     Cgo,
     /// With the race detector, which needs cgo.
     Race,
+    /// Stripped, and without the HTTP/2 of `net/http`: half as many functions to probe.
+    WithoutHttp2,
 }
 
 impl Variant {
@@ -53,6 +55,7 @@ impl Variant {
             Variant::Pie => "pie",
             Variant::Cgo => "cgo",
             Variant::Race => "race",
+            Variant::WithoutHttp2 => "without-http2",
         }
     }
 }
@@ -318,6 +321,9 @@ fn compiler(version: &str, variant: Variant) -> Result<Command> {
         }
         Variant::Race => {
             command.arg("-race");
+        }
+        Variant::WithoutHttp2 => {
+            command.args(["-tags=nethttpomithttp2", "-ldflags=-s -w"]);
         }
     }
     Ok(command)
