@@ -28,7 +28,8 @@ pub const SECTION: Section = Section {
             kept connections without a pause, from stacks that grow. One request is one for both ends together: what is \
             counted is CPU time of client and server (with the kernel's work for them) and of the tracer's own process, per \
             request, less that of the same two processes just before and after without a tracer. Without Go probes means that \
-            both programs claim to be of Go 1.17, which gets none, and the kernel's hooks alone watch them.",
+            both programs claim to be of Go 1.17, which gets none, and the kernel's hooks alone watch them. Hits alone means \
+            that a third process of the same executable is watched: the probes are hit, and leave after one look-up.",
     run,
 };
 
@@ -37,7 +38,7 @@ const VERSIONS: [&str; 2] = ["go1.27.3", "go1.17.3"];
 /// Requests of a repetition of the load: 100 in each of its goroutines.
 const REQUESTS: usize = 1600;
 /// Repetitions that are measured.
-const MEASURED: usize = 20;
+const MEASURED: usize = 18;
 /// Those before, after a change of tracer: call sites are known then.
 const WARM_UP: usize = 8;
 /// Microseconds allowed for a request.
@@ -56,19 +57,20 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
     let program = fixture(bench)?;
     let unprobed = claiming(&program, bench)?;
     let mut pairs = [
-        Pair::start(&program, bench)?,
-        Pair::start(&unprobed, bench)?,
+        Pair::start(bench, &program, "go-probed")?,
+        Pair::start(bench, &unprobed, "go-unprobed")?,
     ];
-    let mut costs = [Cost::default(), Cost::default()];
+    let bystander = Pair::start(bench, &program, "go-bystander")?;
+    let (mut all, mut kernel, mut hits) = (Cost::default(), Cost::default(), Cost::default());
     for pair in &mut pairs {
         pair.measure(WARM_UP, None)?;
     }
-    for _ in 0..bench.rounds(7) {
-        for (pair, cost) in pairs.iter_mut().zip(&mut costs) {
-            pair.compare(bench, cost)?;
-        }
+    let [probed, unprobed] = &mut pairs;
+    for _ in 0..bench.rounds(5) {
+        probed.compare(bench, &probed.pids(), &mut all)?;
+        unprobed.compare(bench, &unprobed.pids(), &mut kernel)?;
+        probed.compare(bench, &bystander.pids(), &mut hits)?;
     }
-    let [all, kernel] = costs;
     let share = all.added.iter().zip(&kernel.added);
     let share = share.map(|(all, kernel)| all - kernel).collect();
     Ok(vec![
@@ -81,6 +83,9 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
         Row::new("Go probes, per request", "µs", share)
             .bar(Bar::AtMost(MOST))
             .note("the difference of the two"),
+        Row::new("hits alone, per request", "µs", hits.added).note(
+            "six probes are passed: roundTrip, Read, readResponse, tryPutIdleConn, setState twice",
+        ),
         Row::new("daemon, per request", "µs", all.own).note("its own CPU time, part of everything"),
     ])
 }
@@ -141,7 +146,8 @@ struct Measured {
 }
 
 impl Pair {
-    fn start(program: &Path, bench: &Bench) -> Result<Self> {
+    /// Starts both; `name` is that of a folder of their own.
+    fn start(bench: &Bench, program: &Path, name: &str) -> Result<Self> {
         let start = |arguments: &[&str]| -> Result<(Process, BufReader<ChildStdout>, String)> {
             let mut child = sh::command(program)
                 .args(arguments)
@@ -160,8 +166,7 @@ impl Pair {
             let rest = rest.trim().to_owned();
             Ok((process, output, rest))
         };
-        let folder = bench.folder.join(program.file_name().context("no name")?);
-        let folder = folder.with_extension("sockets");
+        let folder = bench.folder.join(name);
         fs::create_dir_all(&folder)?;
         let (server, _, addresses) = start(&["serve", "-dir", &folder.to_string_lossy()])?;
         let (mut client, output, _) = start(&[
@@ -181,11 +186,10 @@ impl Pair {
         })
     }
 
-    /// One round: without a tracer, with one, and without.
-    fn compare(&mut self, bench: &Bench, cost: &mut Cost) -> Result<()> {
+    /// One round: without a tracer, with one that watches these, and without.
+    fn compare(&mut self, bench: &Bench, watched: &[u32], cost: &mut Cost) -> Result<()> {
         let before = self.measure(MEASURED, None)?;
-        let pids = [self.client.0.id(), self.server.0.id()];
-        let daemon = Daemon::start_for(bench, &pids, &[])?;
+        let daemon = Daemon::start_for(bench, watched, &[])?;
         self.measure(WARM_UP, None)?;
         let traced = self.measure(MEASURED, Some(&daemon.process))?;
         drop(daemon);
@@ -219,6 +223,10 @@ impl Pair {
             own_us: (own_ns() - own_before) / requests / 1e3,
             rate: requests / began.elapsed().as_secs_f64(),
         })
+    }
+
+    fn pids(&self) -> [u32; 2] {
+        [self.client.0.id(), self.server.0.id()]
     }
 
     fn cpu_ns(&self) -> f64 {
