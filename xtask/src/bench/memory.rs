@@ -42,8 +42,8 @@ const SCENES: &[Scene] = &[
     Scene {
         name: "1,000,000 UNIX sockets",
         family: "unix",
-        processes: 50,
-        connections: 10_000,
+        processes: 80,
+        connections: 6_250,
         bars: true,
     },
 ];
