@@ -68,11 +68,11 @@ struct TestRun {
     pad: u32,
 }
 
-/// Runs a raw tracepoint's program once, here and now, with one argument; what it returned.
+/// Runs a raw tracepoint's program once, here and now, with one argument.
 ///
 /// # Errors
 /// The kernel's; before 5.10 there is no such command for these programs.
-pub(super) fn run_program(program: BorrowedFd<'_>, argument: u64) -> io::Result<u32> {
+pub(super) fn run_program(program: BorrowedFd<'_>, argument: u64) -> io::Result<()> {
     let mut attributes = TestRun {
         fd: program.as_raw_fd().cast_unsigned(),
         context: (&raw const argument) as u64,
@@ -80,7 +80,7 @@ pub(super) fn run_program(program: BorrowedFd<'_>, argument: u64) -> io::Result<
         ..TestRun::default()
     };
     bpf(PROG_TEST_RUN, &mut attributes)?;
-    Ok(attributes.result)
+    Ok(())
 }
 
 /// A map whose keys are `K` and values `V`.

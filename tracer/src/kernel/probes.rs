@@ -499,11 +499,12 @@ impl Probes {
     }
 
     /// Lets the kernel copy this thread's stack, `times` times, `bytes` each; the copies are in
-    /// [`Probes::stacks`] then. For measurements; `false` when one found no room.
+    /// [`Probes::stacks`] then. For measurements; gives the number of those that found room.
     ///
     /// # Errors
     /// When the program can't be loaded or run (before 5.10).
-    pub fn copy_stack(&mut self, bytes: u64, times: u32) -> io::Result<bool> {
+    pub fn copy_stack(&mut self, bytes: u64, times: u32) -> io::Result<u64> {
+        let before = self.counter(Counter::StackCopied);
         let program: &mut aya::programs::RawTracePoint = self
             .ebpf
             .program_mut("measure_copy")
@@ -514,11 +515,10 @@ impl Probes {
             program.load().map_err(io::Error::other)?;
         }
         let fd = program.fd().map_err(io::Error::other)?.as_fd();
-        let mut all = true;
         for _ in 0..times {
-            all &= maps::run_program(fd, bytes)? == 1;
+            maps::run_program(fd, bytes)?;
         }
-        Ok(all)
+        Ok(self.counter(Counter::StackCopied) - before)
     }
 
     /// Another map of the object.
