@@ -4,7 +4,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_get_smp_processor_id, bpf_ktime_get_ns,
-    generated::bpf_probe_read_user as raw_probe_read_user,
+    generated::{
+        bpf_probe_read_kernel as raw_probe_read_kernel, bpf_probe_read_user as raw_probe_read_user,
+    },
 };
 use tracer_ebpf::{
     Budget, COPY_BYTES_MAX, COPY_BYTES_MIDDLE, COPY_BYTES_MIN, CopySizeKey, Counter, FRAMES_MAX,
@@ -38,6 +40,7 @@ struct Occasion {
     sk: u64,
     opened_ns: u64,
     when: u32,
+    lane: u32,
 }
 
 /// The id of the current user stack; a ticket when it had to be copied; [`STACK_NONE`] when it
@@ -52,6 +55,7 @@ pub extern "C" fn capture_stack(sk: u64, opened_ns: u64, when: u32, lane: u32) -
         sk,
         opened_ns,
         when,
+        lane,
     };
     if config!(want_stacks) == 0 {
         return STACK_NONE;
@@ -95,6 +99,7 @@ pub fn copy_once(bytes: u64) -> u32 {
         sk: 0,
         opened_ns: 0,
         when: 0,
+        lane: 0,
     };
     match position() {
         Some(regs) => copy_some(occasion, &regs, current_tgid(), bytes as usize),
@@ -226,7 +231,7 @@ pub extern "C" fn walk_python(tgid: u32, node: u32) -> u32 {
         if at == 0 {
             return STACK_NONE;
         }
-        key.address = python_frame(plan, at).key();
+        key.address = executing(plan, at).key();
         // SAFETY: a map lookup; the value is copied at once.
         let Some(step) = (unsafe { TRIE.get(&key) }) else {
             return STACK_NONE;
@@ -258,22 +263,45 @@ fn innermost_python_frame(plan: &PythonPlan) -> u64 {
     read_user(current + u64::from(plan.c_frame_current))
 }
 
+/// The frame at this address, without its owner.
 #[inline(always)]
-fn python_frame(plan: &PythonPlan, at: u64) -> PythonFrame {
-    let instruction = at + u64::from(plan.frame_instruction);
+fn executing(plan: &PythonPlan, at: u64) -> PythonFrame {
+    let instruction: u64 = read_user(at + u64::from(plan.frame_instruction));
     PythonFrame {
         code: read_user(at + u64::from(plan.frame_code)),
-        instruction: if plan.instruction_bytes == 4 {
-            u64::from(read_user::<u32>(instruction))
-        } else {
-            read_user(instruction)
-        },
-        owner: if plan.frame_owner == u32::MAX {
-            0
-        } else {
-            u64::from(read_user::<u8>(at + u64::from(plan.frame_owner)))
-        },
+        instruction: instruction & u64::MAX.wrapping_shr(64 - 8 * plan.instruction_bytes),
+        owner: 0,
     }
+}
+
+/// Puts the current thread's Python frames into the lane; their number. A global function, see
+/// [`capture_stack`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn collect_python(tgid: u32, lane: u32) -> u32 {
+    // SAFETY: as in `walk_python`.
+    let Some(plan) = (unsafe { PYTHON.get(&tgid) }) else {
+        return 0;
+    };
+    let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
+        return 0;
+    };
+    // SAFETY: this program's room on this CPU.
+    let frames = unsafe { &mut (*scratch).python };
+    let mut at = innermost_python_frame(plan);
+    let mut found = 0;
+    while found < PYTHON_FRAMES_MAX {
+        if at == 0 {
+            break;
+        }
+        frames[found] = executing(plan, at);
+        if plan.frame_owner != u32::MAX {
+            frames[found].owner = u64::from(read_user::<u8>(at + u64::from(plan.frame_owner)));
+        }
+        at = read_user(at + u64::from(plan.frame_previous));
+        found += 1;
+    }
+    found as u32
 }
 
 /// Takes one copy off the process's budget for this second.
@@ -329,6 +357,7 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
     };
     let ticket = next_ticket();
     let saved = saved_regs();
+    let python_frames = collect_python(tgid, occasion.lane);
     let record = entry.as_mut_ptr();
     // SAFETY: the reserved entry is ours until submitted, and every byte that user space reads
     // (the head and `len` bytes) is written here.
@@ -348,18 +377,14 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
             }
             done += PAGE as usize;
         }
-        let mut python_frames = 0usize;
-        if let Some(plan) = PYTHON.get(&tgid) {
-            let mut at = innermost_python_frame(plan);
-            while python_frames < PYTHON_FRAMES_MAX {
-                if at == 0 {
-                    break;
-                }
-                let frames = (&raw mut (*record).python).cast::<PythonFrame>();
-                *frames.add(python_frames) = python_frame(plan, at);
-                at = read_user(at + u64::from(plan.frame_previous));
-                python_frames += 1;
-            }
+        if python_frames != 0
+            && let Some(scratch) = SCRATCH.get_ptr(occasion.lane)
+        {
+            raw_probe_read_kernel(
+                (&raw mut (*record).python).cast::<c_void>(),
+                bounded::<0x7ff>(python_frames * size_of::<PythonFrame>() as u32),
+                (&raw const (*scratch).python).cast::<c_void>(),
+            );
         }
         (*record).head = StackCopy {
             sk: occasion.sk,
@@ -370,7 +395,7 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
             ticket,
             len: done as u32,
             when: occasion.when,
-            python_frames: python_frames as u32,
+            python_frames,
             ip: regs.ip,
             sp: regs.sp,
             bp: saved.bp,

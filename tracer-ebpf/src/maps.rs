@@ -8,7 +8,8 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     AggKey, AggValue, Budget, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
-    ListenValue, PathValue, PythonPlan, SHAPE_WORDS, SHAPES_MAX, Shape, Sock, TrieKey, TrieValue,
+    ListenValue, PYTHON_FRAMES_MAX, PathValue, PythonFrame, PythonPlan, SHAPE_WORDS, SHAPES_MAX,
+    Shape, Sock, TrieKey, TrieValue,
 };
 
 /// Live sockets by `struct sock *`.
@@ -105,6 +106,8 @@ pub struct Scratch {
     pub path: PathValue,
     /// The beginning of a user stack.
     pub stack: [u64; SHAPE_WORDS],
+    /// Python frames.
+    pub python: [PythonFrame; PYTHON_FRAMES_MAX],
     /// Room for what [`bounded`] lets a length exceed its buffer by.
     slack: [u8; 32],
 }
