@@ -3,19 +3,19 @@
 /// Bit that marks a stack id as a key of `GO_STACKS`; [`crate::STACK_TICKET`] is clear.
 pub const STACK_GO: u32 = 1 << 30;
 
-/// A request was sent; no response yet. For servers: a request is being served.
+/// A request was sent.
 pub const GO_IN_FLIGHT: u8 = 1;
-/// The response has begun.
+/// The response has begun. Streams only, here and below: how a connection of HTTP/1 is doing, user
+/// space reads from the program's memory.
 pub const GO_RESPONSE: u8 = 2;
-/// Back in the pool (client), or between requests (server).
+/// A client connection without a request so far.
 pub const GO_IDLE: u8 = 3;
 /// The pool is done with it and its caller owns it: an upgrade, or hijacked from a server.
 pub const GO_HANDED_OVER: u8 = 4;
 /// A server connection without a request so far.
 pub const GO_NEW: u8 = 5;
 
-/// As [`GO_RESPONSE`], and somebody reads the body or waits for more of it. Streams only; for
-/// connections see [`crate::SOCK_READING`].
+/// As [`GO_RESPONSE`], and somebody reads the body or waits for more of it. Streams only.
 pub const GO_READING: u8 = 6;
 
 /// A client connection of HTTP/1 (`net/http.persistConn`).
@@ -68,8 +68,10 @@ pub struct GoLayout {
     pub conn_transport: u32,
     /// `net/http.persistConn.conn`
     pub conn_conn: u32,
-    /// `net/http.persistConn.alt`
-    pub conn_alt: u32,
+    /// `net/http.conn.rwc`, of a server
+    pub server_conn: u32,
+    /// `net/http.conn.hijackedv`, of a server
+    pub server_hijacked: u32,
     /// `Method` of the request that `roundTrip` of HTTP/1 gets
     pub request_method: u32,
     /// `URL` of the same
@@ -98,8 +100,6 @@ pub struct GoLayout {
     pub files_fdt: u32,
     /// The kernel's `struct fdtable`.`fd`
     pub fdt_fd: u32,
-    /// Explicit padding.
-    pub pad: u32,
 }
 
 /// Value of `GO_PROCESSES`, whose key is the process id: the processes whose probes do anything.
@@ -139,9 +139,11 @@ pub struct GoConn {
     pub sk: u64,
     /// Address of the `Transport` (client), the `ClientConn` (stream), or 0.
     pub transport: u64,
+    /// Address of the `net.netFD` that has the descriptor; 0 when it could not be reached.
+    pub net_fd: u64,
     /// When the latest request began, monotonic nanoseconds; 0 before the first.
     pub request_ns: u64,
-    /// When the state last changed, monotonic nanoseconds.
+    /// When `state` last changed, monotonic nanoseconds.
     pub state_ns: u64,
     /// Goroutine that issued the latest request.
     pub goid: u64,
@@ -217,7 +219,7 @@ pub struct GoFinalizedKey {
 const _: () = assert!(size_of::<GoLayout>() == 120 && align_of::<GoLayout>() == 8);
 const _: () = assert!(size_of::<GoProcess>() == 16);
 const _: () = assert!(size_of::<GoKey>() == 16);
-const _: () = assert!(size_of::<GoConn>() == 344 && align_of::<GoConn>() == 8);
-const _: () = assert!(core::mem::offset_of!(GoConn, method) == 72);
+const _: () = assert!(size_of::<GoConn>() == 352 && align_of::<GoConn>() == 8);
+const _: () = assert!(core::mem::offset_of!(GoConn, method) == 80);
 const _: () = assert!(size_of::<GoStack>() == 400 && align_of::<GoStack>() == 8);
 const _: () = assert!(size_of::<GoFinalizedKey>() == 16);

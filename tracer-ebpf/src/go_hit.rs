@@ -29,9 +29,11 @@ use tracer_ebpf::{
 
 use crate::{
     go_stacks::{mix, remember},
-    kernel::{Address, UserRegs, current_tgid, read, read_user},
-    maps::{SOCKS, count},
+    kernel::{Address, UserRegs, active, current_tgid, read, read_user},
+    maps::count,
     offset,
+    sockets::entry,
+    transfers::first_seen,
 };
 
 /// Go processes to watch.
@@ -122,6 +124,7 @@ impl Hit {
         let fresh = unsafe { &mut (*GO_SCRATCH.get_ptr_mut(0)?).conn };
         fresh.sk = 0;
         fresh.transport = 0;
+        fresh.net_fd = 0;
         fresh.request_ns = 0;
         fresh.goid = 0;
         fresh.stack = STACK_NONE;
@@ -156,6 +159,7 @@ impl Hit {
         conn.fd = -1;
         conn.sk = 0;
         conn.inode = 0;
+        conn.net_fd = 0;
         let mut flags = 0;
         let mut layer = 0;
         while layer < LAYERS {
@@ -163,6 +167,7 @@ impl Hit {
                 read_user::<u64>(table + u64::from(layout.itab_fun)).wrapping_sub(self.bias);
             if close == layout.tcp_close || close == layout.unix_close {
                 let net_fd: u64 = read_user(data);
+                conn.net_fd = net_fd;
                 let fd: i32 = read_user(net_fd + u64::from(layout.fd_sysfd));
                 conn.fd = fd;
                 conn.sk = self.socket(fd, &mut conn.inode);
@@ -228,13 +233,16 @@ impl Hit {
     /// requester's even after its end.
     #[inline(always)]
     pub fn charge(&self, conn: &mut GoConn) {
-        if let Some(sock) = SOCKS.get_ptr_mut(&conn.sk) {
-            // SAFETY: a live map value.
-            let sock = unsafe { &mut *sock };
-            if sock.tgid == self.tgid {
-                sock.request_stack = conn.stack;
-                conn.flags |= GO_CONFIRMED;
-            }
+        let mut known = entry(conn.sk).filter(|sock| sock.inode == 0 || sock.inode == conn.inode);
+        // Where nothing tells that a UNIX socket connects, it comes into view with its first use.
+        if known.is_none() && conn.sk != 0 && active() && first_seen(conn.sk, false) {
+            known = entry(conn.sk);
+        }
+        if let Some(sock) = known
+            && sock.tgid == self.tgid
+        {
+            sock.request_stack = conn.stack;
+            conn.flags |= GO_CONFIRMED;
         }
     }
 

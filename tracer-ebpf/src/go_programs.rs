@@ -1,17 +1,16 @@
-//! Uprobes on functions of Go's `net/http`: the state of each client and server connection, with
-//! the stack that issued the latest request; and on the closing of connections, which tells what a
+//! Uprobes on functions of Go's `net/http`: which client and server connections there are, with the
+//! stack that issued the latest request; and on the closing of connections, which tells what a
 //! finalizer had to close. Where they sit and what they find there: [`crate::go_hit`].
+//!
+//! What a trap costs is many times what its program does, so only one of them is on the way of each
+//! request; how a connection is doing can be read from the program's memory at any time.
 
 use aya_ebpf::{
-    helpers::bpf_ktime_get_ns,
     macros::{map, uprobe},
     maps::HashMap,
     programs::ProbeContext,
 };
-use tracer_ebpf::{
-    GO_CLIENT, GO_HANDED_OVER, GO_IDLE, GO_IN_FLIGHT, GO_NEW, GO_RESPONSE, GO_SERVER,
-    GoFinalizedKey, SOCK_READING,
-};
+use tracer_ebpf::{GO_CLIENT, GO_HANDED_OVER, GO_IDLE, GO_NEW, GO_SERVER, GoConn, GoFinalizedKey};
 
 use crate::{
     go_hit::{Hit, register, set_state},
@@ -28,11 +27,38 @@ const OWNER_ERROR: [u64; 2] = [
     u64::from_le_bytes(*b"read loo"),
     u64::from_le_bytes(*b"p ending"),
 ];
-// `net/http.ConnState`
-const STATE_NEW: u64 = 0;
-const STATE_ACTIVE: u64 = 1;
-const STATE_IDLE: u64 = 2;
-const STATE_HIJACKED: u64 = 3;
+
+/// `func (pc *persistConn) readLoop()`: a connection was dialled, and its own goroutine starts. It
+/// may do so after the first request on it.
+#[uprobe]
+pub fn go_read_loop(ctx: ProbeContext) -> u32 {
+    try_read_loop(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_read_loop(ctx: &ProbeContext) -> Option<()> {
+    let hit = Hit::new(ctx)?;
+    let object = register!(hit, ax);
+    let conn = hit.conn_or_new(object, GO_CLIENT)?;
+    let (state, inode, flags) = (conn.state, conn.inode, conn.flags);
+    dialled(&hit, conn, object);
+    if state != 0 && conn.inode == inode {
+        conn.flags = flags;
+        return None;
+    }
+    conn.requests = 0;
+    set_state(conn, GO_IDLE);
+    Some(())
+}
+
+/// What a `persistConn` says of itself.
+#[inline(always)]
+fn dialled(hit: &Hit, conn: &mut GoConn, object: u64) {
+    let [table, data]: [u64; 2] = read_user(object + u64::from(hit.layout.conn_conn));
+    hit.locate(conn, table, data);
+    conn.transport = read_user(object + u64::from(hit.layout.conn_transport));
+}
 
 /// `func (pc *persistConn) roundTrip(req *transportRequest)`, Go 1.21 to 1.27: the requester's
 /// goroutine hands a request to a connection that it got from the pool or had dialled.
@@ -47,11 +73,8 @@ fn try_round_trip(ctx: &ProbeContext) -> Option<()> {
     let hit = Hit::new(ctx)?;
     let object = register!(hit, ax);
     let conn = hit.conn_or_new(object, GO_CLIENT)?;
-    if conn.state != GO_IDLE || conn.sk == 0 {
-        let [table, data]: [u64; 2] = read_user(object + u64::from(hit.layout.conn_conn));
-        hit.locate(conn, table, data);
-        conn.transport = read_user(object + u64::from(hit.layout.conn_transport));
-        conn.requests = 0;
+    if conn.sk == 0 {
+        dialled(&hit, conn, object);
     }
     // `transportRequest` begins with a pointer to the request.
     let request: u64 = read_user(register!(hit, bx));
@@ -62,46 +85,6 @@ fn try_round_trip(ctx: &ProbeContext) -> Option<()> {
         hit.layout.request_url,
     );
     hit.charge(conn);
-    Some(())
-}
-
-/// `func (pc *persistConn) readResponse(rc requestAndChan, trace *httptrace.ClientTrace)`: the
-/// first byte of a response has come.
-#[uprobe]
-pub fn go_read_response(ctx: ProbeContext) -> u32 {
-    if let Some(hit) = Hit::new(&ctx)
-        && let Some(conn) = hit.conn(register!(hit, ax))
-    {
-        set_state(conn, GO_RESPONSE);
-        // A UNIX socket may have come into view with its first transfer only.
-        hit.charge(conn);
-    }
-    0
-}
-
-/// `func (t *Transport) tryPutIdleConn(pconn *persistConn) error`: the response is finished, or a
-/// connection was dialled that nobody waits for any more.
-#[uprobe]
-pub fn go_put_idle(ctx: ProbeContext) -> u32 {
-    try_put_idle(&ctx);
-    0
-}
-
-#[inline(always)]
-fn try_put_idle(ctx: &ProbeContext) -> Option<()> {
-    let hit = Hit::new(ctx)?;
-    let object = register!(hit, bx);
-    // HTTP/2 connections are shared and pooled elsewhere.
-    if read_user::<u64>(object + u64::from(hit.layout.conn_alt)) != 0 {
-        return None;
-    }
-    let conn = hit.conn_or_new(object, GO_CLIENT)?;
-    if conn.sk == 0 {
-        let [table, data]: [u64; 2] = read_user(object + u64::from(hit.layout.conn_conn));
-        hit.locate(conn, table, data);
-        conn.transport = register!(hit, ax);
-    }
-    set_state(conn, GO_IDLE);
     Some(())
 }
 
@@ -124,51 +107,30 @@ pub fn go_close(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// `func (pc *persistConn) Read(p []byte) (n int, err error)`: the transport, or whoever reads the
-/// body, wants more from the socket. What is received clears the mark again.
+/// `func (s *Server) trackConn(c *conn, add bool)`: a server has a new connection, or none of its
+/// business any more: closed, or hijacked.
 #[uprobe]
-pub fn go_read(ctx: ProbeContext) -> u32 {
-    if let Some(hit) = Hit::new(&ctx)
-        && let Some(conn) = hit.conn(register!(hit, ax))
-        && let Some(sock) = SOCKS.get_ptr_mut(&conn.sk)
-    {
-        // SAFETY: a live map value.
-        unsafe { (*sock).flags |= SOCK_READING };
-    }
-    0
-}
-
-/// `func (c *conn) setState(nc net.Conn, state ConnState, runHook bool)`: a server connection.
-#[uprobe]
-pub fn go_server_state(ctx: ProbeContext) -> u32 {
-    try_server_state(&ctx);
+pub fn go_server_conn(ctx: ProbeContext) -> u32 {
+    try_server_conn(&ctx);
     0
 }
 
 #[inline(always)]
-fn try_server_state(ctx: &ProbeContext) -> Option<()> {
+fn try_server_conn(ctx: &ProbeContext) -> Option<()> {
     let hit = Hit::new(ctx)?;
-    let object = register!(hit, ax);
-    let state = match register!(hit, di) {
-        STATE_NEW => GO_NEW,
-        STATE_ACTIVE => GO_IN_FLIGHT,
-        STATE_IDLE => GO_IDLE,
-        STATE_HIJACKED => GO_HANDED_OVER,
-        _ => {
-            hit.forget(object);
-            return None;
-        }
-    };
-    let conn = hit.conn_or_new(object, GO_SERVER)?;
-    if state == GO_NEW || conn.sk == 0 {
-        hit.locate(conn, register!(hit, bx), register!(hit, cx));
+    let object = register!(hit, bx);
+    // The upper bits of a boolean's register mean nothing.
+    let add = register!(hit, cx) as u8 != 0;
+    if add {
+        let conn = hit.conn_or_new(object, GO_SERVER)?;
+        let [table, data]: [u64; 2] = read_user(object + u64::from(hit.layout.server_conn));
+        hit.locate(conn, table, data);
+        set_state(conn, GO_NEW);
+    } else if read_user::<u8>(object + u64::from(hit.layout.server_hijacked)) == 0 {
+        hit.forget(object);
+    } else {
+        set_state(hit.conn(object)?, GO_HANDED_OVER);
     }
-    if state == GO_IN_FLIGHT {
-        conn.requests += 1;
-        // SAFETY: the helper has no preconditions.
-        conn.request_ns = unsafe { bpf_ktime_get_ns() };
-    }
-    set_state(conn, state);
     Some(())
 }
 

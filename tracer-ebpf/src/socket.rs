@@ -26,8 +26,6 @@ pub const SOCK_SHUTDOWN: u8 = 1 << 4;
 pub const SOCK_PREEXISTING: u8 = 1 << 5;
 /// Accepted by the network stack; which process took it is not known yet.
 pub const SOCK_ACCEPT_UNOWNED: u8 = 1 << 6;
-/// The runtime began to read, and nothing was received since: somebody waits for data.
-pub const SOCK_READING: u8 = 1 << 7;
 
 /// One live socket; value of the map `SOCKS`, whose key is the kernel's `struct sock *` (u64).
 #[repr(C)]

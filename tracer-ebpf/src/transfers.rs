@@ -4,8 +4,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_probe_read_user as raw_probe_read_user};
 use tracer_ebpf::{
-    Counter, HEAD_BYTES, HeadKey, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, SOCK_READING, STACK_GO,
-    STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
+    Counter, HEAD_BYTES, HeadKey, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO, STACK_NONE,
+    STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
 };
 
 use crate::{
@@ -57,7 +57,6 @@ pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
         sock.sent_ticks = now;
     } else {
         sock.received_ticks = now;
-        sock.flags &= !SOCK_READING;
     }
     let turn_begins = direction == request_direction(sock.role) && sock.last_direction != direction;
     sock.last_direction = direction;

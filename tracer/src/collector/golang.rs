@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use tracer_ebpf::{SOCK_READING, Sock};
+use tracer_ebpf::Sock;
 
 use super::{
     Session,
@@ -37,6 +37,7 @@ pub struct Told {
     pub request: Option<u32>,
     /// Stack id of whoever issued it.
     pub stack: Option<u32>,
+    /// Requests so far, which probes count for clients only.
     requests: u32,
     request_ns: Option<u64>,
     /// A connection of a server, which has no request and no transport.
@@ -51,17 +52,13 @@ pub struct Told {
 
 impl Told {
     /// Puts what the pool knows in place of what the kernel guesses.
-    pub fn correct(&self, connection: &mut Connection, sock: &Sock) {
+    pub fn correct(&self, connection: &mut Connection) {
         if self.server {
             // Which of them are served and which are idle is told in the report only: the rules
             // for servers go by what the kernel sees.
             return;
         }
-        connection.pool = if self.state == PoolState::Response && sock.flags & SOCK_READING != 0 {
-            PoolState::Reading
-        } else {
-            self.state
-        };
+        connection.pool = self.state;
         // Handshakes of TLS look like turns to the kernel.
         connection.turns = self.requests;
         connection.turn_ns = self.request_ns.or(connection.turn_ns);
@@ -243,17 +240,17 @@ impl GoView {
     }
 
     /// Notes that a connection was shown in a cohort.
-    pub fn note(&mut self, cohort: CohortId, told: &Told, pool: PoolState) {
+    pub fn note(&mut self, cohort: CohortId, told: &Told, seen: &Connection) {
         let pools = self.pools.entry(cohort).or_default();
         let state = match (told.server, told.fresh) {
             (true, true) => "new",
             (true, false) => server_state_name(told.state),
-            (false, _) => state_name(pool),
+            (false, _) => state_name(told.state),
         };
         *pools.states.entry(state).or_default() += 1;
         pools.connections += 1;
-        pools.requests += u64::from(told.requests);
-        pools.reused += u64::from(told.requests.saturating_sub(1));
+        pools.requests += u64::from(seen.turns);
+        pools.reused += u64::from(seen.turns.saturating_sub(1));
         pools.server |= told.server;
         if !told.server && pools.transports.len() < TRANSPORTS_MAX {
             pools.transports.insert(told.transport);
@@ -339,6 +336,12 @@ impl GoView {
             for unseen in &program.unseen {
                 sentences.push(format!("{}: {unseen}", program.path));
             }
+        }
+        for pid in self.tracer.unreadable() {
+            sentences.push(format!(
+                "process {pid}: its memory can't be read (CAP_SYS_PTRACE is needed), so the state of \
+                 its Go connections is what the kernel shows"
+            ));
         }
         sentences
     }

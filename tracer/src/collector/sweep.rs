@@ -316,8 +316,8 @@ impl Session {
         };
         let mut seen = connection(sk, sock, holder);
         if let Some(told) = told {
-            told.correct(&mut seen, sock);
-            self.go.note(cohort, &told, seen.pool);
+            told.correct(&mut seen);
+            self.go.note(cohort, &told, &seen);
         }
         self.engine.observe(cohort, role(sock), &seen);
     }

@@ -27,6 +27,7 @@ pub type Types = HashMap<String, BTreeMap<String, u64>>;
 /// The types that are wanted, in the names of every version.
 const WANTED: &[&str] = &[
     "net/http.persistConn",
+    "net/http.conn",
     "net/http.Request",
     "net/http.Transport",
     "net/url.URL",
@@ -155,12 +156,21 @@ pub fn apply(types: &Types, members: &mut Members, layout: &mut GoLayout) {
     wide(&mut members.g_goid, G, "goid");
     wide(&mut members.g_startpc, G, "startpc");
     wide(&mut members.g_wait_reason, G, "waitreason");
+    wide(&mut members.conn_read_limit, CONN, "readLimit");
     wide(&mut members.conn_expected, CONN, "numExpectedResponses");
+    wide(&mut members.conn_closed, CONN, "closed");
+    wide(
+        &mut members.transport_header_bytes,
+        "net/http.Transport",
+        "MaxResponseHeaderBytes",
+    );
+    wide(&mut members.server_state, "net/http.conn", "curState");
     narrow(&mut layout.g_goid, G, "goid");
     narrow(&mut layout.g_startpc, G, "startpc");
     narrow(&mut layout.conn_transport, CONN, "t");
     narrow(&mut layout.conn_conn, CONN, "conn");
-    narrow(&mut layout.conn_alt, CONN, "alt");
+    narrow(&mut layout.server_conn, "net/http.conn", "rwc");
+    narrow(&mut layout.server_hijacked, "net/http.conn", "hijackedv");
     narrow(&mut layout.request_method, "net/http.Request", "Method");
     narrow(&mut layout.request_url, "net/http.Request", "URL");
     // Streams get a request of their own since Go 1.27, net/http's before.
@@ -186,10 +196,11 @@ pub fn apply(types: &Types, members: &mut Members, layout: &mut GoLayout) {
     narrow(&mut layout.url_path, "net/url.URL", "Path");
     narrow(&mut layout.url_query, "net/url.URL", "RawQuery");
     narrow(&mut layout.itab_fun, "internal/abi.ITab", "Fun");
-    if let (Some(fd), Some(number)) = (find("net.netFD", "pfd"), find("internal/poll.FD", "Sysfd"))
-        && let Ok(offset) = u32::try_from(fd.saturating_add(number))
-    {
-        layout.fd_sysfd = offset;
+    if let Some(fd) = find("net.netFD", "pfd") {
+        let within = |member| Some(fd.saturating_add(find("internal/poll.FD", member)?));
+        members.fd_mutex = within("fdmu").unwrap_or(members.fd_mutex);
+        members.fd_sysfd = within("Sysfd").unwrap_or(members.fd_sysfd);
+        layout.fd_sysfd = u32::try_from(members.fd_sysfd).unwrap_or(layout.fd_sysfd);
     }
 }
 

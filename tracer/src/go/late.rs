@@ -234,6 +234,7 @@ impl Scan<'_> {
                     .half(net_fd.checked_add(u64::from(offsets::FD_SYSFD))?)?
                     .cast_signed();
                 conn.fd = fd;
+                conn.net_fd = net_fd;
                 conn.transport = self
                     .memory
                     .word(object.checked_add(u64::from(offsets::CONN_TRANSPORT))?)?;

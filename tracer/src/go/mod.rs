@@ -10,6 +10,7 @@ pub mod callsite;
 pub mod dwarf;
 pub mod image;
 pub mod late;
+pub mod live;
 pub mod memory;
 pub mod moduledata;
 pub mod offsets;

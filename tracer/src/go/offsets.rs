@@ -27,8 +27,20 @@ pub struct Members {
     pub g_startpc: u64,
     /// `runtime.g.waitreason`
     pub g_wait_reason: u64,
+    /// `internal/poll.FD.fdmu` within `net.netFD`
+    pub fd_mutex: u64,
+    /// `internal/poll.FD.Sysfd` within `net.netFD`
+    pub fd_sysfd: u64,
+    /// `net/http.persistConn.readLimit`
+    pub conn_read_limit: u64,
     /// `net/http.persistConn.numExpectedResponses`
     pub conn_expected: u64,
+    /// `net/http.persistConn.closed`
+    pub conn_closed: u64,
+    /// `net/http.Transport.MaxResponseHeaderBytes`
+    pub transport_header_bytes: u64,
+    /// `net/http.conn.curState`, of a server
+    pub server_state: u64,
 }
 
 /// The members for a minor version (`None`: unknown).
@@ -44,14 +56,22 @@ pub fn members(minor: Option<u32>) -> Members {
         ..=22 | 25 => 296,
         _ => 304,
     };
+    let keep_alives = if minor <= 22 { 176 } else { 232 };
+    let expected = if minor <= 25 { 224 } else { 232 };
     Members {
-        transport_keep_alives: if minor <= 22 { 176 } else { 232 },
+        transport_keep_alives: keep_alives,
         url_query: if minor <= 25 { 96 } else { 88 },
         g_status: status,
         g_goid: goid,
         g_startpc: start,
         g_wait_reason: status + 32,
-        conn_expected: if minor <= 25 { 224 } else { 232 },
+        fd_mutex: 0,
+        fd_sysfd: u64::from(FD_SYSFD),
+        conn_read_limit: expected - 64,
+        conn_expected: expected,
+        conn_closed: expected + 8,
+        transport_header_bytes: keep_alives + 80,
+        server_state: 120,
     }
 }
 
@@ -79,7 +99,8 @@ pub fn layout(minor: Option<u32>) -> GoLayout {
         g_startpc: members.g_startpc as u32,
         conn_transport: CONN_TRANSPORT,
         conn_conn: CONN_CONN,
-        conn_alt: 0,
+        server_conn: 16,
+        server_hijacked: 136,
         request_method: 0,
         request_url: 16,
         // Before 1.27 streams get a `*http.Request`, then an `http2.ClientRequest`.
@@ -110,8 +131,8 @@ const fn probed(program: &'static str, functions: &'static [&'static str]) -> Pr
     ProbedFunction { program, functions }
 }
 
-/// Functions that are probed together: with one of them missing, the others would tell wrong
-/// states.
+/// Functions that are probed together: with one of them missing, the others would tell what is
+/// not so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Family {
     /// What they tell about.
@@ -125,14 +146,9 @@ pub const FAMILIES: &[Family] = &[
     Family {
         of: "client connections of net/http",
         probes: &[
+            probed("go_read_loop", &["net/http.(*persistConn).readLoop"]),
             probed("go_round_trip", &["net/http.(*persistConn).roundTrip"]),
-            probed(
-                "go_read_response",
-                &["net/http.(*persistConn).readResponse"],
-            ),
-            probed("go_put_idle", &["net/http.(*Transport).tryPutIdleConn"]),
             probed("go_close", &["net/http.(*persistConn).closeLocked"]),
-            probed("go_read", &["net/http.(*persistConn).Read"]),
         ],
     },
     Family {
@@ -211,7 +227,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         of: "server connections of net/http",
-        probes: &[probed("go_server_state", &["net/http.(*conn).setState"])],
+        probes: &[probed("go_server_conn", &["net/http.(*Server).trackConn"])],
     },
     Family {
         of: "connections closed by finalizers",

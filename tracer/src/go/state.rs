@@ -49,7 +49,10 @@ pub struct GoConnection {
     pub inode: u32,
     /// Descriptor.
     pub fd: Option<i32>,
-    /// State in the pool.
+    /// Address of the `net.netFD` that has it; 0 where it could not be reached.
+    pub net_fd: u64,
+    /// State in the pool. Of a connection of HTTP/1 the probes know only that it was handed over;
+    /// everything else is read from memory ([`super::live`]).
     pub state: PoolState,
     /// A server connection without a request so far.
     pub fresh: bool,
@@ -71,6 +74,18 @@ pub struct GoConnection {
     pub tls: bool,
     /// The kernel had recorded the same socket for this process.
     pub confirmed: bool,
+}
+
+impl GoConnection {
+    /// What the kernel side knows it by.
+    #[must_use]
+    pub fn key(&self) -> GoKey {
+        GoKey {
+            object: self.object,
+            tgid: self.tgid,
+            pad: 0,
+        }
+    }
 }
 
 /// Methods of RFC 9110 and 5789; a request with another one is not believed.
@@ -113,6 +128,7 @@ pub fn connection(key: &GoKey, conn: &GoConn) -> Result<GoConnection, Implausibl
         sk: conn.sk,
         inode: conn.inode,
         fd: (conn.fd >= 0).then_some(conn.fd),
+        net_fd: conn.net_fd,
         state,
         fresh: conn.state == GO_NEW,
         stack: (conn.stack != STACK_NONE).then_some(conn.stack),
@@ -306,7 +322,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_record_is_refused_or_plain_text(bytes in proptest::collection::vec(any::<u8>(), 344)) {
+        fn any_record_is_refused_or_plain_text(bytes in proptest::collection::vec(any::<u8>(), 352)) {
             let c: GoConn = tracer_ebpf::decode(&bytes).unwrap();
             if let Ok(c) = connection(&GoKey::default(), &c)
                 && let Some(r) = c.request

@@ -12,11 +12,12 @@ use tracer_ebpf::{
 
 use super::{
     late,
+    live::{self, Now},
     memory::Memory,
     offsets::Members,
     programs::{Admitted, FileOffsets, GoProgram, Programs},
     settings::{self, TransportSettings},
-    state::{self, GoConnection},
+    state::{self, GoConnection, GoKind, Implausible},
 };
 use crate::{
     kernel::{
@@ -24,7 +25,7 @@ use crate::{
         pins::Pins,
         probes::{ProbeError, Probes},
     },
-    model::{Site, StackQuality},
+    model::{PoolState, Site, StackQuality},
     procs::{self, clock::monotonic_ns},
 };
 
@@ -39,6 +40,8 @@ struct GoProc {
     program: (u64, u64),
     bias: u64,
     implausible: u32,
+    /// Its memory could not be read at the latest sweep.
+    unreadable: bool,
     /// When to look once more for connections from before the probes: what was in motion at the
     /// first look rests by then.
     look_again_ns: Option<u64>,
@@ -145,6 +148,7 @@ impl GoTracer {
                 program,
                 bias,
                 implausible: 0,
+                unreadable: false,
                 look_again_ns: probed.then(|| monotonic_ns() + LOOK_AGAIN_NS),
             },
         );
@@ -264,8 +268,9 @@ impl GoTracer {
             .conns
             .for_each(|key, conn| match state::connection(key, conn) {
                 Ok(connection) => connections.push(connection),
-                Err(state::Implausible(what)) => implausible.push((*key, what)),
+                Err(Implausible(what)) => implausible.push((*key, what)),
             })?;
+        self.look(&mut connections, &mut implausible);
         for (key, what) in implausible {
             let _ = self.in_kernel.conns.remove(&key);
             let Some(process) = self.processes.get_mut(&key.tgid) else {
@@ -287,6 +292,61 @@ impl GoTracer {
         Ok(connections)
     }
 
+    /// Reads from memory how connections of HTTP/1 are doing; those that were closed go.
+    fn look(
+        &mut self,
+        connections: &mut Vec<GoConnection>,
+        implausible: &mut Vec<(GoKey, &'static str)>,
+    ) {
+        let mut memories: HashMap<u32, Option<Memory>> = HashMap::new();
+        let mut closed = Vec::new();
+        connections.retain_mut(|connection| {
+            if connection.kind == GoKind::Stream || connection.state == PoolState::Released {
+                return true;
+            }
+            let pid = connection.tgid;
+            let memory = memories
+                .entry(pid)
+                .or_insert_with(|| Memory::open(pid).ok());
+            let now = match (memory, self.program_of(pid)) {
+                (Some(memory), Some(program)) => live::look(memory, &program.members, connection),
+                _ => Ok(Now::Unreadable),
+            };
+            match now {
+                Ok(Now::State { state, fresh }) => {
+                    connection.state = state;
+                    connection.fresh = fresh;
+                }
+                Ok(Now::Unreadable) => {
+                    connection.state = PoolState::Unknown;
+                    connection.fresh = false;
+                }
+                Ok(Now::Closed) => closed.push(connection.clone()),
+                Err(Implausible(what)) => implausible.push((connection.key(), what)),
+            }
+            matches!(now, Ok(Now::State { .. } | Now::Unreadable))
+        });
+        for connection in closed {
+            // Its memory may be another connection's since then.
+            let kept = self.in_kernel.conns.get(&connection.key());
+            if kept.is_ok_and(|kept| kept.is_some_and(|kept| kept.inode == connection.inode)) {
+                self.forget_connection(&connection);
+            }
+        }
+        for (pid, process) in &mut self.processes {
+            if let Some(memory) = memories.get(pid) {
+                process.unreadable = memory.is_none();
+            }
+        }
+    }
+
+    /// Processes whose memory may not be read, so that the states of their connections are not
+    /// known.
+    pub fn unreadable(&self) -> impl Iterator<Item = u32> {
+        let unreadable = self.processes.iter().filter(|(_, p)| p.unreadable);
+        unreadable.map(|(pid, _)| *pid)
+    }
+
     fn distrust(&mut self, program: (u64, u64), reason: &str) {
         let pids = self.programs.distrust(program, reason);
         for pid in &pids {
@@ -297,11 +357,7 @@ impl GoTracer {
 
     /// Forgets the entry of a connection whose socket is gone.
     pub fn forget_connection(&mut self, connection: &GoConnection) {
-        let _ = self.in_kernel.conns.remove(&GoKey {
-            object: connection.object,
-            tgid: connection.tgid,
-            pad: 0,
-        });
+        let _ = self.in_kernel.conns.remove(&connection.key());
     }
 
     /// The requester's stack with names; `None` when the id is not known (any more).

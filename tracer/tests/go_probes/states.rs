@@ -103,7 +103,7 @@ const LEAKS: &[Leak] = &[
     leak(
         "follow",
         "LEAK follow",
-        PoolState::Response,
+        PoolState::Reading,
         "GET http://H/logs",
     ),
     leak(
@@ -259,10 +259,10 @@ fn healthy_clients_leave_nothing_behind() -> Result<()> {
                 }
             }
         }
-        // An upgraded connection leaves the pool; a stream of events stays a response.
+        // An upgraded connection leaves the pool; a stream of events is being read.
         for (scenario, state) in [
             ("websocket", PoolState::Released),
-            ("events", PoolState::Response),
+            ("events", PoolState::Reading),
         ] {
             let mut scene = Scene::start(version, Variant::Stripped, scenario, 2)?;
             kernel.watch(&scene)?;
