@@ -246,6 +246,40 @@ pub fn build_with_x_net(version: &str) -> Result<PathBuf> {
     })
 }
 
+/// Builds the program that uses `google.golang.org/grpc`. Its sources have no modules at their
+/// place in Debian, so it is built as before modules.
+///
+/// # Errors
+/// As [`build_with_x_net`].
+pub fn build_with_grpc(version: &str) -> Result<PathBuf> {
+    const PACKAGES: [&str; 7] = [
+        "golang-google-grpc-dev",
+        "golang-google-genproto-dev",
+        "golang-google-protobuf-dev",
+        "golang-github-golang-protobuf-1-5-dev",
+        "golang-golang-x-net-dev",
+        "golang-golang-x-sys-dev",
+        "golang-golang-x-text-dev",
+    ];
+    once(version, "grpc", || {
+        let mut root = PathBuf::new();
+        for package in PACKAGES {
+            root = debian(package, "modules")?;
+        }
+        let program = programs()?.join(format!("grpc-{version}"));
+        let mut command = compiler(version, Variant::Stripped)?;
+        command
+            .current_dir(source().join("../grpc"))
+            .env("GO111MODULE", "off")
+            .env("GOPATH", root.join("usr/share/gocode"))
+            .env_remove("GOFLAGS")
+            .arg("-o")
+            .arg(&program);
+        run(command.arg("."))?;
+        Ok(program)
+    })
+}
+
 /// The fixture program with another version in its build information, which must be as long.
 ///
 /// # Errors

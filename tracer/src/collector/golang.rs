@@ -98,6 +98,7 @@ type StreamId = (u32, u64, u64);
 #[derive(Debug)]
 pub struct GoView {
     tracer: GoTracer,
+    probed: bool,
     considered: HashSet<u32>,
     by_socket: HashMap<u64, Told>,
     pools: HashMap<CohortId, Pools>,
@@ -109,10 +110,11 @@ pub struct GoView {
 }
 
 impl GoView {
-    /// A view of nothing yet.
-    pub fn new(tracer: GoTracer) -> GoView {
+    /// A view of nothing yet; `probed`: whether Go programs are looked at.
+    pub fn new(tracer: GoTracer, probed: bool) -> GoView {
         GoView {
             tracer,
+            probed,
             considered: HashSet::new(),
             by_socket: HashMap::new(),
             pools: HashMap::new(),
@@ -135,9 +137,12 @@ impl GoView {
             self.forget(pid);
         }
         for &pid in pids {
-            if self.considered.insert(pid) {
+            if self.probed && self.considered.insert(pid) {
                 // A process that has just ended, or that may not be looked at, has no pools to ask.
                 if let Err(error) = self.tracer.consider(probes, pid) {
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        self.considered.remove(&pid);
+                    }
                     tracing::debug!(pid, %error, "not looked at as a Go program");
                 }
                 if let Some(version) = self.tracer.version(pid) {
@@ -284,7 +289,15 @@ impl GoView {
             ));
             return Some(info);
         }
-        let pools = self.pools.get(&cohort)?;
+        let Some(pools) = self.pools.get(&cohort) else {
+            // Connections of its own, or of a transport that no probe knows.
+            let unseen = program.unseen.iter();
+            info.view = GoSight::Kernel;
+            info.notes = unseen
+                .map(|unseen| format!("Of this program, {unseen}."))
+                .collect();
+            return (!info.notes.is_empty()).then_some(info);
+        };
         // The first, so that every report asks the same one.
         let transport = pools.transports.iter().copied().min();
         let settings = transport.and_then(|t| self.tracer.settings(pid, t));
@@ -326,6 +339,9 @@ impl GoView {
     /// Sentences about Go programs whose pools can't be asked.
     pub fn degraded(&self) -> Vec<String> {
         let mut sentences = Vec::new();
+        if !self.probed {
+            sentences.push("Go programs: only the kernel's view, as asked for".to_owned());
+        }
         for program in self.tracer.programs() {
             if let Some(reason) = &program.kernel_only {
                 sentences.push(format!(

@@ -200,7 +200,7 @@ impl Session {
             stacks: Stacks::new(crate::stack::Limits::default()).with_rules(options.rules),
             engine: Engine::new(Settings::default()),
             people: people::People::default(),
-            go: golang::GoView::new(go),
+            go: golang::GoView::new(go, has("go") == 1),
             loops: libuv::EventLoops::default(),
             cohorts: cohorts::Cohorts::default(),
             requests: requests::Interner::new(),

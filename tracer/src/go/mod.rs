@@ -17,6 +17,7 @@ pub mod offsets;
 pub mod pclntab;
 mod programs;
 pub mod prologue;
+mod removal;
 pub mod settings;
 pub mod state;
 mod tracer;

@@ -7,7 +7,6 @@ use std::{
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
 };
 
 use aya::{
@@ -26,6 +25,7 @@ use super::{
     offsets::{self, Family, Members, ProbedFunction},
     pclntab::Function,
     prologue,
+    removal::Removal,
 };
 use crate::model::OffsetsFrom;
 
@@ -33,7 +33,7 @@ use crate::model::OffsetsFrom;
 type Place = (&'static str, u64);
 
 /// Identity of an executable file: device and inode.
-type FileId = (u64, u64);
+pub(super) type FileId = (u64, u64);
 
 /// Executables probed at one time; also the size of `GO_LAYOUTS`.
 const PROGRAMS_MAX: u32 = 256;
@@ -108,6 +108,7 @@ pub(super) struct Programs {
     by_file: HashMap<FileId, GoProgram>,
     foreign: HashMap<FileId, ()>,
     free_layouts: Vec<u32>,
+    removal: Removal,
     kernel: FileOffsets,
 }
 
@@ -118,6 +119,7 @@ impl Programs {
             foreign: HashMap::new(),
             // Number 0 stays unused, so that 0 can stand for none.
             free_layouts: (1..PROGRAMS_MAX).rev().collect(),
+            removal: Removal::default(),
             kernel,
         }
     }
@@ -131,7 +133,8 @@ impl Programs {
     }
 
     /// Looks at the executable of a process, attaching probes when it is a Go program seen for the
-    /// first time. `set_layout` hands a layout to the kernel side.
+    /// first time. `set_layout` hands a layout to the kernel side. `WouldBlock` while its probes of an
+    /// earlier time are being detached: with both, each request would be counted twice.
     pub(super) fn admit(
         &mut self,
         ebpf: &mut Ebpf,
@@ -145,7 +148,11 @@ impl Programs {
         if self.foreign.contains_key(&id) {
             return Ok(Admitted::Foreign);
         }
+        self.free_layouts.extend(self.removal.gone());
         if !self.by_file.contains_key(&id) {
+            if self.removal.is_going(id) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
             let path = fs::read_link(&link)?.to_string_lossy().into_owned();
             // SAFETY: the file is the text of a running program, which the kernel protects from
             // being written (ETXTBSY); it is only read.
@@ -244,11 +251,11 @@ impl Programs {
         };
         program.processes.remove(&pid);
         if program.processes.is_empty() {
-            if program.layout != 0 {
-                self.free_layouts.push(program.layout);
-            }
-            detach_aside(std::mem::take(&mut program.links));
+            let (layout, links) = (program.layout, std::mem::take(&mut program.links));
             self.by_file.remove(&file);
+            if layout != 0 {
+                self.removal.begin(file, layout, links);
+            }
         }
     }
 
@@ -257,37 +264,13 @@ impl Programs {
         let Some(program) = self.by_file.get_mut(&file) else {
             return Vec::new();
         };
-        detach_aside(std::mem::take(&mut program.links));
+        let layout = std::mem::take(&mut program.layout);
+        if layout != 0 {
+            let links = std::mem::take(&mut program.links);
+            self.removal.begin(file, layout, links);
+        }
         program.kernel_only = Some(reason.to_owned());
         program.processes.iter().copied().collect()
-    }
-}
-
-impl Drop for Programs {
-    fn drop(&mut self) {
-        detach(
-            self.by_file
-                .values_mut()
-                .flat_map(|program| program.links.drain(..))
-                .collect(),
-        );
-    }
-}
-
-/// Detaches probes at the same time: for each the kernel waits, about 150 ms, until no CPU is in
-/// it any more.
-fn detach(links: Vec<UProbeLink>) {
-    thread::scope(|scope| {
-        for link in links {
-            scope.spawn(move || drop(link));
-        }
-    });
-}
-
-/// As [`detach`], without waiting.
-fn detach_aside(links: Vec<UProbeLink>) {
-    if !links.is_empty() {
-        thread::spawn(move || detach(links));
     }
 }
 

@@ -123,7 +123,8 @@ impl GoTracer {
     /// that are known.
     ///
     /// # Errors
-    /// When the process is gone, may not be read, or the kernel side is full.
+    /// When the process is gone, may not be read, or the kernel side is full. `WouldBlock` while
+    /// probes that its executable had before are being detached: to be tried again.
     pub fn consider(&mut self, probes: &mut Probes, pid: u32) -> io::Result<bool> {
         if self.processes.contains_key(&pid) {
             return Ok(true);

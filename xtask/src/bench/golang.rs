@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{ChildStdin, ChildStdout, Stdio},
     time::Instant,
@@ -27,14 +26,12 @@ pub const SECTION: Section = Section {
     about: "A client and a server of Go 1.27.3, stripped, on loopback, both traced: 16 goroutines send requests of HTTP/1 on \
             kept connections without a pause, from stacks that grow. One request is one for both ends together: what is \
             counted is CPU time of client and server (with the kernel's work for them) and of the tracer's own process, per \
-            request, less that of the same two processes just before and after without a tracer. Without Go probes means that \
-            both programs claim to be of Go 1.17, which gets none, and the kernel's hooks alone watch them. Hits alone means \
-            that a third process of the same executable is watched: the probes are hit, and leave after one look-up.",
+            request, less that of the same two processes just before and after without a tracer. Without Go probes, the \
+            kernel's hooks alone watch them. Hits alone means that other processes of the same executable are watched: the \
+            probes are hit, and leave after one look-up.",
     run,
 };
 
-/// The version of the fixture, and one of the same length that is too old to be probed.
-const VERSIONS: [&str; 2] = ["go1.27.3", "go1.17.3"];
 /// Requests of a repetition of the load: 100 in each of its goroutines.
 const REQUESTS: usize = 1600;
 /// Repetitions that are measured.
@@ -55,21 +52,14 @@ struct Cost {
 
 fn run(bench: &Bench) -> Result<Vec<Row>> {
     let program = fixture(bench)?;
-    let unprobed = claiming(&program, bench)?;
-    let mut pairs = [
-        Pair::start(bench, &program, "go-probed")?,
-        Pair::start(bench, &unprobed, "go-unprobed")?,
-    ];
+    let mut pair = Pair::start(bench, &program, "go-watched")?;
     let bystander = Pair::start(bench, &program, "go-bystander")?;
     let (mut all, mut kernel, mut hits) = (Cost::default(), Cost::default(), Cost::default());
-    for pair in &mut pairs {
-        pair.measure(WARM_UP, None)?;
-    }
-    let [probed, unprobed] = &mut pairs;
+    pair.measure(WARM_UP, None)?;
     for _ in 0..bench.rounds(5) {
-        probed.compare(bench, &probed.pids(), &mut all)?;
-        unprobed.compare(bench, &unprobed.pids(), &mut kernel)?;
-        probed.compare(bench, &bystander.pids(), &mut hits)?;
+        pair.compare(bench, &pair.pids(), &[], &mut all)?;
+        pair.compare(bench, &pair.pids(), &["--without=go"], &mut kernel)?;
+        pair.compare(bench, &bystander.pids(), &[], &mut hits)?;
     }
     let share = all.added.iter().zip(&kernel.added);
     let share = share.map(|(all, kernel)| all - kernel).collect();
@@ -83,9 +73,8 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
         Row::new("Go probes, per request", "µs", share)
             .bar(Bar::AtMost(MOST))
             .note("the difference of the two"),
-        Row::new("hits alone, per request", "µs", hits.added).note(
-            "six probes are passed: roundTrip, Read, readResponse, tryPutIdleConn, setState twice",
-        ),
+        Row::new("hits alone, per request", "µs", hits.added)
+            .note("one probe is passed: roundTrip of the client"),
         Row::new("daemon, per request", "µs", all.own).note("its own CPU time, part of everything"),
     ])
 }
@@ -109,25 +98,6 @@ fn fixture(bench: &Bench) -> Result<PathBuf> {
             .arg("--go"),
     )?;
     Ok(folder.join("fixture-1.27.3-stripped"))
-}
-
-/// The same program, but for the version in its build information.
-fn claiming(program: &Path, bench: &Bench) -> Result<PathBuf> {
-    let mut bytes = fs::read(program).with_context(|| program.display().to_string())?;
-    let [from, to] = VERSIONS.map(str::as_bytes);
-    let places: Vec<usize> = (0..bytes.len().saturating_sub(from.len()))
-        .filter(|&at| bytes[at..].starts_with(from))
-        .collect();
-    if places.is_empty() {
-        bail!("{} does not say its version", program.display());
-    }
-    for at in places {
-        bytes[at..at + to.len()].copy_from_slice(to);
-    }
-    let path = bench.folder.join("unprobed");
-    fs::write(&path, bytes)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-    Ok(path)
 }
 
 /// A client and its server.
@@ -187,9 +157,15 @@ impl Pair {
     }
 
     /// One round: without a tracer, with one that watches these, and without.
-    fn compare(&mut self, bench: &Bench, watched: &[u32], cost: &mut Cost) -> Result<()> {
+    fn compare(
+        &mut self,
+        bench: &Bench,
+        watched: &[u32],
+        arguments: &[&str],
+        cost: &mut Cost,
+    ) -> Result<()> {
         let before = self.measure(MEASURED, None)?;
-        let daemon = Daemon::start_for(bench, watched, &[])?;
+        let daemon = Daemon::start_for(bench, watched, arguments)?;
         self.measure(WARM_UP, None)?;
         let traced = self.measure(MEASURED, Some(&daemon.process))?;
         drop(daemon);
