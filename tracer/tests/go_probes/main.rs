@@ -4,9 +4,9 @@ mod load;
 mod states;
 mod symbols;
 
-use std::{process::ExitCode, time::Duration};
+use std::{io, process::ExitCode, time::Duration};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use tracer::{
     go::{GoConnection, GoTracer},
     kernel::probes::{Probes, Setup},
@@ -15,7 +15,7 @@ use tracer_ebpf::{Config, FILTER_PROCESS};
 use tracer_tests::{
     go::{self, Variant},
     program::Program,
-    runner,
+    runner, wait,
 };
 
 fn main() -> ExitCode {
@@ -54,10 +54,14 @@ impl Kernel {
 
     fn watch_pid(&mut self, pid: u32) -> Result<()> {
         self.probes.targets.set(&pid, &1)?;
-        ensure!(
-            self.go.consider(&mut self.probes, pid)?,
-            "not taken for a Go program"
-        );
+        // Probes that the executable had before go first.
+        wait::until("probes", Duration::from_secs(60), || {
+            match self.go.consider(&mut self.probes, pid) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+                Ok(false) => bail!("not taken for a Go program"),
+                considered => Ok(considered?),
+            }
+        })?;
         if let Some(program) = self.go.program_of(pid)
             && let Some(reason) = &program.kernel_only
         {
