@@ -20,6 +20,7 @@ fn main() -> Result<()> {
     println!("cargo:rerun-if-env-changed=TRACER_EBPF_TOOLCHAIN");
     if env::var_os("CARGO_CFG_FUZZING").is_some() {
         // The fuzzer runs parsers alone.
+        println!("cargo:rustc-env=TRACER_LAYOUT=fuzzing");
         let object = PathBuf::from(variable("OUT_DIR")?).join("tracer-probes");
         return fs::write(&object, "")
             .with_context(|| format!("cannot write {}", object.display()));

@@ -15,6 +15,8 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("elf", elf),
     ("go", golang),
+    ("go_dwarf", go_dwarf),
+    ("go_memory", go_memory),
     ("perf_map", perf_map),
     ("proc_files", proc_files),
     ("python", python_code),
@@ -37,13 +39,23 @@ pub fn golang(data: &[u8]) {
     let names = ["main.main", "net/http.(*persistConn).readLoop"];
     for function in binary.functions_named(&names).into_iter().flatten() {
         let _ = binary.frames(function.entry);
-        let _ = binary.code(function).map(<[u8]>::len);
+        let _ = binary.code(function).and_then(go::prologue::attach_offset);
     }
     for word in data.chunks_exact(8).take(64) {
         let address = word.iter().fold(0, |sum, b| sum << 8 | u64::from(*b));
         let _ = binary.frames(address);
         let _ = binary.frames(address & 0xff_ffff);
     }
+}
+
+/// The types that a Go program's debug information describes.
+pub fn go_dwarf(data: &[u8]) {
+    let _ = go::dwarf::read(data);
+}
+
+/// Goroutines, connections and settings in the memory of a Go program.
+pub fn go_memory(data: &[u8]) {
+    go::late::read_hostile(data);
 }
 
 /// A perf map and its names.

@@ -327,6 +327,38 @@ fn put(into: &mut [u8], text: &[u8]) -> u16 {
     u16::try_from(text.len()).unwrap_or(u16::MAX)
 }
 
+/// Looks for goroutines, connections and settings in a memory of these bytes, of which the first
+/// words say where functions are; for the fuzzer and property tests.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_hostile(data: &[u8]) {
+    let memory = Memory::hostile(data);
+    let word = |i: u64| memory.word(i * 8).unwrap_or_default();
+    let reading = word(0)..word(0).saturating_add(word(1));
+    for minor in offsets::OLDEST..=offsets::NEWEST {
+        let members = offsets::members(Some(minor));
+        let scan = Scan {
+            memory: &memory,
+            members: &members,
+            bias: word(2),
+            tcp_close: word(3),
+            unix_close: word(4),
+            tls_close: word(5),
+        };
+        let _ = scan.all_goroutines(data.get(..512).unwrap_or(data), word(6));
+        for at in 0..16 {
+            let _ = super::settings::read(&memory, &members, word(at));
+            if let Some(found) = scan.goroutine(word(at), &reading, 1) {
+                let key = bytemuck::Zeroable::zeroed();
+                let _ = super::state::connection(&key, &found.conn);
+            }
+        }
+    }
+    let bytes = data.get(..size_of::<GoConn>()).unwrap_or_default();
+    if let Ok(conn) = bytemuck::try_pod_read_unaligned::<GoConn>(bytes) {
+        let _ = super::state::connection(&bytemuck::Zeroable::zeroed(), &conn);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{put, referred};
