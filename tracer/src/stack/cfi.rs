@@ -425,9 +425,11 @@ impl<'a> Frames<'a> {
                 ..
             } => {
                 let table = table.parse(bases, 8).ok()?;
-                let table = table.table()?;
-                let found = table.lookup(address, bases).ok()?;
-                let at = table.pointer_to_offset(found).ok()?.0;
+                let section = table.eh_frame_ptr().direct().ok()?;
+                let found = table.table()?.lookup(address, bases).ok()?;
+                // gimli's own subtraction overflows where a damaged table points before the section
+                let at = found.direct().ok()?.checked_sub(section)?;
+                let at = usize::try_from(at).ok()?;
                 let fde = frames
                     .fde_from_offset(bases, at.into(), EhFrame::cie_from_offset)
                     .ok()?;

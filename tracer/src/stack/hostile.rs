@@ -64,3 +64,29 @@ pub fn unwind_hostile(data: &[u8]) {
         let _ = space.0.part_at(ip);
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use crate::stack::{
+        cfi::function_start,
+        image::{Image, ImageKey},
+    };
+
+    /// The fuzzer found that gimli subtracts without looking.
+    #[test]
+    fn a_search_table_that_points_before_its_section_is_survived() {
+        let mut bytes = std::fs::read("/bin/true").unwrap_or_default();
+        let open = |bytes: &[u8]| Image::from_memory(ImageKey::for_memory(1, 0), bytes.to_vec());
+        let image = open(&bytes).unwrap();
+        let text = image.section(".text").unwrap().address;
+        assert!(function_start(&image, text).is_some());
+        // Rows of two numbers of 32 bits each, relative to the table, after twelve bytes of header.
+        let table = image.eh_frame_hdr().unwrap().bytes.clone();
+        let first = table.start + 12;
+        for row in (first..table.end - 7).step_by(8) {
+            bytes[row + 4..row + 8].copy_from_slice(&i32::MIN.to_le_bytes());
+        }
+        assert_eq!(function_start(&open(&bytes).unwrap(), text), None);
+    }
+}
