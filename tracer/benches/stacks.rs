@@ -5,6 +5,7 @@
 //! one; registers and stack are then read as the kernel side would copy them.
 
 use std::{
+    collections::HashSet,
     fs,
     hint::black_box,
     io,
@@ -17,6 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use tracer::{
     kernel::probes::{Probes, Setup},
+    model::Frame,
     stack::{Limits, Stacks, maps},
 };
 use tracer_ebpf::{COPY_BYTES_MIN, Config, FILTER_PROCESS, StackCopy};
@@ -25,8 +27,14 @@ const PROGRAMS: usize = 50;
 const SITES: usize = 20;
 /// Unwinds of one warm measurement.
 const WARM: u32 = 2_000;
+/// Rounds of copies of one size.
+const ROUNDS: usize = 51;
 
 fn main() -> Result<()> {
+    // for a profile of the copies alone
+    if std::env::args().any(|a| a == "kernel") {
+        return kernel();
+    }
     // `cargo test` runs this, too: a few programs, to see that it works.
     let programs = if std::env::args().any(|a| a == "--bench") {
         PROGRAMS
@@ -83,8 +91,27 @@ fn main() -> Result<()> {
     let mut fresh = Stacks::new(Limits::default());
     let id = fresh.take(copy, bytes).id;
     let began = Instant::now();
-    let frames = fresh.site(id).frames.len();
-    line("symbolize an address, cold", "µs", per(began, frames));
+    let mut known = addresses(&fresh.site(id).frames);
+    line(
+        "name the first stack of a program and of the C library",
+        "ms",
+        per(began, 1) / 1e3,
+    );
+    // other addresses of files whose debug information is known
+    let (mut spent, mut named) = (0.0, 0);
+    for (copy, bytes) in copies.iter().skip(1).filter(|(c, _)| c.tgid == copy.tgid) {
+        let id = fresh.take(copy, bytes).id;
+        let began = Instant::now();
+        let frames = addresses(&fresh.site(id).frames);
+        spent += per(began, 1);
+        named += frames.difference(&known).count();
+        known.extend(frames);
+    }
+    line(
+        "symbolize an address, cold",
+        "µs",
+        spent / named.max(1) as f64,
+    );
     // the same addresses under another number: names are known, the site is not
     let began = Instant::now();
     let mut named = 0;
@@ -121,26 +148,40 @@ fn kernel() -> Result<()> {
     for kib in [16u64, 32, 64] {
         // half of a ring buffer's worth, since each copy has a head, too
         let times = u32::try_from(2_048 / kib)?;
-        let time = |probes: &mut Probes, bytes: u64| -> Result<f64> {
-            let began = Instant::now();
-            let copied = probes.copy_stack(bytes, times)?;
-            let expected = if bytes == 0 { 0 } else { u64::from(times) };
-            ensure!(copied == expected, "{copied} of {expected} copies taken");
-            let spent = began.elapsed().as_secs_f64() * 1e9 / f64::from(times);
-            while probes.stacks.next().is_some() {}
-            Ok(spent)
-        };
-        // once for the pages of the ring buffer
-        time(&mut probes, kib << 10)?;
-        let with = time(&mut probes, kib << 10)?;
-        let without = time(&mut probes, 0)?;
+        let copies = rounds(&mut probes, kib << 10, times)?;
+        let nothing = rounds(&mut probes, 0, times)?;
         line(
             &format!("copy in the kernel, {kib} KiB"),
             "ns",
-            with - without,
+            copies - nothing,
         );
+        if kib << 10 == COPY_BYTES_MIN as u64 {
+            // The ring buffer is empty each time, so that its reader is woken.
+            let lone = rounds(&mut probes, kib << 10, 1)? - rounds(&mut probes, 0, 1)?;
+            line("a lone copy, 16 KiB, with the wake-up", "ns", lone);
+        }
     }
     Ok(())
+}
+
+/// Nanoseconds for one of `times` copies in a row (of no bytes: for not copying), which are then
+/// removed: the median of many such rounds, of which the first ones warm the caches.
+fn rounds(probes: &mut Probes, bytes: u64, times: u32) -> Result<f64> {
+    let mut spent = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        let copied = probes.copy_stack(bytes, times)?;
+        spent.push(began.elapsed().as_secs_f64() * 1e9 / f64::from(times));
+        let expected = if bytes == 0 { 0 } else { u64::from(times) };
+        ensure!(copied == expected, "{copied} of {expected} copies taken");
+        while probes.stacks.next().is_some() {}
+    }
+    spent.sort_by(f64::total_cmp);
+    spent.get(ROUNDS / 2).copied().context("no rounds")
+}
+
+fn addresses(frames: &[Frame]) -> HashSet<u64> {
+    frames.iter().filter_map(|frame| frame.address).collect()
 }
 
 fn per(began: Instant, count: usize) -> f64 {

@@ -9,8 +9,13 @@ use crate::sh;
 pub const SECTION: Section = Section {
     name: "stacks",
     title: "Stacks",
-    about: "50 programs with 20 call sites each, without frame pointers, unwound and named by `tracer/benches/stacks.rs`; \
-            a copy in the kernel is a run of the program that makes it, less a run that makes none.",
+    about: "50 programs with 20 call sites each, without frame pointers, unwound and named by `tracer/benches/stacks.rs`. \
+            The first stack's names include reading the debug information of its files, and unpacking it where it is \
+            compressed (that of the C library, where it is installed). \
+            A copy in the kernel is a run of the program that makes it, less a run that makes none: of many in a row, as \
+            when a program starts, and of a lone one, which also wakes the daemon. Of the latter nine tenths are the \
+            interrupt by which the kernel puts off that wake-up (irq_work): in a virtual machine sending it leaves the guest. \
+            Where the daemon has not caught up, it is not sent.",
     run,
 };
 
@@ -45,7 +50,9 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
             match rows.iter_mut().find(|row| row.name == name) {
                 Some(row) => row.samples.push(value),
                 None => {
-                    let unit = ["µs", "ns", "MiB"].into_iter().find(|known| *known == unit);
+                    let unit = ["µs", "ms", "ns", "MiB"]
+                        .into_iter()
+                        .find(|known| *known == unit);
                     let row = Row::new(name, unit.unwrap_or_default(), vec![value]);
                     let bar = BARS.iter().find(|(of, _)| *of == name);
                     rows.push(match bar {
