@@ -58,7 +58,12 @@ const C: &[(&str, &str, &[&str])] = &[
 ];
 
 /// The Rust fixtures, which cargo builds.
-pub const RUST: &[&str] = &["fixture-server", "fixture-client", "leaky-shop"];
+pub const RUST: &[&str] = &[
+    "fixture-server",
+    "fixture-client",
+    "fixture-tokio",
+    "leaky-shop",
+];
 
 /// Line of the fixture's source that is marked with `AT` and the name, from 1.
 ///

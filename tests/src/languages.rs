@@ -134,6 +134,17 @@ pub const MEMBERS: &[Member] = &[
         Gdb::Equal,
     )),
     cheap(member(
+        "Rust tokio",
+        |s| {
+            s.program(
+                fixtures::path("fixture-tokio")?,
+                &[&s.plain, PACE[0], PACE[1]],
+            )
+        },
+        line("../src/bin/fixture-tokio.rs", "load_rates", ""),
+        Gdb::Equal,
+    )),
+    cheap(member(
         "Python 3.11 http.client",
         |s| s.python("http.client", false),
         line("python/clients.py", "http.client", "with_http_client"),
@@ -297,7 +308,11 @@ impl Server {
         started(&mut command)
     }
 
-    fn java(&self, mode: &str, named: bool) -> Result<Program> {
+    /// Starts the Java program; `named` so that its code is compiled and its stack can be followed.
+    ///
+    /// # Errors
+    /// When it can't be built or started; [`crate::runner::Skip`] without a JDK.
+    pub fn java(&self, mode: &str, named: bool) -> Result<Program> {
         let classes = host::build_directory()?.join("fixtures/java");
         fs::create_dir_all(&classes)?;
         run(Command::new(host::tool("javac")?)
