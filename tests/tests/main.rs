@@ -20,6 +20,7 @@ mod restart;
 mod scenarios;
 mod scenes;
 mod schema;
+mod stacks;
 mod targets;
 mod verdicts;
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         go_views::TESTS,
         languages::TESTS,
         moved::TESTS,
+        stacks::TESTS,
         verdicts::TESTS,
         command::TESTS,
         bad_input::TESTS,

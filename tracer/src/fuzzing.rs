@@ -79,6 +79,8 @@ pub fn proc_files(data: &[u8]) {
     let _ = procs::parse::stat(&text);
     let _ = procs::parse::ns_pids(&text);
     let _ = procs::parse::effective_capabilities(&text);
+    let _ = procs::parse::catches(&text, 3);
+    let _ = procs::parse::effective_ids(&text);
     let _ = procs::parse::open_files_limit(&text);
     let _ = procs::parse::socket_inode(&text);
     let _ = procs::parse::cgroup_mounts(&text);
@@ -119,7 +121,7 @@ pub fn config(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{any, proptest};
+    use proptest::prelude::{Strategy as _, any, proptest};
 
     use super::TARGETS;
 
@@ -140,6 +142,19 @@ mod tests {
             for (_, target) in TARGETS {
                 target(&bytes);
             }
+        }
+
+        /// Words that lead to others: a goroutine walk that gets far.
+        #[test]
+        fn a_memory_full_of_pointers_is_survived(
+            words in proptest::collection::vec(proptest::prop_oneof![
+                (512u64..1024).prop_map(|n| n * 8),
+                any::<u64>(),
+                0u64..32,
+            ], 1..1024),
+        ) {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            super::go_memory(&bytes);
         }
 
         /// Beginnings and ends of a real program, with damage.

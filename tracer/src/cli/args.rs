@@ -142,6 +142,10 @@ pub struct Check {
     /// Read this configuration (TOML): rules of blame, findings to hide, sockets tracked
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
+    /// Ask Java programs (JDK 17 or later) for the names of their compiled code, as `jcmd PID
+    /// Compiler.perfmap` does: each writes /tmp/perf-PID.map
+    #[arg(long)]
+    pub ask_jvms: bool,
     /// Run COMMAND as this user (name or number); needs root
     #[arg(long, value_name = "NAME", value_hint = ValueHint::Username, requires = "command")]
     pub user: Option<String>,
@@ -177,6 +181,10 @@ pub struct Daemon {
     /// They go with the directory: rm -r
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub pin: Option<PathBuf>,
+    /// Ask Java programs (JDK 17 or later) for the names of their compiled code, as `jcmd PID
+    /// Compiler.perfmap` does: each writes /tmp/perf-PID.map
+    #[arg(long)]
+    pub ask_jvms: bool,
     /// How much to track.
     #[command(flatten)]
     pub room: RoomArgs,

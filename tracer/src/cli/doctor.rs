@@ -78,6 +78,8 @@ fn local(args: &DoctorArgs) -> Doctor {
         trace_syscalls: args.attach.trace_syscalls(),
         max_sockets: MAX_SOCKETS.min(1024),
         rules: Vec::new(),
+        debug_directories: Vec::new(),
+        ask_jvms: false,
         btf: args.attach.btf.clone(),
         pin: None,
     });

@@ -51,6 +51,8 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             without: args.attach.without.clone(),
             max_sockets: (args.room.max_sockets.or(config.max_sockets)).unwrap_or(MAX_SOCKETS),
             rules: config.rule,
+            debug_directories: config.debug_directories,
+            ask_jvms: args.ask_jvms || config.ask_jvms,
             trace_syscalls: args.attach.trace_syscalls(),
             btf: args.attach.btf.clone(),
             pin: args.pin.clone().or(config.pin),

@@ -304,6 +304,7 @@ impl Session {
         degraded.extend(self.go.degraded());
         degraded.extend(self.gaps.sentences(self.capacity("SOCKS")));
         degraded.extend_from_slice(self.loops.degraded());
+        degraded.extend(self.jvms.degraded());
         Coverage {
             backend: weakest.to_owned(),
             hooks: events

@@ -4,6 +4,7 @@ mod answers;
 mod cohorts;
 mod gaps;
 mod golang;
+mod jvms;
 mod libuv;
 mod lifetimes;
 mod live;
@@ -76,6 +77,11 @@ pub struct Options {
     pub max_sockets: u32,
     /// The user's rules of blame, which come before the built-in ones.
     pub rules: Vec<crate::stack::blame::Rule>,
+    /// Directories with split debug information (`.build-id` in them), looked into before
+    /// `/usr/lib/debug`.
+    pub debug_directories: Vec<PathBuf>,
+    /// Ask Java programs for the names of their compiled code.
+    pub ask_jvms: bool,
     /// Kernel type information to use in place of `/sys/kernel/btf/vmlinux`.
     pub btf: Option<PathBuf>,
     /// Directory on a BPF file system where maps and links are kept beyond the end of this
@@ -133,6 +139,7 @@ pub struct Session {
     people: people::People,
     go: golang::GoView,
     loops: libuv::EventLoops,
+    jvms: jvms::Jvms,
     cohorts: cohorts::Cohorts,
     requests: requests::Interner<requests::Request>,
     live: live::Live,
@@ -197,11 +204,14 @@ impl Session {
         let mut session = Session {
             probes,
             target,
-            stacks: Stacks::new(crate::stack::Limits::default()).with_rules(options.rules),
+            stacks: Stacks::new(crate::stack::Limits::default())
+                .with_rules(options.rules)
+                .with_debug_directories(options.debug_directories),
             engine: Engine::new(Settings::default()),
             people: people::People::default(),
             go: golang::GoView::new(go, has("go") == 1),
             loops: libuv::EventLoops::default(),
+            jvms: jvms::Jvms::new(options.ask_jvms),
             cohorts: cohorts::Cohorts::default(),
             requests: requests::Interner::new(),
             live: live::Live::default(),
@@ -310,8 +320,11 @@ impl Session {
             self.next_scan_ns = began_ns + SCAN_EVERY_NS.max(cost_ns * DUTY);
         }
         self.take_stacks();
-        if scan && self.stacks.look_for_names() {
-            self.chosen.clear();
+        if scan {
+            self.ask_jvms();
+            if self.stacks.look_for_names() {
+                self.chosen.clear();
+            }
         }
         self.follow_go(scan);
         if self.frozen_ns.is_none() {
@@ -346,12 +359,10 @@ impl Session {
         let Some((python, bytes)) = python_frames(&copy, rest) else {
             return;
         };
-        if self.plan_python(copy.tgid) {
-            // its Python frames were not taken with it, and may have gone on since: another line
-            // would be blamed
-            return;
-        }
-        let taken = self.stacks.take_with_python(&copy, bytes, &python);
+        let taken = match self.plan_python(copy.tgid) {
+            true => self.stacks.take_first(&copy, bytes),
+            false => self.stacks.take_with_python(&copy, bytes, &python),
+        };
         self.tickets.redeem(copy.sk, copy.ticket, taken.id);
         self.saving.learned = true;
         self.teach(&taken.learned);
@@ -416,6 +427,7 @@ impl Session {
         let _ = self.probes.python.remove(&pid);
         self.go.forget(pid);
         self.loops.forget(pid);
+        self.jvms.forget(pid);
         let forgotten = self.stacks.forget_process(pid);
         for key in forgotten.keys {
             let _ = self.probes.trie.remove(&key);

@@ -27,6 +27,13 @@ pub struct Config {
     pub max_sockets: Option<u32>,
     /// Directory on a BPF file system where what is collected outlives the daemon.
     pub pin: Option<PathBuf>,
+    /// Directories with split debug information (`.build-id` in them), looked into before
+    /// `/usr/lib/debug`.
+    #[serde(default)]
+    pub debug_directories: Vec<PathBuf>,
+    /// Ask Java programs for the names of their compiled code, as `--ask-jvms` does.
+    #[serde(default)]
+    pub ask_jvms: bool,
     /// Findings to hide.
     #[serde(default)]
     pub ignore: Ignore,

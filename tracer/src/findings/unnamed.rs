@@ -38,14 +38,16 @@ const RUNTIMES: &[Runtime] = &[
         programs: &["java"],
         what: "Java program",
         how: "Start java with -XX:+PreserveFramePointer and, while it is watched, run `jcmd PID \
-              Compiler.perfmap` (JDK 17 or later) to have its compiled methods named. A connection \
-              opened on another thread than the one that asked has no such frame.",
+              Compiler.perfmap` (JDK 17 or later), or watch with --ask-jvms, to have its compiled \
+              methods named. A connection opened on another thread than the one that asked has no \
+              such frame.",
     },
     Runtime {
         programs: &["python"],
         what: "script",
         how: "Python's own frames could not be read: CPython 3.8 to 3.14 is understood, as \
-              distributions build it.",
+              distributions build it; the first stack of a process that was just started may lack \
+              them.",
     },
     Runtime {
         programs: &["ruby", "perl", "php", "dotnet", "beam.smp"],

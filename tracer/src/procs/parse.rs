@@ -63,6 +63,24 @@ pub fn effective_capabilities(status: &str) -> Option<u64> {
     u64::from_str_radix(status_field(status, "CapEff")?, 16).ok()
 }
 
+/// Whether a process has a handler for a signal, from `/proc/PID/status`.
+#[must_use]
+pub fn catches(status: &str, signal: i32) -> bool {
+    let caught = status_field(status, "SigCgt").and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    caught.is_some_and(|caught| (1..=64).contains(&signal) && caught >> (signal - 1) & 1 == 1)
+}
+
+/// Effective user and group from `/proc/PID/status`, as numbers outside of its user namespace.
+#[must_use]
+pub fn effective_ids(status: &str) -> Option<(u32, u32)> {
+    // real, effective, saved, and that of the file system
+    let effective = |name| {
+        let ids = status_field(status, name)?;
+        ids.split_ascii_whitespace().nth(1)?.parse().ok()
+    };
+    Some((effective("Uid")?, effective("Gid")?))
+}
+
 /// Soft limit of open files from `/proc/PID/limits`; `u64::MAX` when unlimited.
 #[must_use]
 pub fn open_files_limit(limits: &str) -> Option<u64> {
@@ -251,6 +269,15 @@ mod tests {
     }
 
     #[test]
+    fn effective_ids_and_caught_signals_are_told() {
+        let status = "Uid:\t0\t33\t0\t0\nGid:\t0\t34\t0\t0\nSigCgt:\t0000000000000004\n";
+        assert_eq!(effective_ids(status), Some((33, 34)));
+        assert!(catches(status, 3));
+        assert!(!catches(status, 2) && !catches(status, 0) && !catches(status, 65));
+        assert!(!catches("", 3) && effective_ids("Uid:\t0\n").is_none());
+    }
+
+    #[test]
     fn the_soft_limit_is_taken() {
         let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
              Max processes             96551                96551                processes\n\
@@ -336,6 +363,7 @@ mod tests {
             let _ = stat(&text);
             let _ = ns_pids(&text);
             let _ = effective_capabilities(&text);
+            let _ = (catches(&text, 3), effective_ids(&text));
             let _ = open_files_limit(&text);
             let _ = socket_inode(&text);
             let _ = container_id_of(&cgroups(&text));

@@ -173,7 +173,6 @@ pub fn call_site(
     program: Program<'_>,
 ) -> Option<(usize, bool)> {
     let mut best: Option<(u8, usize)> = None;
-    let known_system = |index: usize| known.get(index) == Some(&Some(Origin::System));
     for (index, frame) in frames.iter().enumerate() {
         let rank = match origin(frame, known.get(index).copied().flatten(), user) {
             Origin::Own if near(frame, program) => 6,
@@ -187,9 +186,7 @@ pub fn call_site(
             best = Some((rank, index));
         }
     }
-    // Where the build itself says whose code it is, its runtime is nobody's call site.
-    best.filter(|&(rank, index)| rank > 1 || !known_system(index))
-        .map(|(rank, index)| (index, rank >= 5))
+    best.map(|(rank, index)| (index, rank >= 5))
 }
 
 /// In the executable, in interpreted code, or in a library that does not come with the system.

@@ -11,6 +11,7 @@ mod cfi;
 #[cfg(any(test, fuzzing))]
 mod hostile;
 pub mod image;
+pub mod jvm;
 pub mod maps;
 pub mod modules;
 mod naming;
@@ -28,6 +29,7 @@ pub(crate) use hostile::unwind_hostile;
 
 use std::{
     collections::{HashMap, HashSet},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -159,6 +161,13 @@ impl Stacks {
         self
     }
 
+    /// Looks for split debug information below these directories first, as below `/usr/lib/debug`.
+    #[must_use]
+    pub fn with_debug_directories(mut self, directories: Vec<PathBuf>) -> Stacks {
+        self.naming.search_first(directories);
+        self
+    }
+
     /// Opens the executable files of a process now, while it is there. Worth calling when a
     /// process first comes into view: one that exits before its first copy is read can then
     /// still be unwound and named.
@@ -206,10 +215,10 @@ impl Stacks {
     }
 
     /// How the kernel side can collect the Python frames of a process; `None` when it runs no
-    /// Python (that is understood). To be asked after [`Stacks::pin`] and whenever a copy came
-    /// with eval frames but without Python frames.
+    /// Python (that is understood).
     pub fn python_plan(&mut self, tgid: u32) -> Option<PythonPlan> {
-        let process = self.modules.process(tgid)?.clone();
+        let known = self.modules.process(tgid).cloned();
+        let process = known.or_else(|| self.modules.refresh(tgid))?;
         self.python.plan(tgid, &process, &mut self.modules)
     }
 
@@ -227,6 +236,23 @@ impl Stacks {
         bytes: &[u8],
         python: &[PythonFrame],
     ) -> Taken {
+        self.take_some(copy, bytes, python, true)
+    }
+
+    /// [`Stacks::take`] for a process of which the kernel side learns only now that it runs
+    /// Python: where the thread has gone on since, its Python frames are left out, because others
+    /// would be blamed.
+    pub fn take_first(&mut self, copy: &StackCopy, bytes: &[u8]) -> Taken {
+        self.take_some(copy, bytes, &[], false)
+    }
+
+    fn take_some(
+        &mut self,
+        copy: &StackCopy,
+        bytes: &[u8],
+        python: &[PythonFrame],
+        even_late: bool,
+    ) -> Taken {
         let stack = &bytes[..bytes.len().min(copy.len as usize)];
         let Some((process, own)) = self.mappings(copy) else {
             return Taken::default();
@@ -237,7 +263,7 @@ impl Stacks {
             return Taken::default();
         }
         let runs_python = self.python.runs_in(copy.tgid, &process, &mut self.modules);
-        let interpreted = if runs_python {
+        let mut interpreted = if runs_python {
             self.python.frames(copy, stack, &process, &unwound, python)
         } else {
             Interleaved {
@@ -245,6 +271,9 @@ impl Stacks {
                 ..Interleaved::default()
             }
         };
+        if !interpreted.exact && !even_late {
+            interpreted.frames.clear();
+        }
         // Native frames alone don't tell Python's call paths apart.
         let native = interpreted.frames.is_empty() && interpreted.exact;
         let python = if native { &[] } else { python };
@@ -327,13 +356,20 @@ impl Stacks {
         site
     }
 
-    /// Looks whether runtimes have named their compiled code meanwhile; `true` when sites that
-    /// were asked for before may now have names.
-    pub fn look_for_names(&mut self) -> bool {
+    /// Processes with sites that lack the names of compiled code.
+    #[must_use]
+    pub fn unnamed(&self) -> Vec<u32> {
         let waiting = self.records.values().filter(|r| r.unnamed).map(|r| r.tgid);
         let mut processes: Vec<u32> = waiting.collect();
         processes.sort_unstable();
         processes.dedup();
+        processes
+    }
+
+    /// Looks whether runtimes have named their compiled code meanwhile; `true` when sites that
+    /// were asked for before may now have names.
+    pub fn look_for_names(&mut self) -> bool {
+        let mut processes = self.unnamed();
         processes.retain(|&tgid| self.naming.has_new_names(tgid));
         for record in self.records.values_mut() {
             if record.unnamed && processes.binary_search(&record.tgid).is_ok() {

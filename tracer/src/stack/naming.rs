@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::Read,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -52,6 +53,10 @@ pub(super) struct Naming {
 }
 
 impl Naming {
+    pub(super) fn search_first(&mut self, directories: Vec<PathBuf>) {
+        self.names = Names::searching(directories);
+    }
+
     pub(super) fn forget(&mut self, tgid: u32) {
         self.perf_maps.remove(&tgid);
     }

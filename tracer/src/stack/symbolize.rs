@@ -57,8 +57,8 @@ const PARSED_MAX: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long parsed debug information is kept without a question.
 const IDLE: Duration = Duration::from_secs(30);
-/// Where distributions install split debug information (`debuginfod` and gdb look there too).
-const DEBUG_DIRECTORY: &str = "/usr/lib/debug/.build-id";
+/// Where distributions install split debug information (gdb looks there too).
+const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
 
 struct Question {
     image: Arc<Image>,
@@ -73,9 +73,19 @@ pub struct Names {
     known: HashMap<(ImageKey, u64), Arc<[Named]>>,
     /// Files whose debug information took too long once.
     given_up: HashSet<ImageKey>,
+    /// Where else split debug information is, before [`DEBUG_DIRECTORY`].
+    debug_directories: Arc<[PathBuf]>,
 }
 
 impl Names {
+    /// Looks for split debug information in these directories, too, and there first.
+    pub(super) fn searching(debug_directories: Vec<PathBuf>) -> Names {
+        Names {
+            debug_directories: debug_directories.into(),
+            ..Names::default()
+        }
+    }
+
     /// The functions at an address as linked, innermost (inlined) first; empty when the file has
     /// no name for it.
     pub fn at(&mut self, image: &Arc<Image>, address: u64) -> Arc<[Named]> {
@@ -104,7 +114,7 @@ impl Names {
         // A worker that has ended (or none yet) is replaced once.
         for _ in 0..2 {
             if self.worker.is_none() {
-                self.worker = spawn();
+                self.worker = spawn(self.debug_directories.clone());
             }
             let Some(worker) = &self.worker else {
                 return Vec::new();
@@ -132,17 +142,17 @@ impl Names {
     }
 }
 
-fn spawn() -> Option<SyncSender<Question>> {
+fn spawn(debug_directories: Arc<[PathBuf]>) -> Option<SyncSender<Question>> {
     let (sender, questions) = sync_channel(1);
     thread::Builder::new()
         .name("symbolize".to_owned())
-        .spawn(move || work(&questions))
+        .spawn(move || work(&questions, &debug_directories))
         .ok()?;
     Some(sender)
 }
 
 /// Answers until the asker is gone.
-fn work(questions: &Receiver<Question>) {
+fn work(questions: &Receiver<Question>, debug_directories: &[PathBuf]) {
     let mut parsed = None;
     loop {
         let question = if parsed.is_some() {
@@ -160,7 +170,7 @@ fn work(questions: &Receiver<Question>) {
         };
         let mut state = parsed.take().unwrap_or_else(Parsed::new);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            let names = state.names(&question.image, question.address);
+            let names = state.names(&question.image, question.address, debug_directories);
             (state, names)
         }));
         let names = match result {
@@ -177,7 +187,8 @@ fn work(questions: &Receiver<Question>) {
 
 struct Parsed {
     symbolizer: Symbolizer,
-    files: HashSet<ImageKey>,
+    /// Executables that were asked about, and their split debug information.
+    files: HashMap<ImageKey, Option<PathBuf>>,
 }
 
 impl Parsed {
@@ -187,21 +198,25 @@ impl Parsed {
         let symbolizer = Symbolizer::builder().set_debug_dirs(Some([""; 0])).build();
         Parsed {
             symbolizer,
-            files: HashSet::new(),
+            files: HashMap::new(),
         }
     }
 
-    fn names(&mut self, image: &Image, address: u64) -> Vec<Named> {
-        if self.files.insert(image.key()) && self.files.len() > PARSED_MAX {
-            *self = Parsed::new();
-            self.files.insert(image.key());
+    fn names(&mut self, image: &Image, address: u64, directories: &[PathBuf]) -> Vec<Named> {
+        if !self.files.contains_key(&image.key()) {
+            if self.files.len() >= PARSED_MAX {
+                *self = Parsed::new();
+            }
+            let split = debug_file(image, directories);
+            self.files.insert(image.key(), split);
         }
         let Some(fd) = image.fd() else {
             return Vec::new();
         };
         let pinned = PathBuf::from(format!("/proc/self/fd/{fd}"));
-        debug_file(image)
-            .and_then(|file| self.names_in(&file, address))
+        let split = self.files.get(&image.key()).and_then(Option::as_deref);
+        split
+            .and_then(|file| self.names_in(file, address))
             .or_else(|| self.names_in(&pinned, address))
             .unwrap_or_default()
     }
@@ -281,18 +296,20 @@ fn named(function: &str, code: Option<&CodeInfo<'_>>, inlined: bool) -> Named {
 }
 
 /// Split debug information of this very build, where it is installed.
-fn debug_file(image: &Image) -> Option<PathBuf> {
+fn debug_file(image: &Image, directories: &[PathBuf]) -> Option<PathBuf> {
     let (first, rest) = image.build_id()?.split_first()?;
     if rest.len() < 7 {
         return None;
     }
-    let mut path = format!("{DEBUG_DIRECTORY}/{first:02x}/");
+    let mut name = format!(".build-id/{first:02x}/");
     for byte in rest {
-        path.push_str(&format!("{byte:02x}"));
+        name.push_str(&format!("{byte:02x}"));
     }
-    path.push_str(".debug");
-    let path = PathBuf::from(path);
-    let file = std::fs::File::open(&path).ok()?;
-    let debug = Image::open(file)?;
-    (debug.build_id() == image.build_id()).then_some(path)
+    name.push_str(".debug");
+    let usual = Path::new(DEBUG_DIRECTORY);
+    let places = directories.iter().map(PathBuf::as_path).chain([usual]);
+    places.map(|place| place.join(&name)).find(|path| {
+        let debug = std::fs::File::open(path).ok().and_then(Image::open);
+        debug.is_some_and(|debug| debug.build_id() == image.build_id())
+    })
 }

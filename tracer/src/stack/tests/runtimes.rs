@@ -5,13 +5,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-use tracer_ebpf::{COPY_BYTES_MAX, PYTHON_FRAMES_MAX, PythonFrame, PythonPlan};
+use tracer_ebpf::{COPY_BYTES_MAX, PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, StackCopy};
 
 use super::{
     Limits, Program, Result, Stacks, capture, capture_all, capture_thread, compile, functions,
     until_asleep,
 };
-use crate::{model::Frame, stack::unwind::Stop};
+use crate::{
+    model::{Frame, StackQuality},
+    stack::{trie::Learned, unwind::Stop},
+};
 
 /// Sleeps in `connect`'s neighbourhood: the main thread in `recv` below several Python calls, one
 /// of them through a C function (`sorted` calls back).
@@ -170,6 +173,14 @@ fn python_frames_are_shown_inside_the_interpreters() -> Result {
                 .map(|(key, value)| (key.address, value.node)),
             found.last().map(|f| (f.key(), taken.id))
         );
+        // A thread that has gone on since a first copy shows no Python frames rather than others.
+        let gone = StackCopy { tid: 1, ..copy };
+        let first = stacks.take_first(&gone, &stack);
+        let late = stacks.site(first.id);
+        assert!(!late.frames.is_empty() && late.blamed().is_none());
+        assert_eq!(late.quality, StackQuality::Truncated, "{python}");
+        assert_eq!(first.learned, Learned::default(), "{python}");
+        assert_eq!(stacks.take_first(&copy, &stack).id, taken.id, "{python}");
         // `sorted` lies between the two calls of the interpreter.
         let names = functions(&site.frames);
         let (inner, outer) = (
