@@ -25,7 +25,7 @@ pub struct Config {
     pub filter: u32,
     /// Nonzero: keep the first bytes of HTTP/1 requests.
     pub want_heads: u32,
-    /// Nonzero: take user stacks.
+    /// Take user stacks: 0 none, 1 at the opening or the first use, 2 also of each request.
     pub want_stacks: u32,
     /// Stack copies one process may cost per second before further ones are counted and skipped.
     pub copies_per_second: u32,

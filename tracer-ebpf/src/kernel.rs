@@ -1,11 +1,17 @@
 //! Reads of kernel memory at offsets that user space resolved from BTF, and of the user
 //! registers of the current task.
 
-use core::mem::offset_of;
+use core::{
+    ffi::c_void,
+    mem::{MaybeUninit, offset_of},
+};
 
 use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user,
-    generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf, bpf_task_pt_regs},
+    bpf_get_current_pid_tgid, bpf_get_current_task,
+    generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf, bpf_probe_read_kernel,
+        bpf_probe_read_user, bpf_task_pt_regs,
+    },
 };
 use tracer_ebpf::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets, ROLE_PAIR};
 
@@ -108,15 +114,30 @@ impl Object for Address {
 /// Reads `T` at `base + offset`; zero when the address can't be read.
 #[inline(always)]
 pub fn read<T: Copy + Default>(base: Address, offset: usize) -> T {
-    // SAFETY: the helper checks the address and fails on a bad one.
-    unsafe { bpf_probe_read_kernel((base + offset as u64) as *const T) }.unwrap_or_default()
+    filled_by(|to, bytes| {
+        // SAFETY: `to` has room for that; the helper checks the source.
+        unsafe { bpf_probe_read_kernel(to, bytes, (base + offset as u64) as *const c_void) };
+    })
 }
 
 /// Reads `T` at a user address; zero when it can't be read.
 #[inline(always)]
 pub fn read_user<T: Copy + Default>(address: u64) -> T {
-    // SAFETY: the helper checks the address and fails on a bad one.
-    unsafe { bpf_probe_read_user(address as *const T) }.unwrap_or_default()
+    filled_by(|to, bytes| {
+        // SAFETY: `to` has room for that; the helper checks the source.
+        unsafe { bpf_probe_read_user(to, bytes, address as *const c_void) };
+    })
+}
+
+/// A value that a helper writes. Those that read memory write zeros where they fail
+/// (kernel/trace/bpf_trace.c), so what they return need not be looked at: each look would double
+/// the paths that the verifier follows.
+#[inline(always)]
+fn filled_by<T: Copy>(helper: impl FnOnce(*mut c_void, u32)) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    helper(value.as_mut_ptr().cast(), size_of::<T>() as u32);
+    // SAFETY: the helper has written all of it; the types read are plain numbers and arrays of them.
+    unsafe { value.assume_init() }
 }
 
 /// Whether this set of programs is the one that collects.

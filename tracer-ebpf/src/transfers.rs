@@ -22,6 +22,8 @@ use crate::{
 
 /// `MSG_PEEK`: looks without taking.
 pub const MSG_PEEK: i32 = 2;
+/// Of `want_stacks`: those of each request, too.
+const STACKS_OF_REQUESTS: u32 = 2;
 const SENT: u8 = 1;
 const RECEIVED: u8 = 2;
 
@@ -69,7 +71,9 @@ pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
         WHEN_FIRST_IO
     };
     // A Go program's transport sends on another goroutine; who asked for it is known already.
-    let stack = if sock.request_stack & (STACK_GO | STACK_TICKET) == STACK_GO {
+    let stack = if sock.request_stack & (STACK_GO | STACK_TICKET) == STACK_GO
+        || (sock.open_stack != STACK_NONE && config!(want_stacks) < STACKS_OF_REQUESTS)
+    {
         sock.request_stack
     } else {
         capture_stack(sk, sock.opened_ns, u32::from(when), lane(sock, sent))

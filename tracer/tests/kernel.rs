@@ -147,7 +147,7 @@ fn programs_stay_far_from_the_verifiers_limit() -> Result<()> {
                 filter: FILTER_PROCESS,
                 own_tgid: std::process::id(),
                 want_heads: 1,
-                want_stacks: 1,
+                want_stacks: 2,
                 ..Config::default()
             },
             max_sockets: 1024,

@@ -195,7 +195,8 @@ impl Session {
             ..Config::default()
         };
         let has = |part: &str| u32::from(!options.without.iter().any(|without| without == part));
-        (config.want_heads, config.want_stacks) = (has("heads"), has("stacks"));
+        config.want_heads = has("heads");
+        config.want_stacks = has("stacks") * (1 + has("request-stacks"));
         let target = target::filter(&options.target, &mut config)?;
         let mut probes = start::load(&options, config)?;
         target.enlist(&options.target, &probes);

