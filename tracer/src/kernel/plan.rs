@@ -366,6 +366,19 @@ pub const EVENTS: &[Event] = &[
     },
 ];
 
+/// What no way of observing an event shows, on any kernel.
+#[must_use]
+pub fn unseen(event: &str) -> Option<&'static str> {
+    match event {
+        // the route is looked up before the socket's state changes, net/ipv4/tcp_ipv4.c
+        "tcp_result" => {
+            Some("connects that fail before a packet is sent (ENETUNREACH, EHOSTUNREACH, EACCES)")
+        }
+        "unix_open" => Some("connects that fail (ECONNREFUSED, ENOENT, EAGAIN)"),
+        _ => None,
+    }
+}
+
 impl Event {
     /// The ways to try. Forcing a backend leaves its own ways; an event that has none of these
     /// keeps its tracepoints, so that what the backend is not about still works, unless it is

@@ -31,7 +31,7 @@ use super::{
     maps::{self, Counters, Table},
     offsets,
     pins::{self, PinError, Pins},
-    plan::{Attach, Choice, EVENTS, Event, Probe, SYSCALLS},
+    plan::{Attach, Choice, EVENTS, Event, Probe, SYSCALLS, unseen},
     tax::{self, SyscallTax},
 };
 use crate::report::{EventStatus, Refusal};
@@ -370,6 +370,8 @@ impl Probes {
         }
         if let Some(lost) = &status.lost {
             self.degraded.push(format!("{}: {lost}", event.name));
+        } else {
+            status.lost = unseen(event.name).map(str::to_owned);
         }
         Ok(status)
     }

@@ -174,9 +174,11 @@ pub fn to_boot_guests(options: Options) -> Result<Emulator> {
 const QEMU: &str = "qemu-system-x86_64";
 
 impl Emulator {
-    /// A command line of QEMU that finds its libraries and firmware.
+    /// A command line of QEMU that finds its libraries and firmware, and ends with the thread
+    /// that starts it.
     pub fn command(&self) -> Command {
-        let mut command = sh::command(&self.qemu);
+        let mut command = sh::command("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(&self.qemu);
         if !self.libraries.is_empty() {
             let known = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
             let all = self

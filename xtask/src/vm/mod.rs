@@ -34,7 +34,7 @@ use crate::{
 /// times slower than the machine it runs on, but most of a test's time is waiting.
 const SLOWER: u32 = 2;
 /// Tests side by side, for the same reason.
-const JOBS: u32 = 5;
+const JOBS: u32 = 4;
 /// The fixture programs that are not compiled.
 const PYTHON_FIXTURES: &str = "tests/fixtures/python";
 /// The sources of those in Go: the tests look up which lines are at fault.
