@@ -198,19 +198,24 @@ pub fn run<S: AsRef<OsStr>>(arguments: &[S], limit: Duration) -> Result<Ended> {
 /// # Errors
 /// When it can't be started.
 pub fn check(pid: u32, seconds: u64) -> Result<Check> {
+    check_all(&[pid], seconds)
+}
+
+/// The same of several processes.
+///
+/// # Errors
+/// When it can't be started.
+pub fn check_all(pids: &[u32], seconds: u64) -> Result<Check> {
     host::require_root()?;
     let time = host::seconds(seconds);
     let duration = format!("{}s", time.as_secs());
-    let pid = pid.to_string();
-    let program = start(&[
-        "check",
-        "--pid",
-        &pid,
-        "--duration",
-        &duration,
-        "-o",
-        "json",
-    ])?;
+    let mut arguments: Vec<String> = ["check", "--duration", &duration, "-o", "json"]
+        .map(str::to_owned)
+        .into();
+    for pid in pids {
+        arguments.extend(["--pid".to_owned(), pid.to_string()]);
+    }
+    let program = start(&arguments)?;
     Ok(Check { program, time })
 }
 

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    let by_backend = runner::by_backend(scenarios::BY_BACKEND);
+    let by_backend = [scenarios::BY_BACKEND, verdicts::BY_BACKEND].map(runner::by_backend);
     runner::main(&[
         readme::TESTS,
         fixtures::TESTS,
@@ -67,8 +67,8 @@ fn main() -> ExitCode {
         restart::TESTS,
         output::TESTS,
         scenarios::TESTS,
-        &by_backend,
         schema::TESTS,
         targets::TESTS,
+        &by_backend.concat(),
     ])
 }

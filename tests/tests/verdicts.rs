@@ -1,12 +1,14 @@
 //! `tracer check --pid` on a leaking program says `leak`, of the right kind, at the right line, to the
 //! right remote; on its healthy twin it says `clean`.
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use tracer_tests::{
     fixtures::{self, line_of},
-    host, tests,
-    tracer::{self, Report, check},
+    host,
+    program::Program,
+    tests,
+    tracer::{self, Report, check, check_all},
 };
 
 use crate::scenes::{self, Scene};
@@ -32,7 +34,11 @@ tests![
     two_leaks_in_one_program,
     pool_and_slow_turnover_are_healthy,
     the_demo,
+    every_leak_at_once,
 ];
+
+// Held with each backend.
+tests![BY_BACKEND: every_leak_at_once];
 
 /// Source of the C client.
 const CLIENT: &str = include_str!("../fixtures/c/client.c");
@@ -51,22 +57,24 @@ const INHERIT: &str = include_str!("../fixtures/c/inherit.c");
 const WATCH: u64 = 20;
 /// Calls a second that each fixture makes.
 const RATE: u32 = 8;
+/// The same where many run side by side.
+const SLOW_RATE: u32 = 3;
 /// Calls each fixture makes at most.
 const COUNT: u32 = 800;
 
 /// What is expected of a finding.
 #[derive(Default)]
-struct Expected<'a> {
-    kind: &'a str,
-    role: &'a str,
-    function: Option<&'a str>,
-    file: Option<&'a str>,
+struct Expected {
+    kind: &'static str,
+    role: &'static str,
+    function: Option<&'static str>,
+    file: Option<&'static str>,
     line: Option<u32>,
-    family: &'a str,
-    url: Option<&'a str>,
+    family: &'static str,
+    url: Option<String>,
 }
 
-impl Expected<'_> {
+impl Expected {
     /// Holds a finding against it.
     fn hold(&self, finding: &Value, address: &str) -> Result<()> {
         let site = &finding["call_site"];
@@ -100,8 +108,12 @@ impl Expected<'_> {
             (_, Some(path)) => ensure!(remote["path"] == path, "path is not {path}"),
             (_, None) => ensure!(remote["address"] == address, "address is not {address}"),
         }
-        if let Some(url) = self.url {
-            ensure!(remote["url"] == url, "url is {}, not {url}", remote["url"]);
+        if let Some(url) = &self.url {
+            ensure!(
+                remote["url"] == **url,
+                "url is {}, not {url}",
+                remote["url"]
+            );
         }
         let number = |name: &str| finding["connections"][name].as_u64().unwrap_or(0);
         ensure!(
@@ -130,19 +142,128 @@ impl Expected<'_> {
     }
 }
 
-/// Checks a leaking program and its twin side by side.
-fn pair(leaky: &Scene, twin: &Scene, expected: &Expected<'_>) -> Result<()> {
-    let (leaky_check, twin_check) = (check(leaky.pid(), WATCH)?, check(twin.pid(), WATCH)?);
-    let report = leaky_check.report()?;
-    one_leak(&report, &leaky.address, expected).with_context(|| leaky.name.clone())?;
-    let report = twin_check.report()?;
-    report
-        .expect_verdict("clean")
-        .with_context(|| twin.name.clone())
+/// A leaking program, its healthy twin, and what is expected of the leak.
+struct Pair {
+    leaky: Scene,
+    twin: Scene,
+    expected: Expected,
+    /// Clients of those two that are servers.
+    _traffic: Vec<Program>,
+}
+
+impl Pair {
+    /// Of two programs that need nobody else.
+    fn of(leaky: Scene, twin: Scene, expected: Expected) -> Pair {
+        Pair {
+            leaky,
+            twin,
+            expected,
+            _traffic: Vec::new(),
+        }
+    }
+
+    /// Checks both side by side.
+    fn hold(self) -> Result<()> {
+        let (leaky_check, twin_check) = (
+            check(self.leaky.pid(), WATCH)?,
+            check(self.twin.pid(), WATCH)?,
+        );
+        let report = leaky_check.report()?;
+        one_leak(&report, &self.leaky.address, &self.expected)
+            .with_context(|| self.leaky.name.clone())?;
+        let report = twin_check.report()?;
+        report
+            .expect_verdict("clean")
+            .with_context(|| self.twin.name.clone())
+    }
+}
+
+/// Starts a pair whose programs call so many times a second.
+type Start = fn(u32) -> Result<Pair>;
+
+/// Pairs whose leaks have ids of their own, for [`every_leak_at_once`].
+const PAIRS: &[Start] = &[
+    in_c,
+    without_frame_pointers,
+    without_debug_information,
+    in_rust,
+    in_python,
+    unused,
+    unread,
+    unix_stream,
+    abstract_name,
+    peer_closed,
+    peer_reset,
+    streams,
+    accepted,
+    accepted_on_unix,
+    left_to_a_helper,
+];
+
+/// All pairs under one tracer: where attaching is what takes the time (emulated guests, and each
+/// backend), this shows the same as the tests of each.
+fn every_leak_at_once() -> Result<()> {
+    host::require_root()?;
+    let pairs = PAIRS
+        .iter()
+        .map(|start| start(SLOW_RATE))
+        .collect::<Result<Vec<Pair>>>()?;
+    let pids: Vec<u32> = pairs
+        .iter()
+        .flat_map(|pair| [pair.leaky.pid(), pair.twin.pid()])
+        .collect();
+    let report = check_all(&pids, WATCH)?.report()?;
+    report.expect_verdict("leak")?;
+    let mut problems = Vec::new();
+    for pair in &pairs {
+        if let Err(problem) = in_report(&report, pair) {
+            problems.push(format!("{}: {problem:#}", pair.leaky.name));
+        }
+    }
+    let strange = report.findings().iter().filter(|finding| {
+        !pairs
+            .iter()
+            .any(|pair| instance_of(finding, pair.leaky.pid()))
+    });
+    problems.extend(strange.map(|finding| format!("nobody leaks this: {finding:#}")));
+    ensure!(
+        !report.to_string().contains("secret"),
+        "a secret is given away"
+    );
+    ensure!(
+        problems.is_empty(),
+        "{}\ncoverage: {:#}",
+        problems.join("\n"),
+        report.0["coverage"]
+    );
+    Ok(())
+}
+
+/// The leak of a pair, the only one of its program, and nothing of its twin.
+fn in_report(report: &Report, pair: &Pair) -> Result<()> {
+    let of = |pid: u32| {
+        let findings = report.findings().iter();
+        findings.filter(move |finding| instance_of(finding, pid))
+    };
+    if let Some(finding) = of(pair.twin.pid()).next() {
+        bail!("the healthy twin is accused: {finding:#}");
+    }
+    let mut leaks = of(pair.leaky.pid());
+    let leak = leaks.next().context("its leak is not found")?;
+    ensure!(leaks.next().is_none(), "more than one finding");
+    pair.expected
+        .hold(leak, &pair.leaky.address)
+        .map_err(|error| anyhow!("{error:#}: {leak:#}"))
+}
+
+/// Whether a finding concerns this process.
+fn instance_of(finding: &Value, pid: u32) -> bool {
+    let instances = finding["instances"].as_array();
+    instances.is_some_and(|all| all.iter().any(|one| one["pid"] == pid))
 }
 
 /// The report has one finding, as expected, and gives no secret away.
-fn one_leak(report: &Report, address: &str, expected: &Expected<'_>) -> Result<()> {
+fn one_leak(report: &Report, address: &str, expected: &Expected) -> Result<()> {
     report.expect_verdict("leak")?;
     // What is wrong comes first, all there is to see after it.
     expected
@@ -156,7 +277,7 @@ fn one_leak(report: &Report, address: &str, expected: &Expected<'_>) -> Result<(
 }
 
 /// The C client's leak of one connection per request.
-fn fetch_price() -> Result<Expected<'static>> {
+fn fetch_price() -> Result<Expected> {
     Ok(Expected {
         kind: "client_per_request",
         role: "client",
@@ -164,53 +285,73 @@ fn fetch_price() -> Result<Expected<'static>> {
         file: Some("client.c"),
         line: Some(line_of(CLIENT, "fetch_price")?),
         family: "tcp4",
-        url: Some("http://prices.test/v1/prices/{}?token=…"),
+        url: Some("http://prices.test/v1/prices/{}?token=…".to_owned()),
     })
 }
 
 fn connection_per_request_in_c() -> Result<()> {
-    let leaky = scenes::client("client", "fetch", RATE, COUNT, "leak")?;
-    let twin = scenes::client("client", "fetch", RATE, COUNT, "close")?;
-    pair(&leaky, &twin, &fetch_price()?)
+    in_c(RATE)?.hold()
+}
+
+fn in_c(rate: u32) -> Result<Pair> {
+    let leaky = scenes::client("client", "fetch", rate, COUNT, "leak")?;
+    let twin = scenes::client("client", "fetch", rate, COUNT, "close")?;
+    Ok(Pair::of(leaky, twin, fetch_price()?))
 }
 
 fn connection_per_request_without_frame_pointers() -> Result<()> {
-    let leaky = scenes::client("client-o2", "fetch", RATE, COUNT, "leak")?;
-    let twin = scenes::client("client-o2", "fetch", RATE, COUNT, "close")?;
-    pair(&leaky, &twin, &fetch_price()?)
+    without_frame_pointers(RATE)?.hold()
+}
+
+fn without_frame_pointers(rate: u32) -> Result<Pair> {
+    let leaky = scenes::client("client-o2", "fetch", rate, COUNT, "leak")?;
+    let twin = scenes::client("client-o2", "fetch", rate, COUNT, "close")?;
+    Ok(Pair::of(leaky, twin, fetch_price()?))
 }
 
 fn connection_per_request_without_debug_information() -> Result<()> {
-    let leaky = scenes::client("client-nodebug", "fetch", RATE, COUNT, "leak")?;
-    let twin = scenes::client("client-nodebug", "fetch", RATE, COUNT, "close")?;
-    pair(
-        &leaky,
-        &twin,
-        &Expected {
+    without_debug_information(RATE)?.hold()
+}
+
+fn without_debug_information(rate: u32) -> Result<Pair> {
+    let leaky = scenes::client("client-nodebug", "fetch", rate, COUNT, "leak")?;
+    let twin = scenes::client("client-nodebug", "fetch", rate, COUNT, "close")?;
+    Ok(Pair::of(
+        leaky,
+        twin,
+        Expected {
             file: None,
             line: None,
             ..fetch_price()?
         },
-    )
+    ))
 }
 
 fn connection_per_request_over_ipv6() -> Result<()> {
+    over_ipv6(RATE)?.hold()
+}
+
+fn over_ipv6(rate: u32) -> Result<Pair> {
     let to = "[::1]:0";
-    let leaky = scenes::client_to(to, "http", "client", "fetch", RATE, COUNT, "leak")?;
-    let twin = scenes::client_to(to, "http", "client", "fetch", RATE, COUNT, "close")?;
-    pair(
-        &leaky,
-        &twin,
-        &Expected {
+    let leaky = scenes::client_to(to, "http", "client", "fetch", rate, COUNT, "leak")?;
+    let twin = scenes::client_to(to, "http", "client", "fetch", rate, COUNT, "close")?;
+    Ok(Pair::of(
+        leaky,
+        twin,
+        Expected {
             family: "tcp6",
             ..fetch_price()?
         },
-    )
+    ))
 }
 
 fn connection_per_request_in_rust() -> Result<()> {
-    let leaky = scenes::rust("rates", "http", RATE, COUNT, "leak")?;
-    let twin = scenes::rust("rates", "http", RATE, COUNT, "close")?;
+    in_rust(RATE)?.hold()
+}
+
+fn in_rust(rate: u32) -> Result<Pair> {
+    let leaky = scenes::rust("rates", "http", rate, COUNT, "leak")?;
+    let twin = scenes::rust("rates", "http", rate, COUNT, "close")?;
     let expected = Expected {
         kind: "client_per_request",
         role: "client",
@@ -218,14 +359,18 @@ fn connection_per_request_in_rust() -> Result<()> {
         file: Some("fixture-client.rs"),
         line: Some(line_of(RUST_CLIENT, "fetch_exchange_rate")?),
         family: "tcp4",
-        url: Some("http://rates.test/v1/rates/{}?token=…"),
+        url: Some("http://rates.test/v1/rates/{}?token=…".to_owned()),
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair::of(leaky, twin, expected))
 }
 
 fn connection_per_request_in_python() -> Result<()> {
-    let leaky = scenes::python("per_request.py", "http", RATE, COUNT, "leak")?;
-    let twin = scenes::python("per_request.py", "http", RATE, COUNT, "close")?;
+    in_python(RATE)?.hold()
+}
+
+fn in_python(rate: u32) -> Result<Pair> {
+    let leaky = scenes::python("per_request.py", "http", rate, COUNT, "leak")?;
+    let twin = scenes::python("per_request.py", "http", rate, COUNT, "close")?;
     let url = format!("http://{}/v1/profiles/{{}}?token=…", leaky.address);
     let expected = Expected {
         kind: "client_per_request",
@@ -234,14 +379,18 @@ fn connection_per_request_in_python() -> Result<()> {
         file: Some("per_request.py"),
         line: Some(line_of(PYTHON_CLIENT, "load_profile")?),
         family: "tcp4",
-        url: Some(&url),
+        url: Some(url),
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair::of(leaky, twin, expected))
 }
 
 fn opened_and_never_used() -> Result<()> {
-    let leaky = scenes::client("client", "idle", RATE, COUNT, "leak")?;
-    let twin = scenes::client("client", "idle", RATE, COUNT, "close")?;
+    unused(RATE)?.hold()
+}
+
+fn unused(rate: u32) -> Result<Pair> {
+    let leaky = scenes::client("client", "idle", rate, COUNT, "leak")?;
+    let twin = scenes::client("client", "idle", rate, COUNT, "close")?;
     let expected = Expected {
         kind: "never_closed",
         function: Some("open_session"),
@@ -249,25 +398,33 @@ fn opened_and_never_used() -> Result<()> {
         url: None,
         ..fetch_price()?
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair::of(leaky, twin, expected))
 }
 
 fn response_not_read() -> Result<()> {
-    let leaky = scenes::client("client", "unread", RATE, COUNT, "leak")?;
-    let twin = scenes::client("client", "unread", RATE, COUNT, "close")?;
+    unread(RATE)?.hold()
+}
+
+fn unread(rate: u32) -> Result<Pair> {
+    let leaky = scenes::client("client", "unread", rate, COUNT, "leak")?;
+    let twin = scenes::client("client", "unread", rate, COUNT, "close")?;
     let expected = Expected {
         kind: "response_not_read",
         function: Some("subscribe_prices"),
         line: Some(line_of(CLIENT, "subscribe_prices")?),
-        url: Some("http://prices.test/v1/ticker?token=…"),
+        url: Some("http://prices.test/v1/ticker?token=…".to_owned()),
         ..fetch_price()?
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair::of(leaky, twin, expected))
 }
 
 fn unix_stream_never_closed() -> Result<()> {
-    let leaky = scenes::store(RATE, COUNT, "leak")?;
-    let twin = scenes::store(RATE, COUNT, "close")?;
+    unix_stream(RATE)?.hold()
+}
+
+fn unix_stream(rate: u32) -> Result<Pair> {
+    let leaky = scenes::store(rate, COUNT, "leak")?;
+    let twin = scenes::store(rate, COUNT, "close")?;
     let expected = Expected {
         function: Some("query_store"),
         line: Some(line_of(CLIENT, "query_store")?),
@@ -275,17 +432,21 @@ fn unix_stream_never_closed() -> Result<()> {
         url: None,
         ..fetch_price()?
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair::of(leaky, twin, expected))
 }
 
 fn abstract_unix_name() -> Result<()> {
+    abstract_name(RATE)?.hold()
+}
+
+fn abstract_name(rate: u32) -> Result<Pair> {
     let name = |twin: &str| format!("unix:@tracer-test-{}-{twin}", std::process::id());
     let leaky = scenes::client_to(
         &name("leak"),
         "http",
         "client",
         "fetch",
-        RATE,
+        rate,
         COUNT,
         "leak",
     )?;
@@ -294,7 +455,7 @@ fn abstract_unix_name() -> Result<()> {
         "http",
         "client",
         "fetch",
-        RATE,
+        rate,
         COUNT,
         "close",
     )?;
@@ -304,15 +465,19 @@ fn abstract_unix_name() -> Result<()> {
     );
     let expected = Expected {
         family: "unix",
-        url: Some(&url),
+        url: Some(url),
         ..fetch_price()?
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair::of(leaky, twin, expected))
 }
 
 fn peer_closed_and_we_did_not() -> Result<()> {
-    let leaky = scenes::python("close_wait.py", "once", RATE, COUNT, "leak")?;
-    let twin = scenes::python("close_wait.py", "once", RATE, COUNT, "close")?;
+    peer_closed(RATE)?.hold()
+}
+
+fn peer_closed(rate: u32) -> Result<Pair> {
+    let leaky = scenes::python("close_wait.py", "once", rate, COUNT, "leak")?;
+    let twin = scenes::python("close_wait.py", "once", rate, COUNT, "close")?;
     let expected = Expected {
         kind: "close_wait",
         role: "client",
@@ -320,19 +485,23 @@ fn peer_closed_and_we_did_not() -> Result<()> {
         file: Some("close_wait.py"),
         line: Some(line_of(CLOSE_WAIT, "refresh_quote")?),
         family: "tcp4",
-        url: Some("http://quotes.test/v1/quotes/{}?token=…"),
+        url: Some("http://quotes.test/v1/quotes/{}?token=…".to_owned()),
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair::of(leaky, twin, expected))
 }
 
 fn peer_reset_and_we_kept_it() -> Result<()> {
+    peer_reset(RATE)?.hold()
+}
+
+fn peer_reset(rate: u32) -> Result<Pair> {
     let scene = |how| {
         scenes::client_to(
             "127.0.0.1:0",
             "reset",
             "client",
             "abandon",
-            RATE,
+            rate,
             COUNT,
             how,
         )
@@ -342,15 +511,19 @@ fn peer_reset_and_we_kept_it() -> Result<()> {
         kind: "close_wait",
         function: Some("abandon_upload"),
         line: Some(line_of(CLIENT, "abandon_upload")?),
-        url: Some("http://prices.test/v1/upload?token=…"),
+        url: Some("http://prices.test/v1/upload?token=…".to_owned()),
         ..fetch_price()?
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair::of(leaky, twin, expected))
 }
 
 fn streams_never_cancelled() -> Result<()> {
-    let leaky = scenes::rust("feed", "sse", RATE, COUNT, "leak")?;
-    let twin = scenes::rust("feed", "sse", RATE, COUNT, "close")?;
+    streams(RATE)?.hold()
+}
+
+fn streams(rate: u32) -> Result<Pair> {
+    let leaky = scenes::rust("feed", "sse", rate, COUNT, "leak")?;
+    let twin = scenes::rust("feed", "sse", rate, COUNT, "close")?;
     let expected = Expected {
         kind: "stream_never_cancelled",
         role: "client",
@@ -358,14 +531,18 @@ fn streams_never_cancelled() -> Result<()> {
         file: Some("fixture-client.rs"),
         line: Some(line_of(RUST_CLIENT, "follow_feed")?),
         family: "tcp4",
-        url: Some("http://feed.test/v1/feed?token=…"),
+        url: Some("http://feed.test/v1/feed?token=…".to_owned()),
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair::of(leaky, twin, expected))
 }
 
 fn accepted_and_never_closed() -> Result<()> {
-    let (leaky, _keeps) = scenes::python_server("leak", "leak", RATE, COUNT)?;
-    let (twin, _closes) = scenes::python_server("close", "close", RATE, COUNT)?;
+    accepted(RATE)?.hold()
+}
+
+fn accepted(rate: u32) -> Result<Pair> {
+    let (leaky, keeps) = scenes::python_server("leak", "leak", rate, COUNT)?;
+    let (twin, closes) = scenes::python_server("close", "close", rate, COUNT)?;
     let expected = Expected {
         kind: "accepted_never_closed",
         role: "server",
@@ -374,25 +551,43 @@ fn accepted_and_never_closed() -> Result<()> {
         family: "tcp4",
         ..Expected::default()
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair {
+        leaky,
+        twin,
+        expected,
+        _traffic: vec![keeps, closes],
+    })
 }
 
 fn accepted_on_a_unix_socket_and_never_closed() -> Result<()> {
-    let (leaky, _keeps) = scenes::unix_server("keep", "leak", RATE, COUNT)?;
-    let (twin, _closes) = scenes::unix_server("http", "close", RATE, COUNT)?;
+    accepted_on_unix(RATE)?.hold()
+}
+
+fn accepted_on_unix(rate: u32) -> Result<Pair> {
+    let (leaky, keeps) = scenes::unix_server("keep", "leak", rate, COUNT)?;
+    let (twin, closes) = scenes::unix_server("http", "close", rate, COUNT)?;
     let expected = Expected {
         kind: "accepted_never_closed",
         role: "server",
         family: "unix",
         ..Expected::default()
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair {
+        leaky,
+        twin,
+        expected,
+        _traffic: vec![keeps, closes],
+    })
 }
 
 fn descriptor_left_to_a_helper() -> Result<()> {
+    left_to_a_helper(RATE)?.hold()
+}
+
+fn left_to_a_helper(rate: u32) -> Result<Pair> {
     let (leaky, twin) = (
-        scenes::inherit(4, 60, "leak")?,
-        scenes::inherit(4, 60, "close")?,
+        scenes::inherit(rate.min(4), 60, "leak")?,
+        scenes::inherit(rate.min(4), 60, "close")?,
     );
     let expected = Expected {
         kind: "inherited_fd",
@@ -401,9 +596,9 @@ fn descriptor_left_to_a_helper() -> Result<()> {
         file: Some("inherit.c"),
         line: Some(line_of(INHERIT, "start_helper")?),
         family: "tcp4",
-        url: Some("http://jobs.test/v1/jobs/next?token=…"),
+        url: Some("http://jobs.test/v1/jobs/next?token=…".to_owned()),
     };
-    pair(&leaky, &twin, &expected)
+    Ok(Pair::of(leaky, twin, expected))
 }
 
 fn later_request_is_at_fault() -> Result<()> {
@@ -494,7 +689,7 @@ fn the_demo() -> Result<()> {
         file: Some("leaky-shop.rs"),
         line: Some(line_of(SHOP, "discounts")?),
         family: "tcp4",
-        url: Some("http://discounts.shop.test/v1/discounts/{}?customer=…&token=…"),
+        url: Some("http://discounts.shop.test/v1/discounts/{}?customer=…&token=…".to_owned()),
     };
     one_leak(&report, &address, &expected)?;
     ensure!(
