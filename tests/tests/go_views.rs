@@ -22,6 +22,7 @@ tests![
     connections_of_grpc,
     in_another_mount_namespace,
     hijacked_and_forgotten_by_a_server,
+    restarted_program_against_a_baseline,
 ];
 
 const BODY: &str = "response_body_not_closed";
@@ -357,5 +358,51 @@ fn hijacked_and_forgotten_by_a_server() -> Result<()> {
             .contains("handler's to close"),
         "{report}"
     );
+    Ok(())
+}
+
+/// A leak has the same id in another process of the program, whose addresses are others; one that
+/// was not there before is new.
+fn restarted_program_against_a_baseline() -> Result<()> {
+    host::require_root()?;
+    tracer::binary()?;
+    let program = go::build("1.27.3", Variant::Pie)?;
+    let directory = tempfile::tempdir()?;
+    let (_server, addresses) = served(&program, directory.path())?;
+    let saved = directory.path().join("saved.json");
+    let saved = saved.to_string_lossy();
+    let watch = |scenarios: &[&str], option: &str| -> Result<tracer::Report> {
+        let mut clients = Vec::new();
+        let mut arguments: Vec<String> = ["check", "-o", "json", "-d", "16s", option, &saved]
+            .map(str::to_owned)
+            .to_vec();
+        for scenario in scenarios {
+            let line = [scenario, "-wait", "-servers", &addresses, "-n", "200"];
+            let (client, _) =
+                Program::ready(&program, &[&line[..], &["-every", "250ms"]].concat())?;
+            arguments.extend(["--pid".to_owned(), client.pid().to_string()]);
+            clients.push(client);
+        }
+        let mut check = tracer::start(&arguments)?;
+        tracer::attached(&mut check)?;
+        for client in &mut clients {
+            client.write("go\n")?;
+        }
+        let ended = check.end(Duration::from_secs(80))?;
+        tracer::Report::parse(&ended.stdout).with_context(|| ended.stderr.clone())
+    };
+    let first = watch(&["body-http"], "--save")?;
+    let id = first.only()?["id"].clone();
+    let second = watch(&["body-http", "helper"], "--baseline")?;
+    let compared = &second.0["baseline"];
+    let new = second.findings().iter().find(|f| f["id"] != id);
+    let new = new.with_context(|| format!("nothing new: {second}"))?;
+    ensure!(at_mark(new, "LEAK helper")?, "{second}");
+    ensure!(
+        compared["new"] == serde_json::json!([new["id"]]),
+        "{second}"
+    );
+    ensure!(compared["gone"] == serde_json::json!([]), "{second}");
+    ensure!(second.findings().len() == 2, "{second}");
     Ok(())
 }

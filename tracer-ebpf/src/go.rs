@@ -8,7 +8,7 @@ pub const GO_IN_FLIGHT: u8 = 1;
 /// The response has begun. Streams only, here and below: how a connection of HTTP/1 is doing, user
 /// space reads from the program's memory.
 pub const GO_RESPONSE: u8 = 2;
-/// A client connection without a request so far.
+/// In the pool, when it was found in memory.
 pub const GO_IDLE: u8 = 3;
 /// The pool is done with it and its caller owns it: an upgrade, or hijacked from a server.
 pub const GO_HANDED_OVER: u8 = 4;
@@ -190,7 +190,8 @@ pub struct GoConn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct GoStack {
-    /// Hash of process and addresses, which tells a collision of ids.
+    /// [`go_stack_hash`] of process and addresses, one after the other. It tells a collision of ids,
+    /// and whether another task was scheduled while the stack was read and used the same room.
     pub hash: u64,
     /// Process.
     pub tgid: u32,
@@ -198,6 +199,13 @@ pub struct GoStack {
     pub frames: u32,
     /// The probe's address, then return addresses, innermost first.
     pub ips: [u64; GO_FRAMES],
+}
+
+/// Adds a value to a stack's hash, which begins as the process id.
+#[inline(always)]
+#[must_use]
+pub const fn go_stack_hash(hash: u64, value: u64) -> u64 {
+    ((hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15)).rotate_left(29)
 }
 
 /// Key of `GO_FINALIZED`, whose value is a count (u64): connections that the garbage collector

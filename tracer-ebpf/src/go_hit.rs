@@ -24,11 +24,11 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     Counter, GO_CONFIRMED, GO_FRAMES, GO_IN_FLIGHT, GO_TLS, GO_WRAPPED, GoConn, GoKey, GoLayout,
-    GoProcess, GoStack, STACK_NONE,
+    GoProcess, GoStack, STACK_NONE, go_stack_hash as mix,
 };
 
 use crate::{
-    go_stacks::{mix, remember},
+    go_stacks::remember,
     kernel::{Address, UserRegs, active, current_tgid, read, read_user},
     maps::count,
     offset,
@@ -55,6 +55,7 @@ pub struct Scratch {
 #[map]
 static GO_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+const BPF_NOEXIST: u64 = 1;
 /// Most layers (TLS, own types) between a connection and its socket.
 const LAYERS: u32 = 4;
 /// What every probe needs.
@@ -107,8 +108,9 @@ impl Hit {
     /// The entry of an object.
     #[inline(always)]
     pub fn conn(&self, object: u64) -> Option<&'static mut GoConn> {
-        // SAFETY: map values stay valid while the program runs; the runtime orders what happens to
-        // one connection.
+        // SAFETY: map values stay valid while the program runs. The runtime orders what happens to
+        // one connection, but for its first request and the start of its goroutine, which set the
+        // same.
         GO_CONNS
             .get_ptr_mut(&self.key(object))
             .map(|conn| unsafe { &mut *conn })
@@ -139,11 +141,12 @@ impl Hit {
         fresh.host_len = 0;
         fresh.path_len = 0;
         fresh.query_len = 0;
-        if GO_CONNS.insert(&self.key(object), fresh, 0).is_err() {
+        let stored = GO_CONNS.insert(&self.key(object), fresh, BPF_NOEXIST);
+        let conn = self.conn(object);
+        if stored.is_err() && conn.is_none() {
             count(Counter::GoConnMapFull);
-            return None;
         }
-        self.conn(object)
+        conn
     }
 
     /// Removes the entry of an object.
@@ -156,21 +159,15 @@ impl Hit {
     #[inline(always)]
     pub fn locate(&self, conn: &mut GoConn, mut table: u64, mut data: u64) {
         let layout = self.layout;
-        conn.fd = -1;
-        conn.sk = 0;
-        conn.inode = 0;
-        conn.net_fd = 0;
+        let (mut fd, mut net_fd) = (-1, 0);
         let mut flags = 0;
         let mut layer = 0;
         while layer < LAYERS {
             let close =
                 read_user::<u64>(table + u64::from(layout.itab_fun)).wrapping_sub(self.bias);
             if close == layout.tcp_close || close == layout.unix_close {
-                let net_fd: u64 = read_user(data);
-                conn.net_fd = net_fd;
-                let fd: i32 = read_user(net_fd + u64::from(layout.fd_sysfd));
-                conn.fd = fd;
-                conn.sk = self.socket(fd, &mut conn.inode);
+                net_fd = read_user(data);
+                fd = read_user::<i32>(net_fd + u64::from(layout.fd_sysfd));
                 break;
             }
             flags |= if close == layout.tls_close {
@@ -184,7 +181,13 @@ impl Hit {
             data = inner[1];
             layer += 1;
         }
-        conn.flags = flags;
+        let mut inode = 0;
+        let sk = self.socket(fd, &mut inode);
+        conn.flags |= flags;
+        conn.fd = fd;
+        conn.net_fd = net_fd;
+        conn.inode = inode;
+        conn.sk = sk;
     }
 
     /// The socket behind a descriptor of the current process.

@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::HashMap,
     programs::ProbeContext,
 };
-use tracer_ebpf::{GO_CLIENT, GO_HANDED_OVER, GO_IDLE, GO_NEW, GO_SERVER, GoConn, GoFinalizedKey};
+use tracer_ebpf::{GO_CLIENT, GO_HANDED_OVER, GO_NEW, GO_SERVER, GoConn, GoFinalizedKey};
 
 use crate::{
     go_hit::{Hit, register, set_state},
@@ -29,7 +29,8 @@ const OWNER_ERROR: [u64; 2] = [
 ];
 
 /// `func (pc *persistConn) readLoop()`: a connection was dialled, and its own goroutine starts. It
-/// may do so after the first request on it.
+/// may do so after the first request on it, or at the same time, so what a request sets is left
+/// alone.
 #[uprobe]
 pub fn go_read_loop(ctx: ProbeContext) -> u32 {
     try_read_loop(&ctx);
@@ -41,14 +42,9 @@ fn try_read_loop(ctx: &ProbeContext) -> Option<()> {
     let hit = Hit::new(ctx)?;
     let object = register!(hit, ax);
     let conn = hit.conn_or_new(object, GO_CLIENT)?;
-    let (state, inode, flags) = (conn.state, conn.inode, conn.flags);
-    dialled(&hit, conn, object);
-    if state != 0 && conn.inode == inode {
-        conn.flags = flags;
-        return None;
+    if conn.sk == 0 {
+        dialled(&hit, conn, object);
     }
-    conn.requests = 0;
-    set_state(conn, GO_IDLE);
     Some(())
 }
 
@@ -123,6 +119,7 @@ fn try_server_conn(ctx: &ProbeContext) -> Option<()> {
     let add = register!(hit, cx) as u8 != 0;
     if add {
         let conn = hit.conn_or_new(object, GO_SERVER)?;
+        conn.flags = 0;
         let [table, data]: [u64; 2] = read_user(object + u64::from(hit.layout.server_conn));
         hit.locate(conn, table, data);
         set_state(conn, GO_NEW);

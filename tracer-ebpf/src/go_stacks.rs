@@ -13,12 +13,6 @@ const BPF_NOEXIST: u64 = 1;
 /// Ids tried for a stack whose own id another stack has.
 const ID_TRIES: u32 = 4;
 
-/// Adds a value to a stack's hash.
-#[inline(always)]
-pub fn mix(hash: u64, value: u64) -> u64 {
-    ((hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15)).rotate_left(29)
-}
-
 /// The id of a stack, which is stored if it is new; [`STACK_NONE`] when there is no room.
 #[inline(always)]
 pub fn remember(stack: &GoStack) -> u32 {

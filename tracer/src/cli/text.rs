@@ -214,11 +214,18 @@ pub fn finding(
         field.item(if index == 0 { "in Go" } else { "" }, &clean(sentence));
     }
     let label = stack_label(finding);
-    field.lines("stack", &stack_lines(label, &finding.stack, detail));
+    let site = finding.call_site.as_ref();
+    let blamed = finding.stack.iter().position(|frame| {
+        site.is_some_and(|site| {
+            (&site.function, &site.file, site.line) == (&frame.function, &frame.file, frame.line)
+        })
+    });
+    let lines = stack_lines(label, &finding.stack, blamed, detail);
+    field.lines("stack", &lines);
     if detail == Detail::Full || finding.stack.is_empty() {
         field.lines(
             "opened",
-            &stack_lines("by connect or accept:", &finding.opener_stack, detail),
+            &stack_lines("by connect or accept:", &finding.opener_stack, None, detail),
         );
     }
     if !finding.advice.is_empty() {
@@ -355,7 +362,9 @@ fn stack_label(finding: &Finding) -> &'static str {
     }
 }
 
-fn stack_lines(label: &str, frames: &[Frame], detail: Detail) -> Vec<String> {
+/// The innermost frames, or all; where the one to `blame` is further out, the innermost one and
+/// those from the blamed one on.
+fn stack_lines(label: &str, frames: &[Frame], blame: Option<usize>, detail: Detail) -> Vec<String> {
     if frames.is_empty() {
         return Vec::new();
     }
@@ -367,14 +376,25 @@ fn stack_lines(label: &str, frames: &[Frame], detail: Detail) -> Vec<String> {
         Detail::Short => FRAMES_SHORT,
         Detail::Full => usize::MAX,
     };
-    for frame in frames.iter().take(most) {
+    let skip = match blame {
+        Some(blame) if blame + 1 >= most => 1..blame,
+        _ => 0..0,
+    };
+    let end = frames.len().min(most.saturating_add(skip.len()));
+    for (number, frame) in frames.iter().enumerate().take(end) {
+        if skip.contains(&number) {
+            if number == skip.start {
+                lines.push(format!("  … {} of libraries", skip.len()));
+            }
+            continue;
+        }
         let place = place(frame.file.as_deref(), frame.line, frame.module.as_deref());
         let inlined = if frame.inlined { " (inlined)" } else { "" };
         let line = format!("  {} {place}{inlined}", clean(&frame.function));
         lines.push(line.trim_end().to_owned());
     }
-    if frames.len() > most {
-        lines.push(format!("  … {} more", frames.len() - most));
+    if frames.len() > end {
+        lines.push(format!("  … {} more", frames.len() - end));
     }
     lines
 }

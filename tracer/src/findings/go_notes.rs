@@ -51,7 +51,7 @@ pub fn go_notes(go: &GoInfo, kind: Kind) -> Vec<String> {
     }
     if go.requests_per_connection > 0.0 && !server {
         notes.push(format!(
-            "{} requests per connection: {:.0} % of them used one that was there before.",
+            "{} requests per connection; {:.0} % of the requests used one that was there before.",
             go.requests_per_connection,
             go.reuse_ratio * 100.0
         ));
@@ -227,7 +227,7 @@ mod tests {
         says(
             &go,
             body,
-            "1.5 requests per connection: 33 % of them used one that was there before.",
+            "1.5 requests per connection; 33 % of the requests used one that was there before.",
         );
         says(&go, body, "80 goroutines are tied up by them.");
     }

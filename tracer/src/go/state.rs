@@ -3,7 +3,7 @@
 use tracer_ebpf::{
     GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_HOST_BYTES, GO_IDLE, GO_IN_FLIGHT,
     GO_NEW, GO_PATH_BYTES, GO_QUERY_BYTES, GO_READING, GO_RESPONSE, GO_SCHEME_BYTES, GO_SERVER,
-    GO_STREAM, GO_TLS, GoConn, GoKey, GoStack, STACK_NONE,
+    GO_STREAM, GO_TLS, GoConn, GoKey, GoStack, STACK_NONE, go_stack_hash,
 };
 
 use crate::model::PoolState;
@@ -216,6 +216,14 @@ fn percent(bytes: &[u8], plain: &[u8]) -> String {
     out
 }
 
+/// Whether a stack is what its hash was made of: one piece, not two that were mixed.
+#[must_use]
+pub fn is_whole(stack: &GoStack) -> bool {
+    let used = (stack.frames as usize).min(GO_FRAMES);
+    let ips = stack.ips.iter().take(used);
+    ips.fold(u64::from(stack.tgid), |hash, &ip| go_stack_hash(hash, ip)) == stack.hash
+}
+
 /// File addresses of a stack, innermost first, each inside the call it stands for; and whether the
 /// stack is longer than what was kept.
 #[must_use]
@@ -238,9 +246,11 @@ mod tests {
 
     use bytemuck::Zeroable as _;
     use proptest::prelude::*;
-    use tracer_ebpf::{GO_CLIENT, GO_IDLE, GO_RESPONSE, GO_SERVER, GoConn, GoKey, GoStack};
+    use tracer_ebpf::{
+        GO_CLIENT, GO_IDLE, GO_RESPONSE, GO_SERVER, GoConn, GoKey, GoStack, go_stack_hash,
+    };
 
-    use super::{GoRequest, Implausible, addresses, connection};
+    use super::{GoRequest, Implausible, addresses, connection, is_whole};
     use crate::model::PoolState;
 
     fn conn(method: &str, scheme: &str, host: &str, path: &str, query: &str) -> GoConn {
@@ -318,6 +328,19 @@ mod tests {
         assert_eq!(addresses(&stack, 0x1000), (vec![0x10, 0x1f, 0x2f], false));
         stack.frames = 48;
         assert!(addresses(&stack, 0).1);
+    }
+
+    #[test]
+    fn a_mixture_of_two_stacks_is_recognized() {
+        let mut stack = GoStack::zeroed();
+        (stack.tgid, stack.frames) = (7, 3);
+        stack.ips[..3].copy_from_slice(&[0x1010, 0x1020, 0x1030]);
+        stack.hash = stack.ips[..3]
+            .iter()
+            .fold(7, |hash, &ip| go_stack_hash(hash, ip));
+        assert!(is_whole(&stack));
+        stack.ips[2] = 0x2030;
+        assert!(!is_whole(&stack));
     }
 
     proptest! {

@@ -367,6 +367,11 @@ impl GoTracer {
             return Some(Arc::clone(site));
         }
         let stack = self.in_kernel.stacks.get(&id).ok()??;
+        if !state::is_whole(&stack) {
+            // Taken again with the next request from there.
+            let _ = self.in_kernel.stacks.remove(&id);
+            return None;
+        }
         let process = self.processes.get(&stack.tgid)?;
         let program = self.programs.get(process.program)?;
         let (addresses, cut) = state::addresses(&stack, process.bias);

@@ -105,3 +105,29 @@ fn a_baseline_is_compared_by_name() {
     let shown = report(&compared, Paint::OFF, 100);
     assert!(shown.contains("Against base.json\n  new       3f9a1c2b4d5e6f70  response_body_not_closed main.fetch /src/main.go:24\n  gone      77\n"), "{shown}");
 }
+
+#[test]
+fn a_short_stack_leaves_out_libraries_rather_than_the_application() {
+    let frame = |number: u32| Frame {
+        function: format!("f{number}"),
+        file: None,
+        line: Some(number),
+        ..samples::finding().stack[0].clone()
+    };
+    let frames: Vec<Frame> = (0..20).map(frame).collect();
+    let shown = |blame| stack_lines("", &frames, blame, Detail::Short).join("\n");
+    let near = shown(Some(3));
+    assert!(near.contains("f7") && !near.contains("f8"), "{near}");
+    assert!(near.ends_with("… 12 more"), "{near}");
+    let far = shown(Some(12));
+    assert!(
+        far.contains("f0") && !far.contains("f1\n") && !far.contains("f11"),
+        "{far}"
+    );
+    assert!(
+        far.contains("… 11 of libraries\n") && far.contains("f12"),
+        "{far}"
+    );
+    assert!(far.ends_with("… 1 more"), "{far}");
+    assert!(stack_lines("", &frames, Some(12), Detail::Full).len() == 20);
+}
