@@ -57,10 +57,27 @@ const INHERIT: &str = include_str!("../fixtures/c/inherit.c");
 const WATCH: u64 = 20;
 /// Calls a second that each fixture makes.
 const RATE: u32 = 8;
-/// The same where many run side by side.
-const SLOW_RATE: u32 = 3;
 /// Calls each fixture makes at most.
 const COUNT: u32 = 800;
+
+/// How fast the programs of a pair call, and how often at most: each leaked connection costs its
+/// server a thread.
+#[derive(Clone, Copy)]
+struct Pace {
+    rate: u32,
+    count: u32,
+}
+
+/// Of a pair by itself.
+const PACE: Pace = Pace {
+    rate: RATE,
+    count: COUNT,
+};
+/// Where many run side by side.
+const SLOW: Pace = Pace {
+    rate: 2,
+    count: 240,
+};
 
 /// What is expected of a finding.
 #[derive(Default)]
@@ -178,8 +195,8 @@ impl Pair {
     }
 }
 
-/// Starts a pair whose programs call so many times a second.
-type Start = fn(u32) -> Result<Pair>;
+/// Starts a pair at a pace.
+type Start = fn(Pace) -> Result<Pair>;
 
 /// Pairs whose leaks have ids of their own, for [`every_leak_at_once`].
 const PAIRS: &[Start] = &[
@@ -206,7 +223,7 @@ fn every_leak_at_once() -> Result<()> {
     host::require_root()?;
     let pairs = PAIRS
         .iter()
-        .map(|start| start(SLOW_RATE))
+        .map(|start| start(SLOW))
         .collect::<Result<Vec<Pair>>>()?;
     let pids: Vec<u32> = pairs
         .iter()
@@ -290,32 +307,32 @@ fn fetch_price() -> Result<Expected> {
 }
 
 fn connection_per_request_in_c() -> Result<()> {
-    in_c(RATE)?.hold()
+    in_c(PACE)?.hold()
 }
 
-fn in_c(rate: u32) -> Result<Pair> {
-    let leaky = scenes::client("client", "fetch", rate, COUNT, "leak")?;
-    let twin = scenes::client("client", "fetch", rate, COUNT, "close")?;
+fn in_c(Pace { rate, count }: Pace) -> Result<Pair> {
+    let leaky = scenes::client("client", "fetch", rate, count, "leak")?;
+    let twin = scenes::client("client", "fetch", rate, count, "close")?;
     Ok(Pair::of(leaky, twin, fetch_price()?))
 }
 
 fn connection_per_request_without_frame_pointers() -> Result<()> {
-    without_frame_pointers(RATE)?.hold()
+    without_frame_pointers(PACE)?.hold()
 }
 
-fn without_frame_pointers(rate: u32) -> Result<Pair> {
-    let leaky = scenes::client("client-o2", "fetch", rate, COUNT, "leak")?;
-    let twin = scenes::client("client-o2", "fetch", rate, COUNT, "close")?;
+fn without_frame_pointers(Pace { rate, count }: Pace) -> Result<Pair> {
+    let leaky = scenes::client("client-o2", "fetch", rate, count, "leak")?;
+    let twin = scenes::client("client-o2", "fetch", rate, count, "close")?;
     Ok(Pair::of(leaky, twin, fetch_price()?))
 }
 
 fn connection_per_request_without_debug_information() -> Result<()> {
-    without_debug_information(RATE)?.hold()
+    without_debug_information(PACE)?.hold()
 }
 
-fn without_debug_information(rate: u32) -> Result<Pair> {
-    let leaky = scenes::client("client-nodebug", "fetch", rate, COUNT, "leak")?;
-    let twin = scenes::client("client-nodebug", "fetch", rate, COUNT, "close")?;
+fn without_debug_information(Pace { rate, count }: Pace) -> Result<Pair> {
+    let leaky = scenes::client("client-nodebug", "fetch", rate, count, "leak")?;
+    let twin = scenes::client("client-nodebug", "fetch", rate, count, "close")?;
     Ok(Pair::of(
         leaky,
         twin,
@@ -328,13 +345,13 @@ fn without_debug_information(rate: u32) -> Result<Pair> {
 }
 
 fn connection_per_request_over_ipv6() -> Result<()> {
-    over_ipv6(RATE)?.hold()
+    over_ipv6(PACE)?.hold()
 }
 
-fn over_ipv6(rate: u32) -> Result<Pair> {
+fn over_ipv6(Pace { rate, count }: Pace) -> Result<Pair> {
     let to = "[::1]:0";
-    let leaky = scenes::client_to(to, "http", "client", "fetch", rate, COUNT, "leak")?;
-    let twin = scenes::client_to(to, "http", "client", "fetch", rate, COUNT, "close")?;
+    let leaky = scenes::client_to(to, "http", "client", "fetch", rate, count, "leak")?;
+    let twin = scenes::client_to(to, "http", "client", "fetch", rate, count, "close")?;
     Ok(Pair::of(
         leaky,
         twin,
@@ -346,12 +363,12 @@ fn over_ipv6(rate: u32) -> Result<Pair> {
 }
 
 fn connection_per_request_in_rust() -> Result<()> {
-    in_rust(RATE)?.hold()
+    in_rust(PACE)?.hold()
 }
 
-fn in_rust(rate: u32) -> Result<Pair> {
-    let leaky = scenes::rust("rates", "http", rate, COUNT, "leak")?;
-    let twin = scenes::rust("rates", "http", rate, COUNT, "close")?;
+fn in_rust(Pace { rate, count }: Pace) -> Result<Pair> {
+    let leaky = scenes::rust("rates", "http", rate, count, "leak")?;
+    let twin = scenes::rust("rates", "http", rate, count, "close")?;
     let expected = Expected {
         kind: "client_per_request",
         role: "client",
@@ -365,12 +382,12 @@ fn in_rust(rate: u32) -> Result<Pair> {
 }
 
 fn connection_per_request_in_python() -> Result<()> {
-    in_python(RATE)?.hold()
+    in_python(PACE)?.hold()
 }
 
-fn in_python(rate: u32) -> Result<Pair> {
-    let leaky = scenes::python("per_request.py", "http", rate, COUNT, "leak")?;
-    let twin = scenes::python("per_request.py", "http", rate, COUNT, "close")?;
+fn in_python(Pace { rate, count }: Pace) -> Result<Pair> {
+    let leaky = scenes::python("per_request.py", "http", rate, count, "leak")?;
+    let twin = scenes::python("per_request.py", "http", rate, count, "close")?;
     let url = format!("http://{}/v1/profiles/{{}}?token=…", leaky.address);
     let expected = Expected {
         kind: "client_per_request",
@@ -385,12 +402,12 @@ fn in_python(rate: u32) -> Result<Pair> {
 }
 
 fn opened_and_never_used() -> Result<()> {
-    unused(RATE)?.hold()
+    unused(PACE)?.hold()
 }
 
-fn unused(rate: u32) -> Result<Pair> {
-    let leaky = scenes::client("client", "idle", rate, COUNT, "leak")?;
-    let twin = scenes::client("client", "idle", rate, COUNT, "close")?;
+fn unused(Pace { rate, count }: Pace) -> Result<Pair> {
+    let leaky = scenes::client("client", "idle", rate, count, "leak")?;
+    let twin = scenes::client("client", "idle", rate, count, "close")?;
     let expected = Expected {
         kind: "never_closed",
         function: Some("open_session"),
@@ -402,12 +419,12 @@ fn unused(rate: u32) -> Result<Pair> {
 }
 
 fn response_not_read() -> Result<()> {
-    unread(RATE)?.hold()
+    unread(PACE)?.hold()
 }
 
-fn unread(rate: u32) -> Result<Pair> {
-    let leaky = scenes::client("client", "unread", rate, COUNT, "leak")?;
-    let twin = scenes::client("client", "unread", rate, COUNT, "close")?;
+fn unread(Pace { rate, count }: Pace) -> Result<Pair> {
+    let leaky = scenes::client("client", "unread", rate, count, "leak")?;
+    let twin = scenes::client("client", "unread", rate, count, "close")?;
     let expected = Expected {
         kind: "response_not_read",
         function: Some("subscribe_prices"),
@@ -419,12 +436,12 @@ fn unread(rate: u32) -> Result<Pair> {
 }
 
 fn unix_stream_never_closed() -> Result<()> {
-    unix_stream(RATE)?.hold()
+    unix_stream(PACE)?.hold()
 }
 
-fn unix_stream(rate: u32) -> Result<Pair> {
-    let leaky = scenes::store(rate, COUNT, "leak")?;
-    let twin = scenes::store(rate, COUNT, "close")?;
+fn unix_stream(Pace { rate, count }: Pace) -> Result<Pair> {
+    let leaky = scenes::store(rate, count, "leak")?;
+    let twin = scenes::store(rate, count, "close")?;
     let expected = Expected {
         function: Some("query_store"),
         line: Some(line_of(CLIENT, "query_store")?),
@@ -436,10 +453,10 @@ fn unix_stream(rate: u32) -> Result<Pair> {
 }
 
 fn abstract_unix_name() -> Result<()> {
-    abstract_name(RATE)?.hold()
+    abstract_name(PACE)?.hold()
 }
 
-fn abstract_name(rate: u32) -> Result<Pair> {
+fn abstract_name(Pace { rate, count }: Pace) -> Result<Pair> {
     let name = |twin: &str| format!("unix:@tracer-test-{}-{twin}", std::process::id());
     let leaky = scenes::client_to(
         &name("leak"),
@@ -447,7 +464,7 @@ fn abstract_name(rate: u32) -> Result<Pair> {
         "client",
         "fetch",
         rate,
-        COUNT,
+        count,
         "leak",
     )?;
     let twin = scenes::client_to(
@@ -456,7 +473,7 @@ fn abstract_name(rate: u32) -> Result<Pair> {
         "client",
         "fetch",
         rate,
-        COUNT,
+        count,
         "close",
     )?;
     let url = format!(
@@ -472,12 +489,12 @@ fn abstract_name(rate: u32) -> Result<Pair> {
 }
 
 fn peer_closed_and_we_did_not() -> Result<()> {
-    peer_closed(RATE)?.hold()
+    peer_closed(PACE)?.hold()
 }
 
-fn peer_closed(rate: u32) -> Result<Pair> {
-    let leaky = scenes::python("close_wait.py", "once", rate, COUNT, "leak")?;
-    let twin = scenes::python("close_wait.py", "once", rate, COUNT, "close")?;
+fn peer_closed(Pace { rate, count }: Pace) -> Result<Pair> {
+    let leaky = scenes::python("close_wait.py", "once", rate, count, "leak")?;
+    let twin = scenes::python("close_wait.py", "once", rate, count, "close")?;
     let expected = Expected {
         kind: "close_wait",
         role: "client",
@@ -491,10 +508,10 @@ fn peer_closed(rate: u32) -> Result<Pair> {
 }
 
 fn peer_reset_and_we_kept_it() -> Result<()> {
-    peer_reset(RATE)?.hold()
+    peer_reset(PACE)?.hold()
 }
 
-fn peer_reset(rate: u32) -> Result<Pair> {
+fn peer_reset(Pace { rate, count }: Pace) -> Result<Pair> {
     let scene = |how| {
         scenes::client_to(
             "127.0.0.1:0",
@@ -502,7 +519,7 @@ fn peer_reset(rate: u32) -> Result<Pair> {
             "client",
             "abandon",
             rate,
-            COUNT,
+            count,
             how,
         )
     };
@@ -518,12 +535,12 @@ fn peer_reset(rate: u32) -> Result<Pair> {
 }
 
 fn streams_never_cancelled() -> Result<()> {
-    streams(RATE)?.hold()
+    streams(PACE)?.hold()
 }
 
-fn streams(rate: u32) -> Result<Pair> {
-    let leaky = scenes::rust("feed", "sse", rate, COUNT, "leak")?;
-    let twin = scenes::rust("feed", "sse", rate, COUNT, "close")?;
+fn streams(Pace { rate, count }: Pace) -> Result<Pair> {
+    let leaky = scenes::rust("feed", "sse", rate, count, "leak")?;
+    let twin = scenes::rust("feed", "sse", rate, count, "close")?;
     let expected = Expected {
         kind: "stream_never_cancelled",
         role: "client",
@@ -537,12 +554,12 @@ fn streams(rate: u32) -> Result<Pair> {
 }
 
 fn accepted_and_never_closed() -> Result<()> {
-    accepted(RATE)?.hold()
+    accepted(PACE)?.hold()
 }
 
-fn accepted(rate: u32) -> Result<Pair> {
-    let (leaky, keeps) = scenes::python_server("leak", "leak", rate, COUNT)?;
-    let (twin, closes) = scenes::python_server("close", "close", rate, COUNT)?;
+fn accepted(Pace { rate, count }: Pace) -> Result<Pair> {
+    let (leaky, keeps) = scenes::python_server("leak", "leak", rate, count)?;
+    let (twin, closes) = scenes::python_server("close", "close", rate, count)?;
     let expected = Expected {
         kind: "accepted_never_closed",
         role: "server",
@@ -560,12 +577,12 @@ fn accepted(rate: u32) -> Result<Pair> {
 }
 
 fn accepted_on_a_unix_socket_and_never_closed() -> Result<()> {
-    accepted_on_unix(RATE)?.hold()
+    accepted_on_unix(PACE)?.hold()
 }
 
-fn accepted_on_unix(rate: u32) -> Result<Pair> {
-    let (leaky, keeps) = scenes::unix_server("keep", "leak", rate, COUNT)?;
-    let (twin, closes) = scenes::unix_server("http", "close", rate, COUNT)?;
+fn accepted_on_unix(Pace { rate, count }: Pace) -> Result<Pair> {
+    let (leaky, keeps) = scenes::unix_server("keep", "leak", rate, count)?;
+    let (twin, closes) = scenes::unix_server("http", "close", rate, count)?;
     let expected = Expected {
         kind: "accepted_never_closed",
         role: "server",
@@ -581,13 +598,13 @@ fn accepted_on_unix(rate: u32) -> Result<Pair> {
 }
 
 fn descriptor_left_to_a_helper() -> Result<()> {
-    left_to_a_helper(RATE)?.hold()
+    left_to_a_helper(PACE)?.hold()
 }
 
-fn left_to_a_helper(rate: u32) -> Result<Pair> {
+fn left_to_a_helper(Pace { rate, count }: Pace) -> Result<Pair> {
     let (leaky, twin) = (
-        scenes::inherit(rate.min(4), 60, "leak")?,
-        scenes::inherit(rate.min(4), 60, "close")?,
+        scenes::inherit(rate.min(4), count.min(480 / rate), "leak")?,
+        scenes::inherit(rate.min(4), count.min(480 / rate), "close")?,
     );
     let expected = Expected {
         kind: "inherited_fd",
