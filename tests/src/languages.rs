@@ -141,7 +141,11 @@ pub const MEMBERS: &[Member] = &[
                 &[&s.plain, PACE[0], PACE[1]],
             )
         },
-        line("../src/bin/fixture-tokio.rs", "load_rates", ""),
+        line(
+            "../src/bin/fixture-tokio.rs",
+            "load_rates",
+            "fixture_tokio::load_rates::{{closure}}",
+        ),
         Gdb::Equal,
     )),
     cheap(member(

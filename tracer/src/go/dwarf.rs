@@ -235,6 +235,17 @@ mod tests {
         assert_eq!(layout.stream_url, offsets::layout(None).stream_url);
     }
 
+    /// A C program whose structures have names of Go's (a seed of the fuzzer).
+    const PROGRAM: &[u8] = include_bytes!("../../../fuzz/seeds/go_dwarf/program");
+
+    #[test]
+    fn members_are_read_from_real_dwarf() {
+        let types = read(PROGRAM).unwrap_or_default();
+        assert_eq!(types["net/http.persistConn"]["conn"], 16);
+        assert_eq!(types["runtime.g"]["goid"], 8);
+        assert_eq!(types["net/url.URL"]["Path"], 16);
+    }
+
     proptest! {
         #[test]
         fn no_input_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {

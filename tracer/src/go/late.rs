@@ -348,20 +348,115 @@ pub(crate) fn read_hostile(data: &[u8]) {
         for at in 0..16 {
             let _ = super::settings::read(&memory, &members, word(at));
             if let Some(found) = scan.goroutine(word(at), &reading, 1) {
-                let key = bytemuck::Zeroable::zeroed();
-                let _ = super::state::connection(&key, &found.conn);
+                let key = tracer_ebpf::GoKey {
+                    object: found.object,
+                    ..bytemuck::Zeroable::zeroed()
+                };
+                if let Ok(connection) = super::state::connection(&key, &found.conn) {
+                    let _ = super::live::look(&memory, &members, &connection);
+                }
             }
         }
     }
     let bytes = data.get(..size_of::<GoConn>()).unwrap_or_default();
-    if let Ok(conn) = bytemuck::try_pod_read_unaligned::<GoConn>(bytes) {
-        let _ = super::state::connection(&bytemuck::Zeroable::zeroed(), &conn);
+    if let Ok(conn) = bytemuck::try_pod_read_unaligned::<GoConn>(bytes)
+        && let Ok(connection) = super::state::connection(&bytemuck::Zeroable::zeroed(), &conn)
+    {
+        let members = offsets::members(None);
+        let _ = super::live::look(&memory, &members, &connection);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{put, referred};
+    use tracer_ebpf::GO_IN_FLIGHT;
+
+    use super::{Memory, Scan, offsets, put, read_hostile, referred};
+
+    /// A goroutine in `readLoop` that waits for the response to `GET http://h/p`.
+    fn waiting() -> Vec<u8> {
+        let at = |offset: u64| 0x1_0000 + offset;
+        let members = offsets::members(Some(offsets::NEWEST));
+        let mut bytes = vec![0; 4096];
+        let mut put = |offset: u64, text: &[u8]| {
+            let offset = offset as usize;
+            bytes[offset..offset + text.len()].copy_from_slice(text);
+        };
+        // readLoop's place and length, no bias, the three `Close`, and the goroutine.
+        for (offset, word) in [
+            (0, 0x40_0000),
+            (8, 0x100),
+            (24, 0x41_0000),
+            (32, 0x41_1000),
+            (40, 0x41_2000),
+            (64, at(0x200)),
+        ] {
+            put(offset, &u64::to_le_bytes(word));
+        }
+        for (offset, word) in [
+            // the goroutine: its stack, its state, what it waits for
+            (0x208, at(0x600)),
+            (0x238, at(0x400)),
+            (0x200 + members.g_status, 4),
+            (0x200 + members.g_wait_reason, 2),
+            // its stack: a return address, the connection, a `requestAndChan`
+            (0x400, 0x40_0010),
+            (0x408, at(0x800)),
+            (0x410, at(0xb00)),
+            (0x418, at(0xb80)),
+            // the connection, its interface, its descriptor
+            (0x800 + u64::from(offsets::CONN_CONN), at(0xa00)),
+            (0x808 + u64::from(offsets::CONN_CONN), at(0xa80)),
+            (0x800 + u64::from(offsets::CONN_TRANSPORT), at(0xf00)),
+            (0x800 + members.conn_expected, 1),
+            (0xa00 + u64::from(offsets::ITAB_FUN), 0x41_0000),
+            (0xa80, at(0xac0)),
+            (0xac0 + u64::from(offsets::FD_SYSFD), 7),
+            // the request and its URL
+            (0xb00, at(0xc00)),
+            (0xb80 + super::CHANNEL_ELEMENT_SIZE, 24),
+            (0xc00, at(0xe00)),
+            (0xc08, 3),
+            (0xc10, at(0xd00)),
+            (0xd00, at(0xe08)),
+            (0xd08, 4),
+            (0xd00 + u64::from(offsets::URL_HOST), at(0xe10)),
+            (0xd08 + u64::from(offsets::URL_HOST), 1),
+            (0xd00 + u64::from(offsets::URL_PATH), at(0xe18)),
+            (0xd08 + u64::from(offsets::URL_PATH), 2),
+        ] {
+            put(offset, &u64::to_le_bytes(word));
+        }
+        for (offset, text) in [(0xe00, "GET"), (0xe08, "http"), (0xe10, "h"), (0xe18, "/p")] {
+            put(offset, text.as_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_goroutine_leads_to_its_connection_and_request() {
+        let bytes = waiting();
+        read_hostile(&bytes);
+        let memory = Memory::hostile(&bytes);
+        let scan = Scan {
+            memory: &memory,
+            members: &offsets::members(Some(offsets::NEWEST)),
+            bias: 0,
+            tcp_close: 0x41_0000,
+            unix_close: 0x41_1000,
+            tls_close: 0x41_2000,
+        };
+        let found = scan.goroutine(0x1_0200, &(0x40_0000..0x40_0100), 5);
+        let found = found.map(|found| (found.object, found.conn));
+        assert!(found.is_some_and(|(object, conn)| object == 0x1_0800
+            && conn.fd == 7
+            && conn.state == GO_IN_FLIGHT
+            && conn.requests == 1
+            && conn.method.starts_with(b"GET")
+            && conn.path.starts_with(b"/p")));
+        let elsewhere = scan.goroutine(0x1_0200, &(0x50_0000..0x50_0100), 5);
+        assert!(elsewhere.is_none(), "it is not in readLoop");
+    }
 
     #[test]
     fn operands_relative_to_the_instruction_are_found() {

@@ -279,8 +279,13 @@ impl Parsed {
         let Ok(Symbolized::Sym(sym)) = found else {
             return None;
         };
-        let outer = sym.name.strip_suffix(name)?;
-        outer.ends_with("::").then(|| sym.name.into_owned())
+        // What has no name of its own is called differently there: `shop::lookup::{{closure}}` is
+        // the `{async_fn#0}` of `lookup`.
+        let same = match sym.name.strip_suffix(name) {
+            Some(outer) => outer.ends_with("::"),
+            None => name.starts_with('{') && sym.name.contains("::{"),
+        };
+        same.then(|| sym.name.into_owned())
     }
 }
 
