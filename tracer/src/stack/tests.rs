@@ -6,11 +6,12 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
 };
 
 use tracer_ebpf::{COPY_BYTES_MAX, StackCopy, TRIE_END};
 
-use super::{Limits, Stacks, unwind::Stop};
+use super::{Limits, Stacks, image::Image, symbolize::Names, unwind::Stop};
 use crate::model::{Frame, StackQuality};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -311,6 +312,35 @@ fn a_stripped_binary_has_places_of_functions_and_a_complete_stack() -> Result {
         functions(&site.frames).iter().any(|f| f.contains("read")),
         "dynamic symbols"
     );
+    Ok(())
+}
+
+#[test]
+fn damaged_debug_information_costs_lines_and_not_the_symbol_table() -> Result {
+    let dir = tempfile::tempdir()?;
+    let program = compile(dir.path(), &["-O1", "-g", "-gz=none"])?;
+    let whole = std::fs::read(&program)?;
+    let sound = Image::open(std::fs::File::open(&program)?).ok_or("no image")?;
+    let (leaf, _) = sound.symbols(&["leaf"])[0].ok_or("no leaf")?;
+    let mut names = Names::default();
+    for section in [".debug_info", ".debug_abbrev", ".debug_line", ".debug_str"] {
+        let part = sound.section(section).ok_or(section)?.bytes.clone();
+        for step in [1, 3, 7, 31] {
+            let mut damaged = whole.clone();
+            for (turn, at) in part.clone().step_by(step).enumerate() {
+                damaged[at] ^= 0xff - turn as u8;
+            }
+            let file = dir.path().join(format!("damaged{section}{step}"));
+            std::fs::write(&file, damaged)?;
+            let image = Arc::new(Image::open(std::fs::File::open(&file)?).ok_or("no image")?);
+            let found = names.at(&image, leaf + 1);
+            let outer = found.last().ok_or("no name")?;
+            // Strings are names, too: what is written there is believed.
+            if section != ".debug_str" {
+                assert_eq!(outer.function, "leaf", "{section} {step}");
+            }
+        }
+    }
     Ok(())
 }
 
