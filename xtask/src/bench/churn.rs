@@ -85,7 +85,7 @@ impl Cost {
 fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut load = Load::start(bench, &["churn"])?;
     let watchers = [BARE, LIFECYCLE, COUNTING, STACKS, ALL];
-    let own = compare(bench, &mut load, &watchers, bench.rounds(9))?;
+    let own = compare(bench, &mut load, &watchers, bench.rounds(6))?;
     let [bare, lifecycle, counting, stacks, all] = own.as_slice() else {
         return Ok(Vec::new());
     };

@@ -20,7 +20,7 @@ pub const SECTION: Section = Section {
 fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut load = Load::start(bench, &["keep"])?;
     let watchers = [COUNTING, STACKS, ALL];
-    let costs = compare(bench, &mut load, &watchers, bench.rounds(9))?;
+    let costs = compare(bench, &mut load, &watchers, bench.rounds(6))?;
     let [counting, stacks, all] = costs.as_slice() else {
         return Ok(Vec::new());
     };
