@@ -12,8 +12,13 @@ use super::{
 pub const SECTION: Section = Section {
     name: "keepalive",
     title: "Requests on a kept connection",
-    about: "As above, but each client keeps its connection and sends one HTTP request after the other, each a new turn \
-            whose stack and first bytes are taken on both ends. The bar is that of a prototype that kept neither stack nor URL of a request. What these add is             work that every request is worth, because any may be the one that leaks: of the time in the four programs of a             request, a profile (perf, cpu-clock) has 27 % in copying the stack's beginning and the request's head from the             program's memory, 27 % in the programs themselves, 13 % in the tracepoints' calls, 12 % in comparing return             addresses, 11 % in looking up the socket, and 6 % in comparing the head with the one before.",
+    about: "As above, but each client keeps its connection and sends one HTTP request after the other, each a \
+            new turn whose stack and first bytes are taken on both ends. The bar is that of a prototype that \
+            kept neither stack nor URL of a request. What these add is work that every request is worth, because \
+            any may be the one that leaks: of the time in the four programs of a request, a profile (perf, \
+            cpu-clock) has 27 % in copying the stack's beginning and the request's head from the program's memory, \
+            27 % in the programs themselves, 13 % in the tracepoints' calls, 12 % in comparing return addresses, \
+            11 % in looking up the socket, and 6 % in comparing the head with the one before.",
     run,
 };
 
