@@ -1,6 +1,8 @@
 //! `tracer check --pid` on a leaking program says `leak`, of the right kind, at the right line, to the
 //! right remote; on its healthy twin it says `clean`.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use tracer_tests::{
@@ -484,7 +486,11 @@ fn abstract_unix_name() -> Result<()> {
 }
 
 fn abstract_name(Pace { rate, count }: Pace) -> Result<Pair> {
-    let name = |twin: &str| format!("unix:@tracer-test-{}-{twin}", std::process::id());
+    // several tests start this pair, and may do so side by side
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    let name = |twin: &str| format!("unix:@tracer-test-{process}-{number}-{twin}");
     let leaky = scenes::client_to(
         &name("leak"),
         "http",
