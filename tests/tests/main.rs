@@ -15,6 +15,7 @@ mod go_views;
 mod languages;
 mod moved;
 mod output;
+mod pairs;
 mod readme;
 mod restart;
 mod scenarios;
