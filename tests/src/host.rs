@@ -165,18 +165,6 @@ pub fn tcp_states(pid: u32) -> Result<BTreeMap<&'static str, usize>> {
     Ok(states)
 }
 
-/// Whether the main thread of a process sits in a system call that waits for events.
-///
-/// # Errors
-/// When the process is gone.
-pub fn waits_for_events(pid: u32) -> Result<bool> {
-    // poll, epoll_wait, ppoll, epoll_pwait of x86-64
-    const WAITING: [&str; 4] = ["7", "232", "271", "281"];
-    let call = fs::read_to_string(format!("/proc/{pid}/syscall"))?;
-    let number = call.split_whitespace().next().unwrap_or_default();
-    Ok(WAITING.contains(&number))
-}
-
 /// Ids of the BPF programs that a process holds, directly or by a link.
 ///
 /// # Errors

@@ -251,8 +251,8 @@ fn local_socket_is_for_root_only() -> Result<()> {
 }
 
 fn sigterm_detaches_everything() -> Result<()> {
-    let mut watched = watched()?;
-    let programs = tracer::attached(&mut watched.daemon)?;
+    let watched = watched()?;
+    let programs = tracer::programs(&watched.daemon)?;
     watched.daemon.signal(libc::SIGTERM)?;
     let Watched {
         daemon,

@@ -25,16 +25,16 @@ tests![
     restarted_program_against_a_baseline,
 ];
 
-const BODY: &str = "response_body_not_closed";
+pub const BODY: &str = "response_body_not_closed";
 
 /// A client that runs by itself, and its server.
-struct Running {
-    client: Program,
+pub struct Running {
+    pub client: Program,
     server: Program,
     _directory: tempfile::TempDir,
 }
 
-fn running(scenario: &str, n: &str) -> Result<Running> {
+pub fn running(scenario: &str, n: &str) -> Result<Running> {
     host::require_root()?;
     // Before the program runs, which does so for a limited time.
     tracer::binary()?;
@@ -57,7 +57,7 @@ fn served(program: &Path, directory: &Path) -> Result<(Program, String)> {
 }
 
 /// Whether the call site is the line marked so.
-fn at_mark(finding: &Value, mark: &str) -> Result<bool> {
+pub fn at_mark(finding: &Value, mark: &str) -> Result<bool> {
     let site = &finding["call_site"];
     Ok(go::marked(mark)?
         .iter()

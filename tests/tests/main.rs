@@ -70,6 +70,8 @@ fn main() -> ExitCode {
         scenarios::TESTS,
         schema::TESTS,
         targets::TESTS,
+        // the heaviest last, when least runs beside them
+        verdicts::BY_BACKEND,
         &by_backend.concat(),
     ])
 }

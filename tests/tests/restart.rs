@@ -19,10 +19,14 @@ use tracer_tests::{
     tests, tracer, wait,
 };
 
-use crate::scenes::{self, Scene};
+use crate::{
+    go_views,
+    scenes::{self, Scene},
+};
 
 tests![
     restarted_daemon_goes_on,
+    what_is_known_of_go_programs_lasts,
     pins_that_do_not_fit_are_replaced,
     pins_are_refused_where_they_can_not_be,
 ];
@@ -116,11 +120,11 @@ fn leak(daemon: &Daemon) -> Result<Value> {
     })
 }
 
-/// Waits until the program has opened more sockets.
-fn opens_more(scene: &Scene, more: usize) -> Result<()> {
-    let before = socket_inodes(scene.pid())?.len();
+/// Waits until a program has opened more sockets.
+fn opens_more(pid: u32, more: usize) -> Result<()> {
+    let before = socket_inodes(pid)?.len();
     wait::until("more connections", seconds(60), || {
-        Ok(socket_inodes(scene.pid())?.len() >= before + more)
+        Ok(socket_inodes(pid)?.len() >= before + more)
     })
 }
 
@@ -165,11 +169,11 @@ fn restarted_daemon_goes_on() -> Result<()> {
     let earlier = complete(&daemon, &scene)?;
     leak(&daemon)?;
     for signal in [libc::SIGTERM, libc::SIGKILL] {
-        let programs = tracer::attached(&mut daemon.program)?;
+        let programs = tracer::programs(&daemon.program)?;
         let before = leak(&daemon)?;
         daemon.program.signal(signal)?;
         daemon.program.end(seconds(30))?;
-        opens_more(&scene, 16)?;
+        opens_more(scene.pid(), 16)?;
         let mut left = 0;
         for id in &programs {
             left += usize::from(host::bpf_program_exists(*id)?);
@@ -198,6 +202,47 @@ fn restarted_daemon_goes_on() -> Result<()> {
     Ok(())
 }
 
+/// The probes of a Go program are the daemon's own and go with it. What they told stays, and what
+/// was opened meanwhile is found in the program's memory.
+fn what_is_known_of_go_programs_lasts() -> Result<()> {
+    let bpffs = BpfFs::mount()?;
+    let running = go_views::running("body-http", "400")?;
+    let pid = running.client.pid();
+    let mut daemon = bpffs.daemon(pid, &[])?;
+    let at_fault = |daemon: &Daemon| {
+        wait::for_value("the line at fault", seconds(60), || {
+            let report = daemon.report()?;
+            for finding in report.findings() {
+                if finding["kind"] == go_views::BODY
+                    && go_views::at_mark(finding, "LEAK body-http")?
+                {
+                    return Ok(Some(finding.clone()));
+                }
+            }
+            Ok(None)
+        })
+    };
+    let before = at_fault(&daemon)?;
+    daemon.program.signal(libc::SIGTERM)?;
+    daemon.program.end(seconds(30))?;
+    opens_more(pid, 8)?;
+    daemon = bpffs.daemon(pid, &[])?;
+    opens_more(pid, 8)?;
+    let after = at_fault(&daemon)?;
+    ensure!(
+        lasting(&before) == lasting(&after),
+        "it was {before:#}, it is {after:#}"
+    );
+    let open = |finding: &Value| finding["connections"]["open"].as_u64().unwrap_or(0);
+    wait::until("what was opened meanwhile", seconds(60), || {
+        let report = daemon.report()?;
+        let bodies = |f: &Value| f["kind"] == go_views::BODY;
+        ensure!(report.findings().iter().all(bodies), "{report}");
+        let all: u64 = report.findings().iter().map(open).sum();
+        Ok(all >= open(&before) + 16)
+    })
+}
+
 /// Directories of pins, as seen from outside.
 fn kept(bpffs: &BpfFs) -> Result<Vec<String>> {
     let entries = fs::read_dir(bpffs.outside())?;
@@ -208,8 +253,8 @@ fn kept(bpffs: &BpfFs) -> Result<Vec<String>> {
 fn pins_that_do_not_fit_are_replaced() -> Result<()> {
     let bpffs = BpfFs::mount()?;
     let scene = scenes::client("client", "fetch", 8, 900, "leak")?;
-    let mut daemon = bpffs.daemon(scene.pid(), &["--max-sockets", "5000"])?;
-    let programs = tracer::attached(&mut daemon.program)?;
+    let daemon = bpffs.daemon(scene.pid(), &["--max-sockets", "5000"])?;
+    let programs = tracer::programs(&daemon.program)?;
     let before = kept(&bpffs)?;
     ensure!(before.len() == 1, "{before:?}");
     daemon.program.signal(libc::SIGTERM)?;
@@ -245,8 +290,7 @@ fn pins_that_do_not_fit_are_replaced() -> Result<()> {
     );
 
     // Whoever removes the directory ends it all.
-    let mut daemon = daemon;
-    let programs = tracer::attached(&mut daemon.program)?;
+    let programs = tracer::programs(&daemon.program)?;
     daemon.program.signal(libc::SIGTERM)?;
     daemon.program.end(seconds(30))?;
     fs::remove_dir_all(bpffs.outside())?;

@@ -1,6 +1,8 @@
 //! `tracer check --pid` on a leaking program says `leak`, of the right kind, at the right line, to the
 //! right remote; on its healthy twin it says `clean`.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use tracer_tests::{
@@ -12,7 +14,7 @@ use tracer_tests::{
 };
 
 use crate::{
-    pairs::{self, CLIENT, COUNT, Expected, PACE, PAIRS, Pair, RATE, SLOW, fetch_price},
+    pairs::{self, CLIENT, COUNT, Expected, PACE, PAIRS, Pair, RATE, fetch_price, slow},
     scenes,
 };
 
@@ -37,7 +39,6 @@ tests![
     two_leaks_in_one_program,
     pool_and_slow_turnover_are_healthy,
     the_demo,
-    every_leak_at_once,
 ];
 
 // Held with each backend.
@@ -67,6 +68,8 @@ const WATCH: u64 = 20;
 /// All pairs under one tracer: where attaching is what takes the time (emulated guests, and each
 /// backend), this shows the same as the tests of each.
 fn every_leak_at_once() -> Result<()> {
+    // sixty programs: with those of another backend beside them, an emulated processor falls behind
+    static ONE: Mutex<()> = Mutex::new(());
     host::require_root()?;
     let hooks = tracer::hooks()?;
     if ["send", "receive"]
@@ -76,19 +79,23 @@ fn every_leak_at_once() -> Result<()> {
         let why = "it sees no transfers here; what is seen then, the tests of backends hold";
         bail!(NotApplicable(why.to_owned()));
     }
-    let pairs = PAIRS
-        .iter()
-        .map(|start| start(SLOW))
-        .collect::<Result<Vec<Pair>>>()?;
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pairs: Vec<Pair> = Vec::new();
+    for start in PAIRS {
+        let pair = start(slow())?;
+        // else it would be done before the probes are attached where that takes a minute
+        signal(&pair, libc::SIGSTOP)?;
+        pairs.push(pair);
+    }
     let pids: Vec<u32> = pairs
         .iter()
         .flat_map(|pair| [pair.leaky.pid(), pair.twin.pid()])
         .collect();
-    // else they would be done before the probes are attached where that takes a minute
-    signal_all(&pairs, libc::SIGSTOP)?;
     let mut check = check_all(&pids, WATCH)?;
     tracer::attached(&mut check.program)?;
-    signal_all(&pairs, libc::SIGCONT)?;
+    for pair in &pairs {
+        signal(pair, libc::SIGCONT)?;
+    }
     let report = check.report()?;
     report.expect_verdict("leak")?;
     let mut problems = Vec::new();
@@ -116,15 +123,11 @@ fn every_leak_at_once() -> Result<()> {
     Ok(())
 }
 
-/// Sends a signal to all programs that call.
-fn signal_all(pairs: &[Pair], signal: i32) -> Result<()> {
-    for pair in pairs {
-        for program in [&pair.leaky.program, &pair.twin.program] {
-            program.signal(signal)?;
-        }
-        for program in &pair.traffic {
-            program.signal(signal)?;
-        }
+/// Sends a signal to the programs of a pair that call.
+fn signal(pair: &Pair, signal: i32) -> Result<()> {
+    let programs = [&pair.leaky.program, &pair.twin.program];
+    for program in programs.into_iter().chain(&pair.traffic) {
+        program.signal(signal)?;
     }
     Ok(())
 }
@@ -138,9 +141,13 @@ fn in_report(report: &Report, pair: &Pair) -> Result<()> {
     if let Some(finding) = of(pair.twin.pid()).next() {
         bail!("the healthy twin is accused: {finding:#}");
     }
-    let mut leaks = of(pair.leaky.pid());
+    // what was lost is a finding of its own, of which little is known
+    let lost = report.0["coverage"]["losses"]["recursion_misses"].as_u64() > Some(0);
+    let mut leaks = of(pair.leaky.pid()).filter(|f| !lost || f["confidence"] != "low");
     let leak = leaks.next().context("its leak is not found")?;
-    ensure!(leaks.next().is_none(), "more than one finding");
+    if let Some(other) = leaks.next() {
+        bail!("more than one finding: {leak:#} and {other:#}");
+    }
     pair.expected
         .hold(leak, &pair.leaky.address)
         .map_err(|error| anyhow!("{error:#}: {leak:#}"))

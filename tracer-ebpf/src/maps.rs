@@ -17,10 +17,10 @@ use tracer_ebpf::{
 pub static SOCKS: HashMap<u64, Sock> = HashMap::with_max_entries(131_072, 0);
 /// Connections that ended, by what they had in common.
 #[map]
-pub static AGG: HashMap<AggKey, AggValue> = HashMap::with_max_entries(16_384, 0);
+pub static AGG: HashMap<AggKey, AggValue> = HashMap::with_max_entries(8_192, 0);
 /// First and latest request heads of live sockets.
 #[map]
-pub static HEADS: HashMap<HeadKey, Head> = HashMap::with_max_entries(16_384, 0);
+pub static HEADS: HashMap<HeadKey, Head> = HashMap::with_max_entries(8_192, 0);
 /// Listening ports of target processes.
 #[map]
 pub static LISTENERS: HashMap<ListenKey, ListenValue> = HashMap::with_max_entries(4_096, 0);
@@ -29,13 +29,13 @@ pub static LISTENERS: HashMap<ListenKey, ListenValue> = HashMap::with_max_entrie
 pub static PATHS: HashMap<u64, PathValue> = HashMap::with_max_entries(4_096, 0);
 /// Failed connects by process and errno.
 #[map]
-pub static ERRORS: HashMap<ErrorKey, u64> = HashMap::with_max_entries(4_096, 0);
+pub static ERRORS: HashMap<ErrorKey, u64> = HashMap::with_max_entries(2_048, 0);
 /// Processes to watch (`FILTER_PROCESS`; for the descriptor scan also `FILTER_CGROUP`).
 #[map]
 pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
 /// Known call paths.
 #[map]
-pub static TRIE: HashMap<TrieKey, TrieValue> = HashMap::with_max_entries(65_536, 0);
+pub static TRIE: HashMap<TrieKey, TrieValue> = HashMap::with_max_entries(49_152, 0);
 /// Known call paths as a whole.
 #[map]
 pub static SHAPES: Array<Shape> = Array::with_max_entries(SHAPES_MAX, 0);
@@ -45,13 +45,13 @@ pub static SHAPES: Array<Shape> = Array::with_max_entries(SHAPES_MAX, 0);
 pub static HINTS: Array<u32> = Array::with_max_entries(SHAPES_MAX, 0);
 /// Stack copies on their way to user space.
 #[map]
-pub static STACKS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+pub static STACKS: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
 /// Call sites that need larger copies.
 #[map]
 pub static COPY_SIZES: LruHashMap<CopySizeKey, u32> = LruHashMap::with_max_entries(4_096, 0);
 /// How to find the Python frames of processes that run Python.
 #[map]
-pub static PYTHON: HashMap<u32, PythonPlan> = HashMap::with_max_entries(4_096, 0);
+pub static PYTHON: HashMap<u32, PythonPlan> = HashMap::with_max_entries(2_048, 0);
 /// Stack copies each process may still cost.
 #[map]
 pub static BUDGETS: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(4_096, 0);

@@ -43,7 +43,7 @@ pub struct UvAsked {
 
 /// Stacks of those who made a handle.
 #[map]
-pub static UV_HANDLES: LruHashMap<UvKey, u32> = LruHashMap::with_max_entries(8_192, 0);
+pub static UV_HANDLES: LruHashMap<UvKey, u32> = LruHashMap::with_max_entries(4_096, 0);
 /// By thread: the stack for the connect that follows.
 #[map]
 pub static UV_CONNECTS: LruHashMap<u64, UvAsked> = LruHashMap::with_max_entries(1_024, 0);

@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::{MapData, RingBuf};
 use tracer::{
     kernel::probes::{Probes, Setup},
     model::Frame,
@@ -142,14 +143,15 @@ fn kernel() -> Result<()> {
         trace_syscalls: false,
         pin: None,
     })?;
+    let mut ring = probes.stack_copies()?;
     // so that there is as much stack as is copied
     let room = [0u8; 128 << 10];
     black_box(&room);
     for kib in [16u64, 32, 64] {
         // half of a ring buffer's worth, since each copy has a head, too
-        let times = u32::try_from(2_048 / kib)?;
-        let copies = rounds(&mut probes, kib << 10, times)?;
-        let nothing = rounds(&mut probes, 0, times)?;
+        let times = u32::try_from(1_024 / kib)?;
+        let copies = rounds(&mut probes, &mut ring, kib << 10, times)?;
+        let nothing = rounds(&mut probes, &mut ring, 0, times)?;
         line(
             &format!("copy in the kernel, {kib} KiB"),
             "ns",
@@ -157,7 +159,8 @@ fn kernel() -> Result<()> {
         );
         if kib << 10 == COPY_BYTES_MIN as u64 {
             // The ring buffer is empty each time, so that its reader is woken.
-            let lone = rounds(&mut probes, kib << 10, 1)? - rounds(&mut probes, 0, 1)?;
+            let lone = rounds(&mut probes, &mut ring, kib << 10, 1)?
+                - rounds(&mut probes, &mut ring, 0, 1)?;
             line("a lone copy, 16 KiB, with the wake-up", "ns", lone);
         }
     }
@@ -166,7 +169,7 @@ fn kernel() -> Result<()> {
 
 /// Nanoseconds for one of `times` copies in a row (of no bytes: for not copying), which are then
 /// removed: the median of many such rounds, of which the first ones warm the caches.
-fn rounds(probes: &mut Probes, bytes: u64, times: u32) -> Result<f64> {
+fn rounds(probes: &mut Probes, ring: &mut RingBuf<MapData>, bytes: u64, times: u32) -> Result<f64> {
     let mut spent = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
         let began = Instant::now();
@@ -174,7 +177,7 @@ fn rounds(probes: &mut Probes, bytes: u64, times: u32) -> Result<f64> {
         spent.push(began.elapsed().as_secs_f64() * 1e9 / f64::from(times));
         let expected = if bytes == 0 { 0 } else { u64::from(times) };
         ensure!(copied == expected, "{copied} of {expected} copies taken");
-        while probes.stacks.next().is_some() {}
+        while ring.next().is_some() {}
     }
     spent.sort_by(f64::total_cmp);
     spent.get(ROUNDS / 2).copied().context("no rounds")

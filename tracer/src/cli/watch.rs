@@ -48,6 +48,10 @@ pub fn watch(
 ) -> Ended {
     // A command writes to the same terminal; its output must not be disturbed.
     let mut progress = (command.is_none() && output::stderr_is_terminal()).then(Progress::default);
+    if command.is_none() && progress.is_none() {
+        // Where nobody sees the line change, a script still wants to know that it may begin.
+        output::note(&opening_line(duration, session.status()));
+    }
     let deadline = duration.and_then(|duration| Instant::now().checked_add(duration));
     let mut ends = ends_of(target, command);
     loop {
@@ -206,6 +210,14 @@ fn progress_line(left: Option<Duration>, status: Status) -> String {
     )
 }
 
+fn opening_line(duration: Option<Duration>, status: Status) -> String {
+    let time = duration.map_or(String::new(), |duration| {
+        format!(" for {}", units::duration(duration.as_secs_f64()))
+    });
+    let open = units::count(status.sockets, "open socket");
+    format!("watching{time}, {open} so far")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +234,14 @@ mod tests {
             "watching, 42s left: 12 sockets, 1 candidate; Ctrl-C to stop and see"
         );
         assert!(progress_line(None, status).starts_with("watching: 12"));
+        assert_eq!(
+            opening_line(Some(Duration::from_secs(60)), status),
+            "watching for 60s, 12 open sockets so far"
+        );
+        assert_eq!(
+            opening_line(None, Status::default()),
+            "watching, 0 open sockets so far"
+        );
     }
 
     #[test]

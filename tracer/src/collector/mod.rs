@@ -2,6 +2,7 @@
 
 mod answers;
 mod cohorts;
+mod copies;
 mod gaps;
 mod golang;
 mod jvms;
@@ -20,7 +21,7 @@ mod tickets;
 use std::{
     collections::{HashMap, HashSet},
     io,
-    os::fd::{AsRawFd as _, RawFd},
+    os::fd::RawFd,
     path::PathBuf,
     time::Duration,
 };
@@ -133,6 +134,7 @@ pub struct Health {
 #[derive(Debug)]
 pub struct Session {
     probes: Probes,
+    copies: copies::Copies,
     target: target::Watched,
     stacks: Stacks,
     engine: Engine,
@@ -173,14 +175,19 @@ pub struct Session {
 }
 
 /// Python processes remembered at one time: the capacity of the kernel's map.
-const PYTHON_REMEMBERED: usize = 4_096;
+const PYTHON_REMEMBERED: usize = 2_048;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Shortest time between sweeps.
 const SWEEP_EVERY_NS: u64 = SECOND_NS / 2;
 /// Shortest time between descriptor scans.
 const SCAN_EVERY_NS: u64 = 3 * SECOND_NS;
-/// Sweeps and scans may take one part in this many of the time.
+/// Longest time between sweeps that are cheap.
+const SWEEP_WITHIN_NS: u64 = SECOND_NS;
+/// Scans may take one part in this many of the time, and sweeps four times as much.
 const DUTY: u64 = 100;
+/// Sweeps that take more than one part in this many of the time are put off, up to
+/// [`SWEEP_WITHIN_NS`]: they walk over the kernel's whole table, however few sockets are in it.
+const LEISURE: u64 = 400;
 
 impl Session {
     /// Attaches the probes and takes the baseline of sockets that are already open.
@@ -199,11 +206,17 @@ impl Session {
         config.want_stacks = has("stacks") * (1 + has("request-stacks"));
         let target = target::filter(&options.target, &mut config)?;
         let mut probes = start::load(&options, config)?;
+        let copies = probes
+            .stack_copies()
+            .map_err(|e| StartError::Unsupported(e.to_string()))?;
+        let copies = copies::Copies::start(copies)
+            .map_err(|e| StartError::Failed(format!("stacks can't be received: {e}")))?;
         target.enlist(&options.target, &probes);
         let go = GoTracer::new(&mut probes).map_err(|e| StartError::Unsupported(e.to_string()))?;
         let now_ns = monotonic_ns();
         let mut session = Session {
             probes,
+            copies,
             target,
             stacks: Stacks::new(crate::stack::Limits::default())
                 .with_rules(options.rules)
@@ -281,7 +294,7 @@ impl Session {
     /// Descriptor that becomes readable when [`Session::tick`] has something to do at once.
     #[must_use]
     pub fn wake_fd(&self) -> RawFd {
-        self.probes.stacks.as_raw_fd()
+        self.copies.wake_fd()
     }
 
     /// Takes in what is waiting and sweeps when it is time; returns how long to wait, at most,
@@ -332,7 +345,8 @@ impl Session {
             self.sweep(monotonic_ns(), scan)?;
         }
         let cost_ns = thread_cpu_ns().saturating_sub(began_cpu_ns);
-        self.next_sweep_ns = began_ns + SWEEP_EVERY_NS.max(cost_ns * DUTY / 4);
+        let leisurely = (cost_ns * LEISURE).clamp(SWEEP_EVERY_NS, SWEEP_WITHIN_NS);
+        self.next_sweep_ns = began_ns + leisurely.max(cost_ns * DUTY / 4);
         self.save_if_due();
         Ok(())
     }
@@ -340,7 +354,7 @@ impl Session {
     /// Unwinds the stack copies that came in, and teaches the kernel their call paths.
     fn take_stacks(&mut self) {
         // one at a time: what is learned from a copy goes back into the kernel's maps
-        while let Some(record) = self.probes.stacks.next().map(|item| item.to_vec()) {
+        while let Some(record) = self.copies.next() {
             self.take_stack(&record);
         }
     }

@@ -17,12 +17,12 @@ use crate::{
     engine::saved::{SavedEngine, SavedState},
     kernel::pins::Pins,
     model::{CohortId, Ended, Process},
-    procs::clock::{monotonic_ns, thread_cpu_ns},
+    procs::clock::{Clock, monotonic_ns, thread_cpu_ns},
     stack::{saved::SavedStack, trie::shape_index},
 };
 
 /// Changes with every change of meaning that an older or newer reader would get wrong.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Cohorts kept, those with most open connections first.
 const COHORTS_MAX: usize = 1024;
 /// Choices of cohorts kept.
@@ -43,6 +43,7 @@ type Key = [u32; size_of::<AggKey>() / 4];
 struct Saved {
     format: u32,
     started_ns: u64,
+    clock: Clock,
     healed: u64,
     stacks: Vec<SavedStack>,
     tickets: Vec<(u64, u32, u32)>,
@@ -117,6 +118,7 @@ impl Session {
         Saved {
             format: FORMAT,
             started_ns: self.started_ns,
+            clock: self.clock,
             healed: self.healed,
             stacks: self.stacks.save(),
             tickets: self.tickets.save(),
@@ -159,6 +161,7 @@ impl Session {
             }
         };
         self.started_ns = saved.started_ns;
+        self.clock = self.clock.continuing(saved.clock);
         self.healed = saved.healed;
         let mut trie = Vec::new();
         if let Err(error) = (self.probes.trie).for_each(|key, value| trie.push((*key, *value))) {

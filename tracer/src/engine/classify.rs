@@ -192,7 +192,10 @@ fn client(
     };
     if streaming {
         (Class::Stream, since_turn_ns)
-    } else if idle_ns < settings.idle_ns || c.pool == PoolState::Reading {
+    } else if idle_ns < settings.idle_ns
+        || matches!(c.pool, PoolState::Reading | PoolState::Response)
+    {
+        // a body that waits to be read is no idle connection, and not yet a leaked one
         (Class::Active, 0)
     } else if reused {
         (Class::Reused, idle_ns)

@@ -117,6 +117,8 @@ struct State {
     peak_open: u64,
     last_active_ns: u64,
     first_seen_ns: Option<u64>,
+    /// Since when it is not suspected any more.
+    cleared_ns: Option<u64>,
 }
 
 impl State {
@@ -133,6 +135,7 @@ impl State {
             peak_open: 0,
             last_active_ns: now_ns,
             first_seen_ns: None,
+            cleared_ns: None,
         }
     }
 }
@@ -152,6 +155,8 @@ pub struct Engine {
 
 /// An empty cohort is forgotten after this long, nanoseconds.
 const FORGET_NS: u64 = 3_600_000_000_000;
+/// A suspicion that comes again within this time is the same one.
+const CLEARED_FOR_NS: u64 = 60_000_000_000;
 
 impl Engine {
     /// An engine that has seen nothing yet.
@@ -269,9 +274,15 @@ impl Engine {
                 let mut judgement = judge::judge(&sight, id, state);
                 match &mut judgement {
                     Some(j) => {
+                        let cleared_ns = state.cleared_ns.take();
+                        if cleared_ns.is_some_and(|since| sight.now_ns - since > CLEARED_FOR_NS) {
+                            state.first_seen_ns = None;
+                        }
                         j.first_seen_ns = *state.first_seen_ns.get_or_insert(sight.now_ns);
                     }
-                    None => state.first_seen_ns = None,
+                    None => {
+                        state.cleared_ns.get_or_insert(sight.now_ns);
+                    }
                 }
                 judgement
             })

@@ -191,6 +191,11 @@ impl GoTracer {
             process.bias,
             monotonic_ns(),
         );
+        tracing::debug!(
+            pid,
+            found = found.len(),
+            "connections from before the probes"
+        );
         if found.is_empty() {
             return Ok(());
         }

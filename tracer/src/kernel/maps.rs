@@ -205,8 +205,9 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
     fn batch(&self, command: i32, mut visit: impl FnMut(&K, &V)) -> io::Result<usize> {
         let mut size = BATCH as usize;
         let (mut here, mut next) = ([0u8; POSITION_BYTES], [0u8; POSITION_BYTES]);
-        let mut keys = vec![K::zeroed(); size];
-        let mut values = vec![V::zeroed(); size];
+        // not cleared: what is used of them, the kernel fills
+        let mut keys: Vec<K> = Vec::with_capacity(size);
+        let mut values: Vec<V> = Vec::with_capacity(size);
         let mut first = true;
         let mut total = 0;
         loop {
@@ -226,14 +227,20 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
                 Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && size < 1 << 20 => {
                     // one bucket holds more than the batch
                     size *= 2;
-                    keys.resize(size, K::zeroed());
-                    values.resize(size, V::zeroed());
+                    keys = Vec::with_capacity(size);
+                    values = Vec::with_capacity(size);
                     continue;
                 }
                 Err(_) => return result.map(|_| total),
             };
             let count = (attributes.count as usize).min(size);
-            for (key, value) in keys.iter().zip(&values).take(count) {
+            // SAFETY: both have room for `size`, of which the kernel filled the first `count`, and
+            // every bit pattern is a valid key and value.
+            unsafe {
+                keys.set_len(count);
+                values.set_len(count);
+            }
+            for (key, value) in keys.iter().zip(&values) {
                 visit(key, value);
             }
             total += count;

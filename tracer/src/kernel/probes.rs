@@ -107,8 +107,6 @@ pub struct Probes {
     pub python: Table<u32, PythonPlan>,
     /// Counters by cause.
     pub counters: Counters,
-    /// Stack copies.
-    pub stacks: RingBuf<MapData>,
     scan: Table<u32, u32>,
     events: Vec<EventStatus>,
     attached: Vec<String>,
@@ -188,7 +186,7 @@ impl Probes {
                     .map_or_else(PathBuf::new, |pins| pins.map(name)),
             );
         }
-        let mut ebpf = loader
+        let ebpf = loader
             .btf(Some(&aya_btf))
             // reasons, not the listing of every path: that overflows what old kernels accept, and
             // their answer to that hides the reason
@@ -212,10 +210,6 @@ impl Probes {
         let python = tables.table("PYTHON")?;
         let counters = Counters::new(tables.data("COUNTERS")?.fd())
             .map_err(|e| ProbeError::Load(e.to_string()))?;
-        let stacks = ebpf
-            .take_map("STACKS")
-            .ok_or_else(|| ProbeError::Load("the object has no map STACKS".to_owned()))?;
-        let stacks = RingBuf::try_from(stacks).map_err(|e| ProbeError::Load(chain(&e)))?;
         let mut probes = Probes {
             ebpf,
             socks,
@@ -230,7 +224,6 @@ impl Probes {
             copy_sizes,
             python,
             counters,
-            stacks,
             scan,
             capacities,
             events: Vec::new(),
@@ -285,6 +278,16 @@ impl Probes {
         Ok(())
     }
 
+    /// The ring of stack copies, for its only reader.
+    ///
+    /// # Errors
+    /// When it is asked for again, or can't be mapped.
+    pub fn stack_copies(&mut self) -> Result<RingBuf<MapData>, ProbeError> {
+        let ring = self.ebpf.take_map("STACKS");
+        let ring = ring.ok_or_else(|| ProbeError::Load("no map STACKS is left".to_owned()))?;
+        RingBuf::try_from(ring).map_err(|e| ProbeError::Load(chain(&e)))
+    }
+
     /// Where members of kernel structures are.
     pub(crate) fn offsets(&self) -> &Offsets {
         &self.offsets
@@ -325,7 +328,7 @@ impl Probes {
                     error: "it slows every system call of the host down, so it is used only \
                             with --trace-syscalls"
                         .to_owned(),
-                    would_add: choice.adds.to_owned(),
+                    would_add: would_add(choice),
                 });
                 continue;
             }
@@ -346,7 +349,7 @@ impl Probes {
                         backend: backend.to_owned(),
                         hook: probe.hook.to_owned(),
                         error,
-                        would_add: choice.adds.to_owned(),
+                        would_add: would_add(choice),
                     });
                 }
             }
@@ -567,6 +570,14 @@ impl Probes {
     #[must_use]
     pub fn capacities(&self) -> &BTreeMap<&'static str, u64> {
         &self.capacities
+    }
+}
+
+/// What a way to observe an event tells that others don't.
+fn would_add(choice: &Choice) -> String {
+    match choice.adds {
+        "" => "nothing that the other ways don't tell".to_owned(),
+        adds => adds.to_owned(),
     }
 }
 

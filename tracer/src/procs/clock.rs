@@ -5,6 +5,10 @@ use rustix::{
     param::clock_ticks_per_second,
     time::{ClockId, Timespec, clock_gettime},
 };
+use serde::{Deserialize, Serialize};
+
+/// Two readings of a calendar that was not set between them differ by less.
+const SAME_WITHIN_NS: i128 = 10_000_000;
 
 fn nanoseconds(time: Timespec) -> i128 {
     i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
@@ -24,7 +28,7 @@ pub fn thread_cpu_ns() -> u64 {
 
 /// Relates the monotonic clock to the calendar as of one moment. Read it anew for each report:
 /// the calendar may be set while the tracer runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
     /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`, nanoseconds.
     calendar_offset_ns: i128,
@@ -40,6 +44,21 @@ impl Clock {
         Clock {
             calendar_offset_ns: nanoseconds(clock_gettime(ClockId::Realtime)) - monotonic,
             suspended_ns: nanoseconds(clock_gettime(ClockId::Boottime)) - monotonic,
+        }
+    }
+
+    /// This relation, or an earlier one where they differ by no more than reading the clocks one
+    /// after the other may take: so that a date once told stays the same.
+    #[must_use]
+    pub fn continuing(self, earlier: Clock) -> Clock {
+        let differ = (self.calendar_offset_ns - earlier.calendar_offset_ns).abs();
+        if differ <= SAME_WITHIN_NS {
+            Clock {
+                calendar_offset_ns: earlier.calendar_offset_ns,
+                ..self
+            }
+        } else {
+            self
         }
     }
 
@@ -87,6 +106,16 @@ mod tests {
         assert_eq!(date.to_string(), "2001-09-09T01:46:40.0015Z");
         assert_eq!(clock.monotonic(date), 1_500_000);
         assert_eq!(clock.monotonic(Timestamp::UNIX_EPOCH), 0);
+    }
+
+    #[test]
+    fn a_date_once_told_stays() {
+        let at = |calendar_offset_ns| Clock {
+            calendar_offset_ns,
+            suspended_ns: 0,
+        };
+        assert_eq!(at(5_000_000).continuing(at(0)), at(0));
+        assert_eq!(at(5_000_000_000).continuing(at(0)), at(5_000_000_000));
     }
 
     #[test]

@@ -19,10 +19,9 @@ pub const SECTION: Section = Section {
             response, close, without a pause. The ratio is CPU time per connection, of the load (with the \
             kernel's work for it) and of the tracer's own process, to that of the same load without a tracer \
             just before and after. The bars are those of a prototype that kept neither stack nor URL of a \
-            request. The daemon's own time is that of its sweeps, twice a second, whatever the number of \
-            connections: a profile of it (perf, cpu-clock) has 48 % in the kernel's walk over the buckets of the \
-            socket table, nearly all of them empty, and 27 % in clearing and going through the buffers that they \
-            are copied to.",
+            request. The daemon's own time is that of its sweeps, one or two a second, whatever the number of \
+            connections: most of it is the kernel's walk over the buckets of the socket table, nearly all of \
+            them empty.",
     run,
 };
 

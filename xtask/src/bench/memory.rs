@@ -48,7 +48,7 @@ const SCENES: &[Scene] = &[
     },
 ];
 
-const MIB: f64 = (1 << 20) as f64;
+const MB: f64 = 1e6;
 /// All of them are tracked after this, or never.
 const TRACKED_WITHIN: Duration = Duration::from_secs(90);
 /// An answer is made anew when the last one is older (`REPORT_AGE_MAX` of the daemon).
@@ -99,14 +99,14 @@ fn measure(bench: &Bench, scene: &Scene) -> Result<Vec<Row>> {
     Ok(vec![
         Row::new(of("tracked"), "", vec![tracked]),
         bar(
-            Row::new(of("kernel maps"), "MiB", vec![maps_bytes(pid)? / MIB]),
+            Row::new(of("kernel maps"), "MB", vec![maps_bytes(pid)? / MB]),
             200.0,
         ),
         bar(
             Row::new(
                 of("daemon, resident"),
-                "MiB",
-                vec![resident_bytes(pid)? / MIB],
+                "MB",
+                vec![resident_bytes(pid)? / MB],
             ),
             150.0,
         ),

@@ -63,7 +63,7 @@ const FULL_GUEST_TESTS: &[&str] = &[
     "daemon::sigterm_detaches_everything",
 ];
 /// The guest in which Go programs are tested, too, and what of them.
-const GO_GUEST: (&str, &[&str]) = ("7", &["go::leaked_before"]);
+const GO_GUEST: (&str, &[&str]) = ("7", &["go_views::leaked_before"]);
 /// Time for the guests of a full run, which `--within` replaces by what is left of it.
 const GUESTS: Duration = Duration::from_secs(45 * 60);
 
