@@ -8,7 +8,7 @@ use tracer_ebpf::{
 use crate::{
     capture::capture_stack,
     kernel::{Address, active, current_is_target, current_tgid},
-    maps::LANE_OPEN,
+    maps::{LANE_ACCEPT, LANE_UNIX},
     sockets::{ESTABLISHED, entry, insert, insert_again, listener_is_known, read_addresses},
     transfers,
 };
@@ -40,7 +40,7 @@ pub fn accepted(sk: Address, result: i32) -> u32 {
     let Some(sock) = entry(sk) else { return 0 };
     sock.tgid = current_tgid();
     sock.flags &= !SOCK_ACCEPT_UNOWNED;
-    sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(WHEN_ACCEPT), LANE_OPEN);
+    sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(WHEN_ACCEPT), LANE_ACCEPT);
     sock.open_stack_of = WHEN_ACCEPT;
     0
 }
@@ -53,13 +53,13 @@ pub fn unix_opened(sk: Address, result: i32) -> u32 {
         return 0;
     }
     let Some(sock) = entry(sk) else { return 0 };
-    let when = if sock.role == ROLE_SERVER {
-        WHEN_ACCEPT
+    let (when, lane) = if sock.role == ROLE_SERVER {
+        (WHEN_ACCEPT, LANE_UNIX + 1)
     } else {
-        WHEN_CONNECT
+        (WHEN_CONNECT, LANE_UNIX)
     };
     if sock.open_stack == STACK_NONE {
-        sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(when), LANE_OPEN);
+        sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(when), lane);
         sock.open_stack_of = when;
     }
     0

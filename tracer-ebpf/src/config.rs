@@ -141,6 +141,14 @@ offsets! {
     task_fsbase,
     /// `struct task_struct`.`files`
     task_files,
+    /// `struct task_struct`.`cgroups`
+    task_cgroups,
+    /// `struct css_set`.`dfl_cgrp`: the cgroup v2
+    css_set_dfl_cgrp,
+    /// `struct cgroup`.`level`: 0 at the root
+    cgroup_level,
+    /// `struct cgroup`.`ancestor_ids` (before 6.1)
+    cgroup_ancestor_ids,
     /// `struct files_struct`.`fdt`
     files_fdt,
     /// `struct fdtable`.`fd`

@@ -76,6 +76,9 @@ counters! {
     /// A transfer on a UNIX socket that is not stored, because `SOCKS` is full; the next scan
     /// counts such sockets.
     TransferUntracked = 18, "transfer_untracked";
+    /// The return of a call was not seen, with kprobes only: more calls of the function were waiting
+    /// than the kernel remembers returns for (ten, or twice the CPUs; kernel/kprobes.c).
+    ReturnMissed = 19, "return_missed";
 }
 
 const _: () = {

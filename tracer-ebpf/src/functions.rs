@@ -8,11 +8,12 @@ use aya_ebpf::{
     maps::LruHashMap,
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use tracer_ebpf::{CallKey, CallValue};
+use tracer_ebpf::{CallKey, CallValue, Counter};
 
 use crate::{
     accepts,
     kernel::{Address, read},
+    maps::count,
     offset,
     transfers::{MSG_PEEK, transferred},
     unix,
@@ -26,6 +27,7 @@ const SEND: u32 = 1;
 const RECEIVE: u32 = 2;
 const CONNECT: u32 = 3;
 const ACCEPT: u32 = 4;
+const RECEIVE_TCP: u32 = 5;
 
 /// The `struct sock *` of a `struct socket *`.
 #[inline(always)]
@@ -43,22 +45,29 @@ fn argument(ctx: *mut core::ffi::c_void, index: usize) -> u64 {
     read(ctx as u64, index * size_of::<u64>())
 }
 
+/// The current thread in a function.
 #[inline(always)]
-fn enter(function: u32, sk: Address, flags: u64) -> u32 {
-    let key = CallKey {
+fn in_function(function: u32) -> CallKey {
+    CallKey {
         thread: bpf_get_current_pid_tgid(),
         function: u64::from(function),
-    };
+    }
+}
+
+#[inline(always)]
+fn enter(function: u32, sk: Address, flags: u64) -> u32 {
+    let key = in_function(function);
+    // SAFETY: a map lookup; the value is not kept.
+    if unsafe { CALLS.get(&key) }.is_some() {
+        count(Counter::ReturnMissed);
+    }
     let _ = CALLS.insert(&key, &CallValue { sk, flags }, 0);
     0
 }
 
 #[inline(always)]
 fn leave(function: u32) -> Option<CallValue> {
-    let key = CallKey {
-        thread: bpf_get_current_pid_tgid(),
-        function: u64::from(function),
-    };
+    let key = in_function(function);
     // SAFETY: a map lookup; the value is copied at once.
     let call = unsafe { CALLS.get(&key) }.copied();
     let _ = CALLS.remove(&key);
@@ -154,13 +163,32 @@ pub fn k_sent(ctx: RetProbeContext) -> u32 {
 /// As `tcp_received4` and `tcp_received5`: their entry.
 #[kprobe]
 pub fn k_tcp_receive(ctx: ProbeContext) -> u32 {
-    enter(RECEIVE, ctx.arg(0).unwrap_or(0), ctx.arg(3).unwrap_or(0))
+    enter_receive(ctx.arg(0).unwrap_or(0), ctx.arg(3).unwrap_or(0))
 }
 
 /// As `tcp_received6`: its entry.
 #[kprobe]
 pub fn k_tcp_receive6(ctx: ProbeContext) -> u32 {
-    enter(RECEIVE, ctx.arg(0).unwrap_or(0), ctx.arg(4).unwrap_or(0))
+    enter_receive(ctx.arg(0).unwrap_or(0), ctx.arg(4).unwrap_or(0))
+}
+
+#[inline(always)]
+fn enter_receive(sk: Address, flags: u64) -> u32 {
+    let _ = CALLS.insert(&in_function(RECEIVE_TCP), &CallValue { sk, flags }, 0);
+    0
+}
+
+/// What `tcp_recvmsg` calls when it has copied something, so that no return need be waited for: as
+/// many threads may wait in it as there are, and the kernel remembers returns for ten.
+/// `void tcp_cleanup_rbuf(struct sock *sk, int copied)`, net/ipv4/tcp.c.
+#[kprobe]
+pub fn k_tcp_received(ctx: ProbeContext) -> u32 {
+    let sk: Address = ctx.arg(0).unwrap_or(0);
+    // SAFETY: a map lookup; the value is copied at once.
+    match unsafe { CALLS.get(in_function(RECEIVE_TCP)) }.copied() {
+        Some(call) if call.sk == sk => receive(sk, call.flags, ctx.arg(1).unwrap_or(0)),
+        _ => 0,
+    }
 }
 
 /// As `unix_received`: its entry.
@@ -173,7 +201,7 @@ pub fn k_unix_receive(ctx: ProbeContext) -> u32 {
     )
 }
 
-/// The return of either.
+/// Its return.
 #[kretprobe]
 pub fn k_received(ctx: RetProbeContext) -> u32 {
     match leave(RECEIVE) {

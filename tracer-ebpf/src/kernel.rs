@@ -166,15 +166,30 @@ pub fn current_is_target() -> bool {
     match config!(filter) {
         // SAFETY: a map lookup; the value is not kept.
         FILTER_PROCESS => unsafe { TARGETS.get(&tgid) }.is_some(),
-        FILTER_CGROUP => {
-            let level = config!(cgroup_level) as i32;
-            // SAFETY: the helper has no preconditions.
-            let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
-            id == config!(cgroup_id)
-        }
+        FILTER_CGROUP => current_cgroup(config!(cgroup_level)) == config!(cgroup_id),
         FILTER_HOST => tgid != 0 && tgid != config!(own_tgid),
         _ => false,
     }
+}
+
+/// Id of the current task's cgroup v2, or of the ancestor of it at this level; 0 where it is not
+/// that deep. The helper is there for these programs since 5.12 (kernel/trace/bpf_trace.c); kernels
+/// that may lack it have the ids in the cgroup itself.
+#[inline(always)]
+fn current_cgroup(level: u32) -> u64 {
+    if offset!(cgroup_ancestor_ids) == Offsets::MISSING as usize {
+        // SAFETY: the helper has no preconditions.
+        return unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+    }
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let set: Address = read(task, offset!(task_cgroups));
+    let cgroup: Address = read(set, offset!(css_set_dfl_cgrp));
+    if level > read::<u32>(cgroup, offset!(cgroup_level)) {
+        return 0;
+    }
+    let of_level = level as usize * size_of::<u64>();
+    read(cgroup, offset!(cgroup_ancestor_ids) + of_level)
 }
 
 /// The user registers of a task, as `struct pt_regs` has them on x86-64

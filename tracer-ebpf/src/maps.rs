@@ -76,14 +76,19 @@ pub static TICKETS: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 /// Room for values too large for the BPF stack, by lane.
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(LANES, 0);
-/// Lanes: one program can interrupt another on the same CPU, but not itself, so each kind of
-/// program has room of its own. This one is for openings.
+/// Lanes: one program can interrupt another on the same CPU (or come between where the kernel
+/// preempts programs), but not itself, so each kind of program has room of its own. This one is for
+/// connects.
 pub const LANE_OPEN: u32 = 0;
 /// For sends; receives, and the same of UNIX sockets come behind it.
 pub const LANE_SENT: u32 = 1;
 /// For probes on a runtime's functions.
 pub const LANE_RUNTIME: u32 = 5;
-const LANES: u32 = 6;
+/// For accepts.
+pub const LANE_ACCEPT: u32 = 6;
+/// For connects of UNIX sockets; their accepts come behind it.
+pub const LANE_UNIX: u32 = 7;
+const LANES: u32 = 9;
 /// An empty aggregate, to insert.
 #[map]
 pub static EMPTY_AGG: PerCpuArray<AggValue> = PerCpuArray::with_max_entries(1, 0);

@@ -255,13 +255,13 @@ const RECEIVE: &[Choice] = &[
     only(&[fexit("tcp_received6", "tcp_recvmsg", 6), UNIX_RECEIVED]),
     only(&[
         kprobe_of("k_tcp_receive6", "tcp_recvmsg", 6),
-        kretprobe("k_received", "tcp_recvmsg"),
+        kprobe("k_tcp_received", "tcp_cleanup_rbuf"),
         kprobe("k_unix_receive", "unix_stream_recvmsg"),
         kretprobe("k_received", "unix_stream_recvmsg"),
     ]),
     only(&[
         kprobe("k_tcp_receive", "tcp_recvmsg"),
-        kretprobe("k_received", "tcp_recvmsg"),
+        kprobe("k_tcp_received", "tcp_cleanup_rbuf"),
         kprobe("k_unix_receive", "unix_stream_recvmsg"),
         kretprobe("k_received", "unix_stream_recvmsg"),
     ]),
