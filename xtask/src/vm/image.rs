@@ -36,6 +36,7 @@ mount -t devpts pts /dev/pts
 mount -t tracefs trace /sys/kernel/tracing
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup /sys/fs/cgroup
+mkdir /run/freezer && mount -t cgroup -o freezer freezer /run/freezer
 mount -t securityfs security /sys/kernel/security
 # Emulation is dozens of times slower than a processor. With time slices of a hundred milliseconds as
 # many instructions pass between two switches as elsewhere, and the kernel preempts our programs no
