@@ -20,11 +20,14 @@ pub fn end_with_parent() {
 /// Makes `count` calls, `rate` a second, then waits until the process is ended.
 pub fn repeat(rate: u32, count: u32, mut call: impl FnMut(u32)) {
     println!("READY");
-    let start = Instant::now();
+    let mut due = Instant::now();
     for number in 0..count {
-        let due = start + Duration::from_secs(1) * number / rate;
         thread::sleep(due.saturating_duration_since(Instant::now()));
         call(number);
+        // one that was stopped does not make up for it
+        let earliest = Instant::now().checked_sub(Duration::from_secs(1));
+        due += Duration::from_secs(1) / rate;
+        due = earliest.map_or(due, |earliest| due.max(earliest));
     }
     println!("DONE");
     loop {
