@@ -75,6 +75,15 @@ impl Choice {
     pub fn backend(&self) -> &'static str {
         self.probes.first().map_or("none", |p| p.attach.backend())
     }
+
+    /// What it would have added, where the kernel refuses it.
+    #[must_use]
+    pub fn would_add(&self) -> String {
+        match self.adds {
+            "" => "nothing that the other ways don't tell".to_owned(),
+            adds => adds.to_owned(),
+        }
+    }
 }
 
 /// One event of a connection's life.

@@ -14,7 +14,6 @@ use std::{
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
-    maps::{MapData, RingBuf},
     programs::{Iter, Program, ProgramError, links::FdLink},
 };
 use thiserror::Error;
@@ -278,16 +277,6 @@ impl Probes {
         Ok(())
     }
 
-    /// The ring of stack copies, for its only reader.
-    ///
-    /// # Errors
-    /// When it is asked for again, or can't be mapped.
-    pub fn stack_copies(&mut self) -> Result<RingBuf<MapData>, ProbeError> {
-        let ring = self.ebpf.take_map("STACKS");
-        let ring = ring.ok_or_else(|| ProbeError::Load("no map STACKS is left".to_owned()))?;
-        RingBuf::try_from(ring).map_err(|e| ProbeError::Load(chain(&e)))
-    }
-
     /// Where members of kernel structures are.
     pub(crate) fn offsets(&self) -> &Offsets {
         &self.offsets
@@ -328,7 +317,7 @@ impl Probes {
                     error: "it slows every system call of the host down, so it is used only \
                             with --trace-syscalls"
                         .to_owned(),
-                    would_add: would_add(choice),
+                    would_add: choice.would_add(),
                 });
                 continue;
             }
@@ -349,7 +338,7 @@ impl Probes {
                         backend: backend.to_owned(),
                         hook: probe.hook.to_owned(),
                         error,
-                        would_add: would_add(choice),
+                        would_add: choice.would_add(),
                     });
                 }
             }
@@ -504,7 +493,7 @@ impl Probes {
     }
 
     /// Lets the kernel copy this thread's stack, `times` times, `bytes` each; the copies are in
-    /// [`Probes::stacks`] then. For measurements; gives the number of those that found room.
+    /// [`Probes::stack_copies`] then. For measurements; gives the number of those that found room.
     ///
     /// # Errors
     /// When the program can't be loaded or run (before 5.10).
@@ -570,14 +559,6 @@ impl Probes {
     #[must_use]
     pub fn capacities(&self) -> &BTreeMap<&'static str, u64> {
         &self.capacities
-    }
-}
-
-/// What a way to observe an event tells that others don't.
-fn would_add(choice: &Choice) -> String {
-    match choice.adds {
-        "" => "nothing that the other ways don't tell".to_owned(),
-        adds => adds.to_owned(),
     }
 }
 

@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, os::fd::AsFd as _};
 
 use aya::{
     Ebpf,
-    maps::{Map, MapData},
+    maps::{Map, MapData, RingBuf},
 };
 
-use super::{ProbeError, Table};
+use super::{ProbeError, Probes, Table};
+use crate::kernel::attach::chain;
 
 /// They stay in `ebpf`: programs that are loaded later refer to their descriptors.
 pub struct Tables<'a> {
@@ -50,5 +51,17 @@ impl<'a> Tables<'a> {
         }
         self.capacities.insert(name, u64::from(info.max_entries()));
         Table::new(data.fd().as_fd()).map_err(|e| failed(&e))
+    }
+}
+
+impl Probes {
+    /// The ring of stack copies, for its only reader.
+    ///
+    /// # Errors
+    /// When it is asked for again, or can't be mapped.
+    pub fn stack_copies(&mut self) -> Result<RingBuf<MapData>, ProbeError> {
+        let ring = self.ebpf.take_map("STACKS");
+        let ring = ring.ok_or_else(|| ProbeError::Load("no map STACKS is left".to_owned()))?;
+        RingBuf::try_from(ring).map_err(|e| ProbeError::Load(chain(&e)))
     }
 }
