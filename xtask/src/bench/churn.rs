@@ -20,8 +20,9 @@ pub const SECTION: Section = Section {
             kernel's work for it) and of the tracer's own process, to that of the same load without a tracer \
             just before and after. The bars are those of a prototype that kept neither stack nor URL of a \
             request. The daemon's own time is that of its sweeps, one or two a second, whatever the number of \
-            connections: most of it is the kernel's walk over the buckets of the socket table, nearly all of \
-            them empty.",
+            connections: in a profile of the thread that sweeps (perf, cpu-clock) more than half is the kernel's \
+            walk over the buckets of the socket table, nearly all of them empty. What is left of the bar's \
+            miss is that walk: fewer sweeps or a smaller `--max-sockets` shrink it.",
     run,
 };
 
