@@ -21,8 +21,8 @@ pub const SECTION: Section = Section {
             just before and after. The bars are those of a prototype that kept neither stack nor URL of a \
             request. The daemon's own time is that of its sweeps, one or two a second, whatever the number of \
             connections: in a profile of the thread that sweeps (perf, cpu-clock) more than half is the kernel's \
-            walk over the buckets of the socket table, nearly all of them empty. What is left of the bar's \
-            miss is that walk: fewer sweeps or a smaller `--max-sockets` shrink it.",
+            walk over the buckets of the socket table, nearly all of them empty. A smaller `--max-sockets` \
+            shrinks it.",
     run,
 };
 
@@ -90,7 +90,7 @@ impl Cost {
 fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut load = Load::start(bench, &["churn"])?;
     let watchers = [BARE, LIFECYCLE, COUNTING, STACKS, ALL];
-    let own = compare(bench, &mut load, &watchers, bench.rounds(6))?;
+    let own = compare(bench, &mut load, &watchers, bench.rounds(12))?;
     let [bare, lifecycle, counting, stacks, all] = own.as_slice() else {
         return Ok(Vec::new());
     };
