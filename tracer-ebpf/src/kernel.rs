@@ -173,8 +173,8 @@ pub fn current_is_target() -> bool {
 }
 
 /// Id of the current task's cgroup v2, or of the ancestor of it at this level; 0 where it is not
-/// that deep. The helper is there for these programs since 5.12 (kernel/trace/bpf_trace.c); kernels
-/// that may lack it have the ids in the cgroup itself.
+/// that deep. 5.10 has the helper for other programs only (kernel/trace/bpf_trace.c); kernels that
+/// may lack it have the ids in the cgroup itself.
 #[inline(always)]
 fn current_cgroup(level: u32) -> u64 {
     if offset!(cgroup_ancestor_ids) == Offsets::MISSING as usize {

@@ -272,12 +272,13 @@ impl Engine {
             .iter_mut()
             .filter_map(|(&id, state)| {
                 let mut judgement = judge::judge(&sight, id, state);
+                // also where it stays so: what is kept of it must not outlive this
+                if (state.cleared_ns).is_some_and(|since| sight.now_ns - since > CLEARED_FOR_NS) {
+                    state.first_seen_ns = None;
+                }
                 match &mut judgement {
                     Some(j) => {
-                        let cleared_ns = state.cleared_ns.take();
-                        if cleared_ns.is_some_and(|since| sight.now_ns - since > CLEARED_FOR_NS) {
-                            state.first_seen_ns = None;
-                        }
+                        state.cleared_ns = None;
                         j.first_seen_ns = *state.first_seen_ns.get_or_insert(sight.now_ns);
                     }
                     None => {
