@@ -43,7 +43,14 @@ fn main() -> Result<()> {
         "--cfg=bpf_target_arch=\"{}\"",
         variable("CARGO_CFG_TARGET_ARCH")?
     );
-    let flags = [arch.as_str(), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");
+    let flags = [
+        arch.as_str(),
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        // else the linker has memory cleared by a function that writes single bytes
+        "-Clink-arg=--disable-expand-memcpy-in-order",
+    ]
+    .join("\x1f");
     // a folder of its own: cargo holds a lock on the one in use
     let folder = out.join("ebpf");
 

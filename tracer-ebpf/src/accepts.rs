@@ -1,15 +1,16 @@
 //! Openings that are seen in the owner's own context.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracer_ebpf::{
-    ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_NONE, Sock, WHEN_ACCEPT, WHEN_CONNECT,
+    ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_NONE, WHEN_ACCEPT, WHEN_CONNECT,
 };
 
 use crate::{
     capture::capture_stack,
     kernel::{Address, active, current_is_target, current_tgid},
     maps::{LANE_ACCEPT, LANE_UNIX},
-    sockets::{ESTABLISHED, entry, insert, insert_again, listener_is_known, read_addresses},
+    sockets::{
+        ESTABLISHED, entry, insert, insert_again, listener_is_known, opened_now, read_addresses,
+    },
     transfers,
 };
 
@@ -21,15 +22,10 @@ pub fn accepted(sk: Address, result: i32) -> u32 {
     }
     if entry(sk).is_none() {
         // the listener is not one we know, the process is; or there was no room for it before
-        let mut sock = Sock {
-            // SAFETY: the helper has no preconditions.
-            opened_ns: unsafe { bpf_ktime_get_ns() },
-            fd: -1,
-            role: ROLE_SERVER,
-            state: ESTABLISHED,
-            flags: SOCK_CONNECTED,
-            ..Sock::default()
-        };
+        let mut sock = opened_now();
+        sock.role = ROLE_SERVER;
+        sock.state = ESTABLISHED;
+        sock.flags = SOCK_CONNECTED;
         read_addresses(&mut sock, sk);
         if listener_is_known(sk) {
             insert_again(sk, &sock);

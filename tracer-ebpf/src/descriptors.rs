@@ -1,7 +1,6 @@
 //! The descriptor scan: an iterator over every file of every process, which tells who holds
 //! which socket now, finds sockets older than the tracer, and reads what has no event.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracer_ebpf::{
     Counter, FILTER_HOST, ListenKey, ROLE_CLIENT, ROLE_SERVER, SCAN_NUMBER, SCAN_UNSTORED,
     SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_PREEXISTING, Sock,
@@ -14,7 +13,7 @@ use crate::{
     offset,
     sockets::{
         CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, fold_socket, insert_again, is_inet,
-        read_addresses, remember_listener, ticks,
+        opened_now, read_addresses, remember_listener, ticks,
     },
     unix,
 };
@@ -112,16 +111,11 @@ fn found(sk: Address, family: u16, state: u8, tgid: u32) -> bool {
     } else if !is_inet(family) || protocol(sk) != IPPROTO_TCP {
         return false;
     }
-    let mut sock = Sock {
-        // how much older it is cannot be known: a socket's inode keeps no times of its own
-        // SAFETY: the helper has no preconditions.
-        opened_ns: unsafe { bpf_ktime_get_ns() },
-        tgid,
-        fd: -1,
-        state,
-        flags: SOCK_CONNECTED | SOCK_PREEXISTING,
-        ..Sock::default()
-    };
+    // how much older it is cannot be known: a socket's inode keeps no times of its own
+    let mut sock = opened_now();
+    sock.tgid = tgid;
+    sock.state = state;
+    sock.flags = SOCK_CONNECTED | SOCK_PREEXISTING;
     if family == AF_UNIX {
         sock.family = AF_UNIX as u8;
         sock.netns = netns(sk);

@@ -80,6 +80,17 @@ pub fn entry(sk: Address) -> Option<&'static mut Sock> {
     SOCKS.get_ptr_mut(&sk).map(|sock| unsafe { &mut *sock })
 }
 
+/// The record of a socket that opens now, to be filled in.
+#[inline(always)]
+pub fn opened_now() -> Sock {
+    Sock {
+        // SAFETY: the helper has no preconditions.
+        opened_ns: unsafe { bpf_ktime_get_ns() },
+        fd: -1,
+        ..Sock::default()
+    }
+}
+
 /// Fills in addresses, ports and namespace of an inet socket.
 #[inline(always)]
 pub fn read_addresses(sock: &mut Sock, sk: impl Object) {
@@ -168,6 +179,8 @@ pub fn state_changed(sk: impl Object, old: u8, new: u8) {
         CLOSE if old == LISTEN => {
             let _ = LISTENERS.remove(&listen_key(sk));
         }
+        // closed by us before, which was seen then; its end comes next
+        CLOSE if was_finished(old) && sk.follow(offset!(sk_socket)).address() == 0 => {}
         _ => {
             if let Some(sock) = entry(sk.address()) {
                 progressed(sk, sock, old, new);
@@ -176,21 +189,22 @@ pub fn state_changed(sk: impl Object, old: u8, new: u8) {
     }
 }
 
+/// Whether we had sent a FIN in this state.
+#[inline(always)]
+fn was_finished(state: u8) -> bool {
+    matches!(state, FIN_WAIT1 | FIN_WAIT2 | LAST_ACK | CLOSING)
+}
+
 #[inline(always)]
 fn connecting(sk: impl Object) {
     if !current_is_target() || protocol(sk) != IPPROTO_TCP || !is_of_user(sk) {
         return;
     }
-    let mut sock = Sock {
-        // SAFETY: the helper has no preconditions.
-        opened_ns: unsafe { bpf_ktime_get_ns() },
-        tgid: current_tgid(),
-        fd: -1,
-        role: ROLE_CLIENT,
-        state: SYN_SENT,
-        open_stack_of: WHEN_CONNECT,
-        ..Sock::default()
-    };
+    let mut sock = opened_now();
+    sock.tgid = current_tgid();
+    sock.role = ROLE_CLIENT;
+    sock.state = SYN_SENT;
+    sock.open_stack_of = WHEN_CONNECT;
     read_addresses(&mut sock, sk);
     let sk = sk.address();
     sock.open_stack = match asked_for(sock.opened_ns) {
@@ -209,16 +223,11 @@ fn accepted(sk: impl Object) {
     if (listener == 0 && config!(filter) != FILTER_HOST) || protocol(sk) != IPPROTO_TCP {
         return;
     }
-    let mut sock = Sock {
-        // SAFETY: the helper has no preconditions.
-        opened_ns: unsafe { bpf_ktime_get_ns() },
-        tgid: listener,
-        fd: -1,
-        role: ROLE_SERVER,
-        state: ESTABLISHED,
-        flags: SOCK_CONNECTED | SOCK_ACCEPT_UNOWNED,
-        ..Sock::default()
-    };
+    let mut sock = opened_now();
+    sock.tgid = listener;
+    sock.role = ROLE_SERVER;
+    sock.state = ESTABLISHED;
+    sock.flags = SOCK_CONNECTED | SOCK_ACCEPT_UNOWNED;
     read_addresses(&mut sock, sk);
     insert(sk.address(), &sock);
 }
@@ -278,7 +287,7 @@ fn progressed(sk: impl Object, sock: &mut Sock, old: u8, new: u8) {
         FIN_WAIT1 | LAST_ACK => finished_by_us(sk, sock),
         CLOSE_WAIT => {
             sock.flags |= SOCK_PEER_CLOSED;
-            sock.peer_closed_ticks = ticks(sock);
+            sock.peer_closed_ticks = coarse_ticks(sock);
         }
         CLOSE => closed(sk, sock, old),
         _ => {}
@@ -292,7 +301,7 @@ fn finished_by_us(sk: impl Object, sock: &mut Sock) {
     let both = sk.get::<u8>(offset!(sk_shutdown)) & SHUTDOWN_BOTH == SHUTDOWN_BOTH;
     if both && current_syscall() != SYS_SHUTDOWN {
         sock.flags |= SOCK_CLOSED;
-        sock.closed_ticks = ticks(sock);
+        sock.closed_ticks = coarse_ticks(sock);
     } else {
         sock.flags |= SOCK_SHUTDOWN;
     }
@@ -318,7 +327,7 @@ fn closed(sk: impl Object, sock: &mut Sock, old: u8) {
         sock.flags |= SOCK_RESET;
         if sock.flags & SOCK_PEER_CLOSED == 0 {
             sock.flags |= SOCK_PEER_CLOSED;
-            sock.peer_closed_ticks = ticks(sock);
+            sock.peer_closed_ticks = coarse_ticks(sock);
         }
     } else {
         finished_by_us(sk, sock);
@@ -342,7 +351,7 @@ fn count_error(tgid: u32, error: u16) {
 /// The kernel frees a TCP socket.
 #[inline(always)]
 pub fn destroyed(sk: Address) {
-    if active() && SOCKS.get_ptr(&sk).is_some() {
+    if active() {
         fold_socket(sk);
     }
 }
@@ -377,20 +386,19 @@ pub extern "C" fn fold_socket(sk: u64) -> u32 {
 
 #[inline(always)]
 fn aggregate_key(sock: &Sock) -> AggKey {
-    let server = sock.role == ROLE_SERVER;
-    AggKey {
-        addr: if server { [0; 4] } else { sock.remote_addr },
-        tgid: sock.tgid,
-        open_stack: settled(sock.open_stack),
-        request_stack: settled(sock.request_stack),
-        port: if server {
-            sock.local_port
-        } else {
-            sock.remote_port
-        },
-        family: sock.family,
-        role: sock.role,
+    let mut key = AggKey::default();
+    if sock.role == ROLE_SERVER {
+        key.port = sock.local_port;
+    } else {
+        key.addr = sock.remote_addr;
+        key.port = sock.remote_port;
     }
+    key.tgid = sock.tgid;
+    key.open_stack = settled(sock.open_stack);
+    key.request_stack = settled(sock.request_stack);
+    key.family = sock.family;
+    key.role = sock.role;
+    key
 }
 
 #[inline(always)]

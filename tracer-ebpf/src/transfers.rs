@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_probe_read_user as raw_probe_read_user};
+use aya_ebpf::helpers::generated::bpf_probe_read_user as raw_probe_read_user;
 use tracer_ebpf::{
     Counter, HEAD_BYTES, HeadKey, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO, STACK_NONE,
     STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
@@ -16,7 +16,7 @@ use crate::{
         inode, netns, position, read_user, request_direction, second_argument,
     },
     maps::{HEADS, LANE_SENT, SCRATCH, bounded, count},
-    sockets::{ESTABLISHED, coarse_ticks, entry, fold_socket, insert, insert_again},
+    sockets::{ESTABLISHED, coarse_ticks, entry, fold_socket, insert, insert_again, opened_now},
     unix,
 };
 
@@ -113,18 +113,13 @@ pub fn first_seen(sk: Address, opening: bool) -> bool {
     if !current_is_target() || family(sk) != AF_UNIX || !unix::is_stream(sk) {
         return false;
     }
-    let mut sock = Sock {
-        // SAFETY: the helper has no preconditions.
-        opened_ns: unsafe { bpf_ktime_get_ns() },
-        tgid: current_tgid(),
-        inode: inode(sk),
-        fd: -1,
-        netns: netns(sk),
-        family: AF_UNIX as u8,
-        state: ESTABLISHED,
-        flags: SOCK_CONNECTED,
-        ..Sock::default()
-    };
+    let mut sock = opened_now();
+    sock.tgid = current_tgid();
+    sock.inode = inode(sk);
+    sock.netns = netns(sk);
+    sock.family = AF_UNIX as u8;
+    sock.state = ESTABLISHED;
+    sock.flags = SOCK_CONNECTED;
     unix::identify(&mut sock, sk);
     if opening {
         insert(sk, &sock);
