@@ -386,7 +386,7 @@ impl Session {
             }
             procs::all()
         } else {
-            self.probes.targets.keys().unwrap_or_default()
+            self.alive.clone()
         };
         self.go.follow(&mut self.probes, &mut self.people, &pids);
         self.follow_loops(&pids);

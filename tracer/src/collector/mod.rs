@@ -169,7 +169,8 @@ pub struct Session {
     scan_began_ns: u64,
     next_sweep_ns: u64,
     next_scan_ns: u64,
-    processes: u64,
+    /// Processes of the target at the last sweep; none where it is the host.
+    alive: Vec<u32>,
     /// When the last process of the target ended: what was seen until then is kept as it was.
     frozen_ns: Option<u64>,
 }
@@ -183,11 +184,13 @@ const SWEEP_EVERY_NS: u64 = SECOND_NS / 2;
 const SCAN_EVERY_NS: u64 = 3 * SECOND_NS;
 /// Longest time between sweeps that are cheap.
 const SWEEP_WITHIN_NS: u64 = SECOND_NS;
+/// The same while no connection lasts.
+const IDLE_SWEEP_WITHIN_NS: u64 = 2 * SECOND_NS;
 /// Scans may take one part in this many of the time, and sweeps four times as much.
 const DUTY: u64 = 100;
 /// Sweeps that take more than one part in this many of the time are put off, up to
 /// [`SWEEP_WITHIN_NS`]: they walk over the kernel's whole table, however few sockets are in it.
-const LEISURE: u64 = 400;
+const LEISURE: u64 = 1000;
 
 impl Session {
     /// Attaches the probes and takes the baseline of sockets that are already open.
@@ -246,7 +249,7 @@ impl Session {
             scan_began_ns: 0,
             next_sweep_ns: 0,
             next_scan_ns: 0,
-            processes: 0,
+            alive: Vec::new(),
             frozen_ns: None,
         };
         session.resume();
@@ -317,8 +320,8 @@ impl Session {
     /// One sweep, after a descriptor scan if asked; sets when the next ones are due.
     fn round(&mut self, scan: bool) -> io::Result<()> {
         self.target.refresh(&self.probes);
-        self.processes = self.target.alive(&self.probes);
-        if self.processes == 0 {
+        self.alive = self.target.alive(&self.probes);
+        if self.alive.is_empty() && !self.target.is_host() {
             self.frozen_ns.get_or_insert_with(monotonic_ns);
         }
         let (began_ns, began_cpu_ns) = (monotonic_ns(), thread_cpu_ns());
@@ -345,7 +348,11 @@ impl Session {
             self.sweep(monotonic_ns(), scan)?;
         }
         let cost_ns = thread_cpu_ns().saturating_sub(began_cpu_ns);
-        let leisurely = (cost_ns * LEISURE).clamp(SWEEP_EVERY_NS, SWEEP_WITHIN_NS);
+        let within_ns = match self.totals.lasting {
+            0 => IDLE_SWEEP_WITHIN_NS,
+            _ => SWEEP_WITHIN_NS,
+        };
+        let leisurely = (cost_ns * LEISURE).clamp(SWEEP_EVERY_NS, within_ns);
         self.next_sweep_ns = began_ns + leisurely.max(cost_ns * DUTY / 4);
         self.save_if_due();
         Ok(())
@@ -488,7 +495,11 @@ impl Session {
         Status {
             sockets: self.totals.open,
             candidates: self.engine.candidates(),
-            processes: self.processes,
+            processes: if self.target.is_host() {
+                1
+            } else {
+                self.alive.len() as u64
+            },
         }
     }
 

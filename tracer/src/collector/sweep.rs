@@ -21,6 +21,8 @@ use crate::{
 
 /// Sockets younger than this are left to the kernel: most of them end before they matter.
 const YOUNG_NS: u64 = 1_000_000_000;
+/// Sockets that get older than this are not of a stream of short connections.
+const LASTING_NS: u64 = 100_000_000;
 /// Share of `AGG` in use at which it is emptied.
 const AGGREGATES_FULL: f64 = 0.75;
 /// A socket that no descriptor refers to, and whose end was not seen, is forgotten after this.
@@ -74,6 +76,8 @@ impl Facts {
 pub struct Totals {
     /// Live sockets, closed ones that the kernel still holds excluded.
     pub open: u64,
+    /// Those of them older than [`LASTING_NS`].
+    pub lasting: u64,
     /// Entries in the map.
     pub entries: u64,
     /// Open sockets without owner or stack.
@@ -111,10 +115,10 @@ impl Session {
                 self.show(sk, sock, now_ns, &mut totals);
             }
         })?;
-        if self.target.alive(&self.probes) == 0 {
+        if self.target.has_ended(&self.probes, &self.alive) {
             // the target ended while it was looked at: what was seen before stays as it was
             self.frozen_ns = Some(monotonic_ns());
-            self.processes = 0;
+            self.alive.clear();
             return Ok(());
         }
         self.show_streams(now_ns)?;
@@ -290,6 +294,8 @@ impl Session {
             return;
         }
         totals.open += 1;
+        let age_ns = now_ns.saturating_sub(sock.opened_ns);
+        totals.lasting += u64::from(age_ns > LASTING_NS);
         let told = self.go.of(sk, sock);
         if let Some(number) = told.and_then(|told| told.request) {
             self.live.set_request(sk, sock.opened_ns, number);
@@ -298,7 +304,7 @@ impl Session {
         if sock.tgid == 0 || facts.open_stack == STACK_NONE {
             totals.unattributed += 1;
         }
-        if now_ns.saturating_sub(sock.opened_ns) < YOUNG_NS || sock.tgid == 0 {
+        if age_ns < YOUNG_NS || sock.tgid == 0 {
             return;
         }
         let cohort = match self.chosen.get(&facts) {

@@ -110,27 +110,31 @@ impl Watched {
         missing.filter(|&pid| !add(probes, pid)).count() as u64
     }
 
-    /// Processes of the target that are alive; 1 for the host.
-    pub fn alive(&self, probes: &Probes) -> u64 {
+    /// Processes of the target that are alive; of the host, none in particular.
+    pub fn alive(&self, probes: &Probes) -> Vec<u32> {
         match self {
-            Watched::Host => 1,
-            Watched::Cgroup(path) | Watched::PidsOfCgroup(path) => {
-                procs::cgroup_pids(path).len() as u64
-            }
+            Watched::Host => Vec::new(),
+            Watched::Cgroup(path) | Watched::PidsOfCgroup(path) => procs::cgroup_pids(path),
             Watched::Processes => {
-                let pids = probes.targets.keys().unwrap_or_default();
-                let mut alive = 0;
-                for pid in pids {
-                    if procs::start_ticks(pid).is_some() {
-                        alive += 1;
-                    } else {
+                let mut pids = probes.targets.keys().unwrap_or_default();
+                pids.retain(|pid| {
+                    let alive = procs::start_ticks(*pid).is_some();
+                    if !alive {
                         // the exit hook does this at once where it is attached
-                        let _ = probes.targets.remove(&pid);
+                        let _ = probes.targets.remove(pid);
                     }
-                }
-                alive
+                    alive
+                });
+                pids
             }
         }
+    }
+
+    /// Whether all processes of the target have ended, of which these were alive just now.
+    pub fn has_ended(&self, probes: &Probes, alive: &[u32]) -> bool {
+        !self.is_host()
+            && !alive.iter().any(|&pid| procs::start_ticks(pid).is_some())
+            && self.alive(probes).is_empty()
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     Bar, Bench, Row, Section,
     load::Load,
     peers::PEERS,
+    profile,
     traced::{Daemon, Process},
 };
 
@@ -18,18 +19,20 @@ pub const SECTION: Section = Section {
     about: "Loopback, a client and a server thread on each CPU, both ends traced: connect, one HTTP request and \
             response, close, without a pause. The ratio is CPU time per connection, of the load (with the \
             kernel's work for it) and of the tracer's own process, to that of the same load without a tracer \
-            just before and after. The bars are those of a prototype that kept neither stack nor URL of a \
-            request. The daemon's own time is that of its sweeps, one or two a second, whatever the number of \
-            connections: in a profile of the thread that sweeps (perf, cpu-clock) more than half is the kernel's \
-            walk over the buckets of the socket table, nearly all of them empty. A smaller `--max-sockets` \
-            shrinks it.",
+            just before and after; where neighbours share a machine's cores it needs many rounds to tell a few \
+            per cent. By profile: samples of the load (perf, cpu-clock) taken while it is traced, all of them to \
+            those outside of tracer's programs and of the tracepoints' calls; that is steady, but does not see \
+            what the programs push out of the load's caches. The bars are those of a prototype that kept neither \
+            stack nor URL of a request. The daemon's own time is that of its sweeps, one in two seconds while \
+            no connection lasts, whatever the number of connections; more than half of it is the kernel's walk \
+            over the buckets of the socket table, nearly all of them empty. A smaller `--max-sockets` shrinks it.",
     run,
 };
 
 /// Measured after each change of tracer.
 const WINDOW: Duration = Duration::from_millis(1500);
 /// Before it, so that call paths are known and everything is warm.
-const WARM_UP: Duration = Duration::from_millis(700);
+pub const WARM_UP: Duration = Duration::from_millis(700);
 
 /// Who watches.
 #[derive(Clone, Copy)]
@@ -77,6 +80,19 @@ const BARE: Watcher = Watcher::Tracer(&[
 ]);
 
 impl Cost {
+    /// The rounds of both.
+    fn and(&self, other: &Self) -> Self {
+        let both = |a: &[f64], b: &[f64]| [a, b].concat();
+        Self {
+            ratios: both(&self.ratios, &other.ratios),
+            load_ns: both(&self.load_ns, &other.load_ns),
+            own_ns: both(&self.own_ns, &other.own_ns),
+            plain_ns: both(&self.plain_ns, &other.plain_ns),
+            plain_rate: both(&self.plain_rate, &other.plain_rate),
+            failed: self.failed.clone().or_else(|| other.failed.clone()),
+        }
+    }
+
     /// CPU time of the load per unit beyond that without a watcher, nanoseconds.
     pub fn added_ns(&self) -> Vec<f64> {
         let load_ns = self.load_ns.iter();
@@ -90,10 +106,17 @@ impl Cost {
 fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut load = Load::start(bench, &["churn"])?;
     let watchers = [BARE, LIFECYCLE, COUNTING, STACKS, ALL];
+    // those with a bar, in most rounds alone
+    let barred = [LIFECYCLE, COUNTING];
     let own = compare(bench, &mut load, &watchers, bench.rounds(12))?;
+    let more = compare(bench, &mut load, &barred, bench.rounds(30))?;
     let [bare, lifecycle, counting, stacks, all] = own.as_slice() else {
         return Ok(Vec::new());
     };
+    let [more_lifecycle, more_counting] = more.as_slice() else {
+        return Ok(Vec::new());
+    };
+    let (lifecycle, counting) = (lifecycle.and(more_lifecycle), counting.and(more_counting));
     let ratio = |name: &str, cost: &Cost| Row::new(name, "ratio", cost.ratios.clone());
     let mut rows = vec![
         Row::new("untraced", "connections/s", all.plain_rate.clone()),
@@ -103,10 +126,10 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
             all.plain_ns.clone(),
         ),
         ratio("lifecycle", bare),
-        ratio("+ the opener's stack", lifecycle)
+        ratio("+ the opener's stack", &lifecycle)
             .bar(Bar::AtMost(1.08))
             .note("of both ends"),
-        ratio("+ activity and number of requests", counting).bar(Bar::AtMost(1.10)),
+        ratio("+ activity and number of requests", &counting).bar(Bar::AtMost(1.10)),
         ratio("+ the stack of each request", stacks).note("beyond what the bar was set for"),
         ratio("everything: + the URL of each request", all).note("beyond what the bar was set for"),
         Row::new("everything, per connection", "ns more", all.added_ns())
@@ -115,6 +138,19 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
             .bar(Bar::AtMost(50.0))
             .note("its own CPU time, everything on; a connection has two traced ends"),
     ];
+    rows.extend(profile::ratio(
+        bench,
+        &mut load,
+        "with the opener's stack",
+        &LIFECYCLE,
+    )?);
+    rows.extend(profile::ratio(bench, &mut load, "everything", &ALL)?);
+    rows.extend(profile::ratio_and_shares(
+        bench,
+        &mut load,
+        "+ activity and number of requests",
+        &COUNTING,
+    )?);
     let peers: Vec<Watcher> = PEERS.iter().map(|&peer| Watcher::Peer(peer)).collect();
     for (peer, cost) in PEERS
         .iter()
@@ -173,8 +209,11 @@ pub fn compare(
     Ok(costs)
 }
 
-enum Started {
+/// A watcher at work; it ends with this value.
+pub enum Started {
+    /// `tracer daemon`.
     Tracer(Daemon),
+    /// Another tool.
     Peer(Process),
 }
 
@@ -187,7 +226,8 @@ impl Started {
     }
 }
 
-fn start(bench: &Bench, watcher: &Watcher, pid: u32) -> Result<Started> {
+/// Starts it.
+pub fn start(bench: &Bench, watcher: &Watcher, pid: u32) -> Result<Started> {
     Ok(match watcher {
         Watcher::Tracer(arguments) => Started::Tracer(Daemon::start(bench, pid, arguments)?),
         Watcher::Peer(peer) => Started::Peer(peer.start(pid)?),

@@ -6,6 +6,7 @@ use super::{
     Bar, Bench, Row, Section,
     churn::{ALL, COUNTING, STACKS, compare},
     load::Load,
+    profile,
 };
 
 /// Total CPU at keep-alive.
@@ -15,10 +16,7 @@ pub const SECTION: Section = Section {
     about: "As above, but each client keeps its connection and sends one HTTP request after the other, each a \
             new turn whose stack and first bytes are taken on both ends. The bar is that of a prototype that \
             kept neither stack nor URL of a request. What these add is work that every request is worth, because \
-            any may be the one that leaks: of the time in the four programs of a request, a profile (perf, \
-            cpu-clock) has 27 % in copying the stack's beginning and the request's head from the program's memory, \
-            27 % in the programs themselves, 13 % in the tracepoints' calls, 12 % in comparing return addresses, \
-            11 % in looking up the socket, and 6 % in comparing the head with the one before.",
+            any may be the one that leaks. By profile: as for short connections.",
     run,
 };
 
@@ -29,7 +27,7 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
     let [counting, stacks, all] = costs.as_slice() else {
         return Ok(Vec::new());
     };
-    Ok(vec![
+    let mut rows = vec![
         Row::new("untraced", "requests/s", all.plain_rate.clone()),
         Row::new("untraced, per request", "ns of CPU", all.plain_ns.clone()),
         Row::new(
@@ -53,5 +51,14 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
         Row::new("everything, per request", "ns more", all.added_ns())
             .note("of the load's CPU time; four programs run for a request"),
         Row::new("daemon, per request", "ns", all.own_ns.clone()),
-    ])
+    ];
+    let counted = "activity and number of requests";
+    rows.extend(profile::ratio(bench, &mut load, counted, &COUNTING)?);
+    rows.extend(profile::ratio_and_shares(
+        bench,
+        &mut load,
+        "everything",
+        &ALL,
+    )?);
+    Ok(rows)
 }

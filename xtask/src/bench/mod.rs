@@ -11,6 +11,7 @@ mod load;
 mod memory;
 mod page;
 mod peers;
+mod profile;
 mod row;
 mod stacks;
 mod stall;

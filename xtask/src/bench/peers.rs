@@ -32,7 +32,7 @@ pub struct Peer {
 /// Installs them.
 pub fn install(options: setup::Options) -> Result<()> {
     packages::install(
-        &["bpftrace", "libbpf-tools"],
+        &["bpftrace", "libbpf-tools", "linux-perf"],
         "tools to compare with",
         options.agreed(),
     )
