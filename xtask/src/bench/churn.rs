@@ -29,6 +29,10 @@ pub const SECTION: Section = Section {
     run,
 };
 
+/// For the life of a connection with the stack of its opener, over nothing.
+const STACK_BAR: Bar = Bar::AtMost(1.08);
+/// For that with activity and the number of requests.
+const ACTIVITY_BAR: Bar = Bar::AtMost(1.10);
 /// Measured after each change of tracer.
 const WINDOW: Duration = Duration::from_millis(1500);
 /// Before it, so that call paths are known and everything is warm.
@@ -127,9 +131,9 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
         ),
         ratio("lifecycle", bare),
         ratio("+ the opener's stack", &lifecycle)
-            .bar(Bar::AtMost(1.08))
+            .bar(STACK_BAR)
             .note("of both ends"),
-        ratio("+ activity and number of requests", &counting).bar(Bar::AtMost(1.10)),
+        ratio("+ activity and number of requests", &counting).bar(ACTIVITY_BAR),
         ratio("+ the stack of each request", stacks).note("beyond what the bar was set for"),
         ratio("everything: + the URL of each request", all).note("beyond what the bar was set for"),
         Row::new("everything, per connection", "ns more", all.added_ns())
@@ -144,13 +148,17 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
         "with the opener's stack",
         &LIFECYCLE,
     )?);
-    rows.extend(profile::ratio(bench, &mut load, "everything", &ALL)?);
-    rows.extend(profile::ratio_and_shares(
+    let opener = profile::ratio(bench, &mut load, "with the opener's stack", &LIFECYCLE)?;
+    let (activity, shares) = profile::ratio_and_shares(
         bench,
         &mut load,
         "+ activity and number of requests",
         &COUNTING,
-    )?);
+    )?;
+    rows.push(opener.bar(STACK_BAR));
+    rows.push(activity.bar(ACTIVITY_BAR));
+    rows.extend(shares);
+    rows.push(profile::ratio(bench, &mut load, "everything", &ALL)?);
     let peers: Vec<Watcher> = PEERS.iter().map(|&peer| Watcher::Peer(peer)).collect();
     for (peer, cost) in PEERS
         .iter()

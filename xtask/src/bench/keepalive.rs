@@ -20,6 +20,9 @@ pub const SECTION: Section = Section {
     run,
 };
 
+/// For activity and the number of requests, over nothing.
+const BAR: Bar = Bar::AtMost(1.04);
+
 fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut load = Load::start(bench, &["keep"])?;
     let watchers = [COUNTING, STACKS, ALL];
@@ -35,7 +38,7 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
             "ratio",
             counting.ratios.clone(),
         )
-        .bar(Bar::AtMost(1.04)),
+        .bar(BAR),
         Row::new(
             "+ the stack of each request",
             "ratio",
@@ -53,12 +56,10 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
         Row::new("daemon, per request", "ns", all.own_ns.clone()),
     ];
     let counted = "activity and number of requests";
-    rows.extend(profile::ratio(bench, &mut load, counted, &COUNTING)?);
-    rows.extend(profile::ratio_and_shares(
-        bench,
-        &mut load,
-        "everything",
-        &ALL,
-    )?);
+    let counting = profile::ratio(bench, &mut load, counted, &COUNTING)?;
+    rows.push(counting.bar(BAR));
+    let (all, shares) = profile::ratio_and_shares(bench, &mut load, "everything", &ALL)?;
+    rows.push(all);
+    rows.extend(shares);
     Ok(rows)
 }

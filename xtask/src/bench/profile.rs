@@ -91,26 +91,25 @@ const OURS: &[&str] = &[
 const OF_PERF: &str = "finish_task_switch";
 
 /// A row with the ratio under a watcher.
-pub fn ratio(bench: &Bench, load: &mut Load, name: &str, watcher: &Watcher) -> Result<Vec<Row>> {
-    Ok(vec![ratios(name, &several(bench, load, watcher)?)])
+pub fn ratio(bench: &Bench, load: &mut Load, name: &str, watcher: &Watcher) -> Result<Row> {
+    Ok(ratios(name, &several(bench, load, watcher)?))
 }
 
-/// The same, and rows that say with what the programs spend their time.
+/// The same, and rows that say what the programs spend their time with.
 pub fn ratio_and_shares(
     bench: &Bench,
     load: &mut Load,
     name: &str,
     watcher: &Watcher,
-) -> Result<Vec<Row>> {
+) -> Result<(Row, Vec<Row>)> {
     let profiles = several(bench, load, watcher)?;
-    let mut rows = vec![ratios(name, &profiles)];
     let works: BTreeSet<_> = profiles.iter().flat_map(|p| p.shares.keys()).collect();
-    for work in works {
+    let shares = works.into_iter().map(|work| {
         let shares = profiles.iter().map(|p| p.shares.get(work).copied());
         let shares = shares.map(Option::unwrap_or_default).collect();
-        rows.push(Row::new(format!("… of which {work}"), "%", shares));
-    }
-    Ok(rows)
+        Row::new(format!("… of which {work}"), "%", shares)
+    });
+    Ok((ratios(name, &profiles), shares.collect()))
 }
 
 fn ratios(name: &str, profiles: &[Profile]) -> Row {
