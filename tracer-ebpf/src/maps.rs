@@ -88,7 +88,9 @@ pub const LANE_RUNTIME: u32 = 5;
 pub const LANE_ACCEPT: u32 = 6;
 /// For connects of UNIX sockets; their accepts come behind it.
 pub const LANE_UNIX: u32 = 7;
-const LANES: u32 = 9;
+/// For handshakes that end, in softirq context.
+pub const LANE_SOFTIRQ: u32 = 9;
+const LANES: u32 = 10;
 /// An empty aggregate, to insert.
 #[map]
 pub static EMPTY_AGG: PerCpuArray<AggValue> = PerCpuArray::with_max_entries(1, 0);
@@ -105,6 +107,8 @@ pub struct Clock {
 /// Values under construction.
 #[repr(C)]
 pub struct Scratch {
+    /// A socket that opens.
+    pub sock: Sock,
     /// A request head.
     pub head: Head,
     /// A UNIX path, padded for hashing by words.

@@ -15,8 +15,8 @@ use crate::{
         current_syscall, current_tgid, family, is_of_user, netns, protocol,
     },
     maps::{
-        AGG, CLOCK, EMPTY_AGG, ERRORS, HEADS, LANE_OPEN, LISTENERS, SOCKS, atomic_add, bounded,
-        count,
+        AGG, CLOCK, EMPTY_AGG, ERRORS, HEADS, LANE_OPEN, LANE_SOFTIRQ, LISTENERS, SCRATCH, SOCKS,
+        atomic_add, bounded, count,
     },
     offset,
     uv_programs::asked_for,
@@ -89,6 +89,18 @@ pub fn opened_now() -> Sock {
         fd: -1,
         ..Sock::default()
     }
+}
+
+/// The same in the lane's room, for programs that run so often that they should not need much
+/// stack: beyond 64 bytes the kernel gives a program a stack of its own, away from the one in use
+/// (kernel/bpf/verifier.c, 6.13), and the first touch of it costs a fifth of a run.
+#[inline(always)]
+fn opened_in(lane: u32) -> Option<&'static mut Sock> {
+    let scratch = SCRATCH.get_ptr_mut(lane)?;
+    // SAFETY: this program's room on this CPU.
+    let sock = unsafe { &mut (*scratch).sock };
+    *sock = opened_now();
+    Some(sock)
 }
 
 /// Fills in addresses, ports and namespace of an inet socket.
@@ -175,7 +187,9 @@ pub fn state_changed(sk: impl Object, old: u8, new: u8) {
         SYN_RECV | FIN_WAIT2 | CLOSING => {}
         SYN_SENT => connecting(sk),
         ESTABLISHED if old == SYN_RECV => accepted(sk),
-        LISTEN => listening(sk),
+        LISTEN => {
+            listening(sk.address());
+        }
         CLOSE if old == LISTEN => {
             let _ = LISTENERS.remove(&listen_key(sk));
         }
@@ -200,18 +214,20 @@ fn connecting(sk: impl Object) {
     if !current_is_target() || protocol(sk) != IPPROTO_TCP || !is_of_user(sk) {
         return;
     }
-    let mut sock = opened_now();
+    let Some(sock) = opened_in(LANE_OPEN) else {
+        return;
+    };
     sock.tgid = current_tgid();
     sock.role = ROLE_CLIENT;
     sock.state = SYN_SENT;
     sock.open_stack_of = WHEN_CONNECT;
-    read_addresses(&mut sock, sk);
+    read_addresses(sock, sk);
     let sk = sk.address();
     sock.open_stack = match asked_for(sock.opened_ns) {
         STACK_NONE => capture_stack(sk, sock.opened_ns, u32::from(WHEN_CONNECT), LANE_OPEN),
         asked => asked,
     };
-    insert(sk, &sock);
+    insert(sk, sock);
 }
 
 /// Runs in softirq context, under any `current`: whether it is ours is known by the listening
@@ -223,13 +239,15 @@ fn accepted(sk: impl Object) {
     if (listener == 0 && config!(filter) != FILTER_HOST) || protocol(sk) != IPPROTO_TCP {
         return;
     }
-    let mut sock = opened_now();
+    let Some(sock) = opened_in(LANE_SOFTIRQ) else {
+        return;
+    };
     sock.tgid = listener;
     sock.role = ROLE_SERVER;
     sock.state = ESTABLISHED;
     sock.flags = SOCK_CONNECTED | SOCK_ACCEPT_UNOWNED;
-    read_addresses(&mut sock, sk);
-    insert(sk.address(), &sock);
+    read_addresses(sock, sk);
+    insert(sk.address(), sock);
 }
 
 /// Whether sockets accepted here are counted as soon as their handshake ends.
@@ -246,11 +264,14 @@ fn listen_key(sk: impl Object) -> ListenKey {
     }
 }
 
-#[inline(always)]
-fn listening(sk: impl Object) {
+/// A global function, see [`crate::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn listening(sk: u64) -> u32 {
     if current_is_target() {
         remember_listener(sk, current_tgid());
     }
+    0
 }
 
 /// Stores a listening socket of a target process.
@@ -320,7 +341,7 @@ fn closed(sk: impl Object, sock: &mut Sock, old: u8) {
         }
         sock.error = error;
         if error != 0 {
-            count_error(sock.tgid, error);
+            count_error(sock.tgid, u32::from(error));
         }
     } else if error != 0 {
         sock.error = error;
@@ -334,18 +355,18 @@ fn closed(sk: impl Object, sock: &mut Sock, old: u8) {
     }
 }
 
-#[inline(always)]
-fn count_error(tgid: u32, error: u16) {
-    let key = ErrorKey {
-        tgid,
-        error: u32::from(error),
-    };
+/// A global function, see [`crate::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn count_error(tgid: u32, error: u32) -> u32 {
+    let key = ErrorKey { tgid, error };
     if let Some(number) = ERRORS.get_ptr_mut(&key) {
         // SAFETY: a live map value.
         unsafe { atomic_add(number, 1) };
     } else if ERRORS.insert(&key, &1, 0).is_err() {
         count(Counter::ErrorMapFull);
     }
+    0
 }
 
 /// The kernel frees a TCP socket.
@@ -374,11 +395,13 @@ pub extern "C" fn fold_socket(sk: u64) -> u32 {
         return 0;
     }
     count(Counter::Folded);
+    let mut head = HeadKey { sk, latest: 0 };
     if heads & 1 != 0 {
-        let _ = HEADS.remove(&HeadKey { sk, latest: 0 });
+        let _ = HEADS.remove(&head);
     }
     if heads & 2 != 0 {
-        let _ = HEADS.remove(&HeadKey { sk, latest: 1 });
+        head.latest = 1;
+        let _ = HEADS.remove(&head);
     }
     add(key, lifetime, turns);
     1
@@ -402,12 +425,13 @@ fn aggregate_key(sock: &Sock) -> AggKey {
 }
 
 #[inline(always)]
-fn add(key: AggKey, lifetime: u64, turns: u32) {
+fn add(mut key: AggKey, lifetime: u64, turns: u32) {
     let value = match aggregate(&key) {
         Some(value) => value,
         None => {
             count(Counter::AggregateMapFull);
-            let Some(value) = aggregate(&AggKey::default()) else {
+            key = AggKey::default();
+            let Some(value) = aggregate(&key) else {
                 return;
             };
             value

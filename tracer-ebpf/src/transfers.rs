@@ -36,22 +36,19 @@ pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
     let direction = if sent { SENT } else { RECEIVED };
     let sk = object.address();
     let sock = match entry(sk) {
-        Some(sock) if !is_stale(sock, sk) => sock,
-        known => {
-            if known.is_some() {
-                count(Counter::Replaced);
-                fold_socket(sk);
-            }
-            // every transfer of every process that is not watched comes by here: only UNIX
-            // sockets can be new
-            if family(object) != AF_UNIX || !first_seen(sk, false) {
+        Some(sock) if sock.family != AF_UNIX as u8 || is_stale(sk, sock.inode) == 0 => sock,
+        // every transfer of every process that is not watched comes by here: only UNIX sockets can
+        // be new
+        None if family(object) != AF_UNIX => return,
+        _ => {
+            if begin_to_follow(sk) == 0 {
                 return;
             }
             let Some(sock) = entry(sk) else { return };
             sock
         }
     };
-    if sock.flags & SOCK_ACCEPT_UNOWNED != 0 && !take_over(sk, sock) {
+    if sock.flags & SOCK_ACCEPT_UNOWNED != 0 && take_over(sk) == 0 {
         return;
     }
     let now = coarse_ticks(sock);
@@ -87,7 +84,18 @@ pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
         sock.turn_ticks = now;
         sock.request_stack = stack;
         if config!(want_heads) != 0 {
-            keep_head(sk, sock, bytes as u32, lane(sock, sent));
+            let place = Place {
+                lane: lane(sock, sent),
+                bytes: bytes as u32,
+            };
+            let kept = Kept {
+                hash: sock.head_hash,
+                heads: sock.heads,
+            };
+            let kept = keep_head(sk, sock.opened_ns, sock.turns, place.pack(), kept.pack());
+            let kept = Kept::unpack(kept);
+            sock.head_hash = kept.hash;
+            sock.heads = kept.heads;
         }
     }
 }
@@ -98,11 +106,23 @@ fn lane(sock: &Sock, sent: bool) -> u32 {
     LANE_SENT + u32::from(!sent) + 2 * u32::from(sock.family == AF_UNIX as u8)
 }
 
-/// Whether the entry belongs to another socket: UNIX sockets may end unseen, and the kernel may
-/// use their memory again.
-#[inline(always)]
-fn is_stale(sock: &Sock, sk: Address) -> bool {
-    sock.family == AF_UNIX as u8 && sock.inode != 0 && sock.inode != inode(sk)
+/// Whether the entry of a UNIX socket, which has this inode, belongs to another one: they may end
+/// unseen, and the kernel may use their memory again. A global function, as are the next, so that
+/// what is seldom needed takes no room on the stack of every run.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn is_stale(sk: u64, known: u32) -> u32 {
+    u32::from(known != 0 && known != inode(sk))
+}
+
+/// Takes up a UNIX socket in place of one that was there before; 0 where it is not one to follow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_to_follow(sk: u64) -> u32 {
+    if fold_socket(sk) != 0 {
+        count(Counter::Replaced);
+    }
+    u32::from(first_seen(sk, false))
 }
 
 /// A UNIX stream socket that a target process opens (`opening`) or uses for the first time; `true`
@@ -130,17 +150,20 @@ pub fn first_seen(sk: Address, opening: bool) -> bool {
     true
 }
 
-/// The current process is the first to use an accepted socket, so it is the owner.
-#[inline(always)]
-fn take_over(sk: Address, sock: &mut Sock) -> bool {
-    if current_is_target() {
-        sock.tgid = current_tgid();
-        sock.flags &= !SOCK_ACCEPT_UNOWNED;
-        return true;
+/// The current process is the first to use an accepted socket, so it is the owner; 0 where it is
+/// none to follow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn take_over(sk: u64) -> u32 {
+    if !current_is_target() {
+        // another process accepts on the same port: not ours to record
+        fold_socket(sk);
+        return 0;
     }
-    // another process accepts on the same port: not ours to record
-    fold_socket(sk);
-    false
+    let Some(sock) = entry(sk) else { return 0 };
+    sock.tgid = current_tgid();
+    sock.flags &= !SOCK_ACCEPT_UNOWNED;
+    1
 }
 
 /// Address of the user buffer of the current send or receive call, 0 when there is none that can
@@ -185,15 +208,62 @@ fn looks_like_http(word: u32) -> bool {
     )
 }
 
-/// Keeps the first bytes of an HTTP/1 request; other protocols' bytes are never copied.
-#[inline(always)]
-fn keep_head(sk: Address, sock: &mut Sock, bytes: u32, lane: u32) {
+/// What was transferred, and the room to look at it.
+struct Place {
+    lane: u32,
+    bytes: u32,
+}
+
+/// What is kept of a socket's request heads.
+struct Kept {
+    hash: u32,
+    heads: u16,
+}
+
+impl Place {
+    /// As one argument.
+    #[inline(always)]
+    fn pack(&self) -> u64 {
+        u64::from(self.lane) << 32 | u64::from(self.bytes)
+    }
+
+    #[inline(always)]
+    fn unpack(packed: u64) -> Self {
+        Self {
+            lane: (packed >> 32) as u32,
+            bytes: packed as u32,
+        }
+    }
+}
+
+impl Kept {
+    /// As one argument.
+    #[inline(always)]
+    fn pack(&self) -> u64 {
+        u64::from(self.heads) << 32 | u64::from(self.hash)
+    }
+
+    #[inline(always)]
+    fn unpack(packed: u64) -> Self {
+        Self {
+            heads: (packed >> 32) as u16,
+            hash: packed as u32,
+        }
+    }
+}
+
+/// Keeps the first bytes of an HTTP/1 request; other protocols' bytes are never copied. Takes a
+/// [`Place`] and a [`Kept`], and returns what is kept now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn keep_head(sk: u64, opened_ns: u64, turn: u32, place: u64, kept: u64) -> u64 {
     let buffer = user_buffer();
     if buffer == 0 || !looks_like_http(read_user::<u32>(buffer)) {
-        return;
+        return kept;
     }
+    let Place { lane, bytes } = Place::unpack(place);
     let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
-        return;
+        return kept;
     };
     // SAFETY: this CPU's slot.
     let head = unsafe { &mut (*scratch).head };
@@ -211,23 +281,24 @@ fn keep_head(sk: Address, sock: &mut Sock, bytes: u32, lane: u32) {
         )
     };
     if failed != 0 {
-        return;
+        return kept;
     }
     let hash = hash_head(lane, len);
-    if sock.head_hash == hash {
+    let before = Kept::unpack(kept);
+    if before.hash == hash {
         // the same request as before, which user space has or finds in the map
-        return;
+        return kept;
     }
     head.len = len;
-    head.opened_ns = sock.opened_ns;
-    head.turn = sock.turns;
-    let latest = u64::from(sock.heads & 1 != 0);
+    head.opened_ns = opened_ns;
+    head.turn = turn;
+    let latest = u64::from(before.heads & 1 != 0);
     if HEADS.insert(&HeadKey { sk, latest }, head, 0).is_err() {
         count(Counter::HeadMapFull);
-    } else {
-        sock.heads |= 1 << latest;
-        sock.head_hash = hash;
+        return kept;
     }
+    let heads = before.heads | 1 << latest;
+    Kept { hash, heads }.pack()
 }
 
 /// A hash of the first `len` bytes of the lane's head, never 0. Two requests in a row that differ

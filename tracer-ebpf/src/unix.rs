@@ -7,7 +7,7 @@ use tracer_ebpf::{Counter, PATH_BYTES, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, Sock
 
 use crate::{
     kernel::{Address, SOCK_STREAM, active, read},
-    maps::{LANE_OPEN, PATHS, SCRATCH, SOCKS, bounded, count},
+    maps::{LANE_OPEN, PATHS, SCRATCH, bounded, count},
     offset,
     sockets::fold_socket,
 };
@@ -48,7 +48,7 @@ pub fn identify(sock: &mut Sock, sk: Address) {
 /// The last descriptor of a UNIX socket was closed.
 #[inline(always)]
 pub fn closed(sk: Address) -> u32 {
-    if active() && SOCKS.get_ptr(&sk).is_some() {
+    if active() {
         fold_socket(sk);
     }
     0

@@ -16,7 +16,9 @@ pub const SECTION: Section = Section {
     about: "As above, but each client keeps its connection and sends one HTTP request after the other, each a \
             new turn whose stack and first bytes are taken on both ends. The bar is that of a prototype that \
             kept neither stack nor URL of a request. What these add is work that every request is worth, because \
-            any may be the one that leaks. By profile: as for short connections.",
+            any may be the one that leaks. By profile: as for short connections. Where that is over the bar, the \
+            shares below it say why: beside the programs there are the kernel's way into and out of each of the \
+            four that run for a request, and one look-up of the socket in each.",
     run,
 };
 
@@ -56,8 +58,9 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
         Row::new("daemon, per request", "ns", all.own_ns.clone()),
     ];
     let counted = "activity and number of requests";
-    let counting = profile::ratio(bench, &mut load, counted, &COUNTING)?;
+    let (counting, shares) = profile::ratio_and_shares(bench, &mut load, counted, &COUNTING)?;
     rows.push(counting.bar(BAR));
+    rows.extend(shares);
     let (all, shares) = profile::ratio_and_shares(bench, &mut load, "everything", &ALL)?;
     rows.push(all);
     rows.extend(shares);
