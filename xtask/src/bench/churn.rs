@@ -142,20 +142,10 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
             .bar(Bar::AtMost(50.0))
             .note("its own CPU time, everything on; a connection has two traced ends"),
     ];
-    rows.extend(profile::ratio(
-        bench,
-        &mut load,
-        "with the opener's stack",
-        &LIFECYCLE,
-    )?);
     let opener = profile::ratio(bench, &mut load, "with the opener's stack", &LIFECYCLE)?;
-    let (activity, shares) = profile::ratio_and_shares(
-        bench,
-        &mut load,
-        "+ activity and number of requests",
-        &COUNTING,
-    )?;
     rows.push(opener.bar(STACK_BAR));
+    let activity = "+ activity and number of requests";
+    let (activity, shares) = profile::ratio_and_shares(bench, &mut load, activity, &COUNTING)?;
     rows.push(activity.bar(ACTIVITY_BAR));
     rows.extend(shares);
     rows.push(profile::ratio(bench, &mut load, "everything", &ALL)?);
