@@ -276,8 +276,9 @@ fn pins_that_do_not_fit_are_replaced() -> Result<()> {
     let after = kept(&bpffs)?;
     ensure!(after.len() == 1 && after != before, "{before:?}, {after:?}");
     tracer::detached(&programs)?;
-    let told = daemon.program.stderr();
-    ensure!(told.contains("replaced"), "it is not told: {told}");
+    wait::until("it to be told", seconds(30), || {
+        Ok(daemon.program.stderr().contains("replaced"))
+    })?;
     let metrics = daemon.metrics()?;
     ensure!(
         metrics.contains("tracer_map_max_entries{map=\"SOCKS\"} 6000"),

@@ -24,7 +24,7 @@ use crate::{
 static CALLS: LruHashMap<CallKey, CallValue> = LruHashMap::with_max_entries(4_096, 0);
 
 const SEND: u32 = 1;
-const RECEIVE: u32 = 2;
+const RECEIVE_UNIX: u32 = 2;
 const CONNECT: u32 = 3;
 const ACCEPT: u32 = 4;
 const RECEIVE_TCP: u32 = 5;
@@ -163,19 +163,34 @@ pub fn k_sent(ctx: RetProbeContext) -> u32 {
 /// As `tcp_received4` and `tcp_received5`: their entry.
 #[kprobe]
 pub fn k_tcp_receive(ctx: ProbeContext) -> u32 {
-    enter_receive(ctx.arg(0).unwrap_or(0), ctx.arg(3).unwrap_or(0))
+    enter_receive(
+        RECEIVE_TCP,
+        ctx.arg(0).unwrap_or(0),
+        ctx.arg(3).unwrap_or(0),
+    )
 }
 
 /// As `tcp_received6`: its entry.
 #[kprobe]
 pub fn k_tcp_receive6(ctx: ProbeContext) -> u32 {
-    enter_receive(ctx.arg(0).unwrap_or(0), ctx.arg(4).unwrap_or(0))
+    enter_receive(
+        RECEIVE_TCP,
+        ctx.arg(0).unwrap_or(0),
+        ctx.arg(4).unwrap_or(0),
+    )
 }
 
 #[inline(always)]
-fn enter_receive(sk: Address, flags: u64) -> u32 {
-    let _ = CALLS.insert(&in_function(RECEIVE_TCP), &CallValue { sk, flags }, 0);
+fn enter_receive(function: u32, sk: Address, flags: u64) -> u32 {
+    let _ = CALLS.insert(&in_function(function), &CallValue { sk, flags }, 0);
     0
+}
+
+/// The call that the current thread entered last.
+#[inline(always)]
+fn entered(function: u32) -> Option<CallValue> {
+    // SAFETY: a map lookup; the value is copied at once.
+    unsafe { CALLS.get(in_function(function)) }.copied()
 }
 
 /// What `tcp_recvmsg` calls when it has copied something, so that no return need be waited for: as
@@ -184,8 +199,7 @@ fn enter_receive(sk: Address, flags: u64) -> u32 {
 #[kprobe]
 pub fn k_tcp_received(ctx: ProbeContext) -> u32 {
     let sk: Address = ctx.arg(0).unwrap_or(0);
-    // SAFETY: a map lookup; the value is copied at once.
-    match unsafe { CALLS.get(in_function(RECEIVE_TCP)) }.copied() {
+    match entered(RECEIVE_TCP) {
         Some(call) if call.sk == sk => receive(sk, call.flags, ctx.arg(1).unwrap_or(0)),
         _ => 0,
     }
@@ -194,18 +208,16 @@ pub fn k_tcp_received(ctx: ProbeContext) -> u32 {
 /// As `unix_received`: its entry.
 #[kprobe]
 pub fn k_unix_receive(ctx: ProbeContext) -> u32 {
-    enter(
-        RECEIVE,
-        sk_of(ctx.arg(0).unwrap_or(0)),
-        ctx.arg(3).unwrap_or(0),
-    )
+    let sk = sk_of(ctx.arg(0).unwrap_or(0));
+    enter_receive(RECEIVE_UNIX, sk, ctx.arg(3).unwrap_or(0))
 }
 
-/// Its return.
-#[kretprobe]
-pub fn k_received(ctx: RetProbeContext) -> u32 {
-    match leave(RECEIVE) {
-        Some(call) => receive(call.sk, call.flags, ctx.ret::<i32>()),
+/// What it calls to copy each piece, for the same reason: `int unix_stream_read_actor(struct
+/// sk_buff *skb, int skip, int chunk, struct unix_stream_read_state *state)`, net/unix/af_unix.c.
+#[kprobe]
+pub fn k_unix_received(ctx: ProbeContext) -> u32 {
+    match entered(RECEIVE_UNIX) {
+        Some(call) => receive(call.sk, call.flags, ctx.arg(2).unwrap_or(0)),
         None => 0,
     }
 }

@@ -266,13 +266,13 @@ const RECEIVE: &[Choice] = &[
         kprobe_of("k_tcp_receive6", "tcp_recvmsg", 6),
         kprobe("k_tcp_received", "tcp_cleanup_rbuf"),
         kprobe("k_unix_receive", "unix_stream_recvmsg"),
-        kretprobe("k_received", "unix_stream_recvmsg"),
+        kprobe("k_unix_received", "unix_stream_read_actor"),
     ]),
     only(&[
         kprobe("k_tcp_receive", "tcp_recvmsg"),
         kprobe("k_tcp_received", "tcp_cleanup_rbuf"),
         kprobe("k_unix_receive", "unix_stream_recvmsg"),
-        kretprobe("k_received", "unix_stream_recvmsg"),
+        kprobe("k_unix_received", "unix_stream_read_actor"),
     ]),
     BY_SYSCALLS,
 ];
