@@ -151,9 +151,16 @@ fn in_report(report: &Report, pair: &Pair) -> Result<()> {
     if let Some(finding) = of(pair.twin.pid()).next() {
         bail!("the healthy twin is accused: {finding:#}");
     }
-    // what was lost is a finding of its own, of which little is known
+    // what was lost is a finding of its own, of which little is known; so is what a program opened
+    // before it was stopped
     let lost = report.0["coverage"]["losses"]["recursion_misses"].as_u64() > Some(0);
-    let mut leaks = of(pair.leaky.pid()).filter(|f| !lost || f["confidence"] != "low");
+    let little_known = |finding: &Value| {
+        let before = finding["evidence"]
+            .to_string()
+            .contains("before the watch began");
+        finding["confidence"] == "low" && (lost || before)
+    };
+    let mut leaks = of(pair.leaky.pid()).filter(|finding| !little_known(finding));
     let leak = leaks.next().context("its leak is not found")?;
     if let Some(other) = leaks.next() {
         bail!("more than one finding: {leak:#} and {other:#}");

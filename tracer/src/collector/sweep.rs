@@ -115,7 +115,7 @@ impl Session {
                 self.show(sk, sock, now_ns, &mut totals);
             }
         })?;
-        if self.target.has_ended(&self.probes, &self.alive) {
+        if self.target.has_ended(&self.probes) {
             // the target ended while it was looked at: what was seen before stays as it was
             self.frozen_ns = Some(monotonic_ns());
             self.alive.clear();

@@ -130,11 +130,10 @@ impl Watched {
         }
     }
 
-    /// Whether all processes of the target have ended, of which these were alive just now.
-    pub fn has_ended(&self, probes: &Probes, alive: &[u32]) -> bool {
-        !self.is_host()
-            && !alive.iter().any(|&pid| procs::start_ticks(pid).is_some())
-            && self.alive(probes).is_empty()
+    /// Whether all processes of the target have ended. One that is closing its descriptors to end
+    /// is off the list already.
+    pub fn has_ended(&self, probes: &Probes) -> bool {
+        !self.is_host() && self.alive(probes).is_empty()
     }
 }
 
