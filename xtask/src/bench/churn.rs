@@ -19,11 +19,12 @@ pub const SECTION: Section = Section {
     about: "Loopback, a client and a server thread on each CPU, both ends traced: connect, one HTTP request and \
             response, close, without a pause. The ratio is CPU time per connection, of the load (with the \
             kernel's work for it) and of the tracer's own process, to that of the same load without a tracer \
-            just before and after; where neighbours share a machine's cores it needs many rounds to tell a few \
-            per cent. By profile: samples of the load (perf, cpu-clock) taken while it is traced, all of them to \
-            those outside of tracer's programs and of the tracepoints' calls; that is steady, but does not see \
-            what the programs push out of the load's caches. The bars are those of a prototype that kept neither \
-            stack nor URL of a request. The daemon's own time is that of its sweeps, one in two seconds while \
+            just before and after. Where neighbours share a machine's cores that is noisy: see what it makes of \
+            nothing. By profile: samples of the load (perf, cpu-clock) taken while it is traced, all of them to \
+            those outside of tracer's programs and of the tracepoints' calls. That is steady, and tells on which \
+            side of a bar the cost lies where the ratio is too noisy to; it does not see what the programs push \
+            out of the load's caches. The bars are those of a prototype that kept neither stack nor URL of a \
+            request. The daemon's own time is that of its sweeps, one in two seconds while \
             no connection lasts, whatever the number of connections; more than half of it is the kernel's walk \
             over the buckets of the socket table, nearly all of them empty. A smaller `--max-sockets` shrinks it.",
     run,
@@ -41,6 +42,8 @@ pub const WARM_UP: Duration = Duration::from_millis(700);
 /// Who watches.
 #[derive(Clone, Copy)]
 pub enum Watcher {
+    /// Nobody: what the way of measuring makes of nothing.
+    Nobody,
     /// `tracer daemon` with these further arguments.
     Tracer(&'static [&'static str]),
     /// Another tool.
@@ -109,12 +112,12 @@ impl Cost {
 
 fn run(bench: &Bench) -> Result<Vec<Row>> {
     let mut load = Load::start(bench, &["churn"])?;
-    let watchers = [BARE, LIFECYCLE, COUNTING, STACKS, ALL];
+    let watchers = [BARE, LIFECYCLE, COUNTING, STACKS, ALL, Watcher::Nobody];
     // those with a bar, in most rounds alone
     let barred = [LIFECYCLE, COUNTING];
     let own = compare(bench, &mut load, &watchers, bench.rounds(12))?;
     let more = compare(bench, &mut load, &barred, bench.rounds(30))?;
-    let [bare, lifecycle, counting, stacks, all] = own.as_slice() else {
+    let [bare, lifecycle, counting, stacks, all, nobody] = own.as_slice() else {
         return Ok(Vec::new());
     };
     let [more_lifecycle, more_counting] = more.as_slice() else {
@@ -129,6 +132,7 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
             "ns of CPU",
             all.plain_ns.clone(),
         ),
+        ratio("nothing", nobody).note("the noise of the ratios below"),
         ratio("lifecycle", bare),
         ratio("+ the opener's stack", &lifecycle)
             .bar(STACK_BAR)
@@ -179,7 +183,7 @@ pub fn compare(
             if cost.failed.is_some() {
                 continue;
             }
-            let mut started = match start(bench, watcher, load.pid()) {
+            let started = match start(bench, watcher, load.pid()) {
                 Ok(started) => started,
                 Err(error) => {
                     cost.failed = Some(format!("{error:#}"));
@@ -187,9 +191,9 @@ pub fn compare(
                 }
             };
             let warm = load.run(WARM_UP)?;
-            let own_before_ns = started.process().cpu_ns();
+            let own_before_ns = started.cpu_ns();
             let traced = load.run(WINDOW)?;
-            let own_ns = started.process().cpu_ns() - own_before_ns;
+            let own_ns = started.cpu_ns() - own_before_ns;
             drop(started);
             let after = load.run(WINDOW)?;
             let plain_ns = (before.cpu_ns + after.cpu_ns) / (before.units + after.units);
@@ -209,6 +213,8 @@ pub fn compare(
 
 /// A watcher at work; it ends with this value.
 pub enum Started {
+    /// Nobody.
+    Nobody,
     /// `tracer daemon`.
     Tracer(Daemon),
     /// Another tool.
@@ -216,10 +222,12 @@ pub enum Started {
 }
 
 impl Started {
-    fn process(&mut self) -> &Process {
+    /// CPU time of its own process so far, nanoseconds.
+    fn cpu_ns(&self) -> f64 {
         match self {
-            Self::Tracer(daemon) => &daemon.process,
-            Self::Peer(process) => process,
+            Self::Nobody => 0.0,
+            Self::Tracer(daemon) => daemon.process.cpu_ns(),
+            Self::Peer(process) => process.cpu_ns(),
         }
     }
 }
@@ -227,6 +235,7 @@ impl Started {
 /// Starts it.
 pub fn start(bench: &Bench, watcher: &Watcher, pid: u32) -> Result<Started> {
     Ok(match watcher {
+        Watcher::Nobody => Started::Nobody,
         Watcher::Tracer(arguments) => Started::Tracer(Daemon::start(bench, pid, arguments)?),
         Watcher::Peer(peer) => Started::Peer(peer.start(pid)?),
     })
