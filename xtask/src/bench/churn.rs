@@ -115,8 +115,8 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
     let watchers = [BARE, LIFECYCLE, COUNTING, STACKS, ALL, Watcher::Nobody];
     // those with a bar, in most rounds alone
     let barred = [LIFECYCLE, COUNTING];
-    let own = compare(bench, &mut load, &watchers, bench.rounds(12))?;
-    let more = compare(bench, &mut load, &barred, bench.rounds(30))?;
+    let own = compare(bench, &mut load, &watchers, bench.rounds(8))?;
+    let more = compare(bench, &mut load, &barred, bench.rounds(16))?;
     let [bare, lifecycle, counting, stacks, all, nobody] = own.as_slice() else {
         return Ok(Vec::new());
     };
