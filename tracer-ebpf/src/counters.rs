@@ -77,7 +77,8 @@ counters! {
     /// counts such sockets.
     TransferUntracked = 18, "transfer_untracked";
     /// The return of a call was not seen, with kprobes only: more calls of the function were waiting
-    /// than the kernel remembers returns for (ten, or twice the CPUs; kernel/kprobes.c).
+    /// than the kernel remembers returns for (ten, or twice the CPUs; kernel/kprobes.c), or than
+    /// there is room for in `CALLS`. Calls of the whole host count.
     ReturnMissed = 19, "return_missed";
 }
 

@@ -15,6 +15,7 @@ use crate::{
     kernel::{Address, read},
     maps::count,
     offset,
+    sockets::entry,
     transfers::{MSG_PEEK, transferred},
     unix,
 };
@@ -186,6 +187,13 @@ fn enter_receive(function: u32, sk: Address, flags: u64) -> u32 {
     0
 }
 
+/// A call whose entry was not seen or is forgotten: `CALLS` keeps the latest of all threads.
+#[inline(always)]
+fn missed() -> u32 {
+    count(Counter::ReturnMissed);
+    0
+}
+
 /// The call that the current thread entered last.
 #[inline(always)]
 fn entered(function: u32) -> Option<CallValue> {
@@ -199,8 +207,10 @@ fn entered(function: u32) -> Option<CallValue> {
 #[kprobe]
 pub fn k_tcp_received(ctx: ProbeContext) -> u32 {
     let sk: Address = ctx.arg(0).unwrap_or(0);
+    let copied: i32 = ctx.arg(1).unwrap_or(0);
     match entered(RECEIVE_TCP) {
-        Some(call) if call.sk == sk => receive(sk, call.flags, ctx.arg(1).unwrap_or(0)),
+        Some(call) if call.sk == sk => receive(sk, call.flags, copied),
+        None if copied > 0 && entry(sk).is_some() => missed(),
         _ => 0,
     }
 }
@@ -218,7 +228,7 @@ pub fn k_unix_receive(ctx: ProbeContext) -> u32 {
 pub fn k_unix_received(ctx: ProbeContext) -> u32 {
     match entered(RECEIVE_UNIX) {
         Some(call) => receive(call.sk, call.flags, ctx.arg(2).unwrap_or(0)),
-        None => 0,
+        None => missed(),
     }
 }
 

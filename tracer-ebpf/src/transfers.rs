@@ -37,9 +37,9 @@ pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
     let sk = object.address();
     let sock = match entry(sk) {
         Some(sock) if sock.family != AF_UNIX as u8 || is_stale(sk, sock.inode) == 0 => sock,
-        // every transfer of every process that is not watched comes by here: only UNIX sockets can
-        // be new
-        None if family(object) != AF_UNIX => return,
+        // every transfer of every process that is not watched comes by here: only UNIX sockets of
+        // those that are can be new
+        None if family(object) != AF_UNIX || !current_is_target() => return,
         _ => {
             if begin_to_follow(sk) == 0 {
                 return;
@@ -84,18 +84,11 @@ pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
         sock.turn_ticks = now;
         sock.request_stack = stack;
         if config!(want_heads) != 0 {
-            let place = Place {
-                lane: lane(sock, sent),
-                bytes: bytes as u32,
-            };
-            let kept = Kept {
-                hash: sock.head_hash,
-                heads: sock.heads,
-            };
-            let kept = keep_head(sk, sock.opened_ns, sock.turns, place.pack(), kept.pack());
-            let kept = Kept::unpack(kept);
-            sock.head_hash = kept.hash;
-            sock.heads = kept.heads;
+            let place = pack(lane(sock, sent), bytes as u32);
+            let kept = pack(u32::from(sock.heads), sock.head_hash);
+            let (heads, hash) = unpack(keep_head(sk, sock.opened_ns, sock.turns, place, kept));
+            sock.heads = heads as u16;
+            sock.head_hash = hash;
         }
     }
 }
@@ -208,52 +201,20 @@ fn looks_like_http(word: u32) -> bool {
     )
 }
 
-/// What was transferred, and the room to look at it.
-struct Place {
-    lane: u32,
-    bytes: u32,
+/// Two numbers as one: a function of the kernel's takes five.
+#[inline(always)]
+fn pack(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }
 
-/// What is kept of a socket's request heads.
-struct Kept {
-    hash: u32,
-    heads: u16,
+#[inline(always)]
+fn unpack(packed: u64) -> (u32, u32) {
+    ((packed >> 32) as u32, packed as u32)
 }
 
-impl Place {
-    /// As one argument.
-    #[inline(always)]
-    fn pack(&self) -> u64 {
-        u64::from(self.lane) << 32 | u64::from(self.bytes)
-    }
-
-    #[inline(always)]
-    fn unpack(packed: u64) -> Self {
-        Self {
-            lane: (packed >> 32) as u32,
-            bytes: packed as u32,
-        }
-    }
-}
-
-impl Kept {
-    /// As one argument.
-    #[inline(always)]
-    fn pack(&self) -> u64 {
-        u64::from(self.heads) << 32 | u64::from(self.hash)
-    }
-
-    #[inline(always)]
-    fn unpack(packed: u64) -> Self {
-        Self {
-            heads: (packed >> 32) as u16,
-            hash: packed as u32,
-        }
-    }
-}
-
-/// Keeps the first bytes of an HTTP/1 request; other protocols' bytes are never copied. Takes a
-/// [`Place`] and a [`Kept`], and returns what is kept now.
+/// Keeps the first bytes of an HTTP/1 request; other protocols' bytes are never copied. `place` has
+/// the lane and the number of bytes, `kept` the socket's `heads` and `head_hash`, whose new values
+/// are returned. A global function, see [`is_stale`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn keep_head(sk: u64, opened_ns: u64, turn: u32, place: u64, kept: u64) -> u64 {
@@ -261,7 +222,7 @@ pub extern "C" fn keep_head(sk: u64, opened_ns: u64, turn: u32, place: u64, kept
     if buffer == 0 || !looks_like_http(read_user::<u32>(buffer)) {
         return kept;
     }
-    let Place { lane, bytes } = Place::unpack(place);
+    let (lane, bytes) = unpack(place);
     let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
         return kept;
     };
@@ -284,21 +245,20 @@ pub extern "C" fn keep_head(sk: u64, opened_ns: u64, turn: u32, place: u64, kept
         return kept;
     }
     let hash = hash_head(lane, len);
-    let before = Kept::unpack(kept);
-    if before.hash == hash {
+    let (heads, hash_before) = unpack(kept);
+    if hash_before == hash {
         // the same request as before, which user space has or finds in the map
         return kept;
     }
     head.len = len;
     head.opened_ns = opened_ns;
     head.turn = turn;
-    let latest = u64::from(before.heads & 1 != 0);
+    let latest = u64::from(heads & 1 != 0);
     if HEADS.insert(&HeadKey { sk, latest }, head, 0).is_err() {
         count(Counter::HeadMapFull);
         return kept;
     }
-    let heads = before.heads | 1 << latest;
-    Kept { hash, heads }.pack()
+    pack(heads | 1 << latest, hash)
 }
 
 /// A hash of the first `len` bytes of the lane's head, never 0. Two requests in a row that differ

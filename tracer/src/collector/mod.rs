@@ -189,7 +189,7 @@ const IDLE_SWEEP_WITHIN_NS: u64 = 2 * SECOND_NS;
 /// Scans may take one part in this many of the time, and sweeps four times as much.
 const DUTY: u64 = 100;
 /// Sweeps that take more than one part in this many of the time are put off, up to
-/// [`SWEEP_WITHIN_NS`]: they walk over the kernel's whole table, however few sockets are in it.
+/// [`SWEEP_WITHIN_NS`] or [`IDLE_SWEEP_WITHIN_NS`]: they walk over the kernel's whole table, however few sockets are in it.
 const LEISURE: u64 = 1000;
 
 impl Session {

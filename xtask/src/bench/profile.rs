@@ -16,7 +16,7 @@ use super::{
     Bench, Row,
     churn::{WARM_UP, Watcher, start},
     load::Load,
-    traced::{Process, signal},
+    traced::Process,
 };
 use crate::sh;
 
@@ -131,7 +131,7 @@ fn several(bench: &Bench, load: &mut Load, watcher: &Watcher) -> Result<Vec<Prof
 /// Samples the load while it runs.
 fn take(bench: &Bench, load: &mut Load) -> Result<Profile> {
     let data = bench.folder.join("perf.data");
-    let mut perf = Process(
+    let perf = Process(
         Command::new("perf")
             .args([
                 "record",
@@ -153,9 +153,7 @@ fn take(bench: &Bench, load: &mut Load) -> Result<Profile> {
     );
     thread::sleep(SETTLE);
     load.run(WINDOW)?;
-    signal(perf.0.id(), "INT");
-    // it ends by the signal that it was sent
-    perf.0.wait()?;
+    drop(perf);
     let text = sh::capture(
         Command::new("perf")
             .args(["script", "-F", "ip,sym", "-i"])
