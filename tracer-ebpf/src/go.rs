@@ -135,6 +135,12 @@ pub struct GoKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct GoConn {
+    /// Goes up when a request begins to be written into the entry, and again when it is; odd in
+    /// between. Kept first: whoever copies an entry reads this before the rest, so a copy is in one
+    /// piece if it has an even version that the entry has afterwards, too.
+    pub version: u32,
+    /// Stack of the latest request: a key of `GO_STACKS`, or [`crate::STACK_NONE`].
+    pub stack: u32,
     /// The kernel's `struct sock *`; 0 when it could not be reached.
     pub sk: u64,
     /// Address of the `Transport` (client), the `ClientConn` (stream), or 0.
@@ -147,8 +153,6 @@ pub struct GoConn {
     pub state_ns: u64,
     /// Goroutine that issued the latest request.
     pub goid: u64,
-    /// Stack of the latest request: a key of `GO_STACKS`, or [`crate::STACK_NONE`].
-    pub stack: u32,
     /// Inode number of the socket file.
     pub inode: u32,
     /// Descriptor; -1 when it could not be read.
@@ -171,8 +175,6 @@ pub struct GoConn {
     pub path_len: u16,
     /// Length of the query, of which at most [`GO_QUERY_BYTES`] are kept.
     pub query_len: u16,
-    /// Explicit padding.
-    pub pad: u32,
     /// The request's method.
     pub method: [u8; GO_METHOD_BYTES],
     /// Its URL's scheme.

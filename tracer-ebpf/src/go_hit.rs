@@ -11,7 +11,10 @@
 //! are not in `GO_PROCESSES` leave after one look-up. Where uprobes can't attach, the kernel's
 //! view of sockets remains.
 
-use core::ffi::c_void;
+use core::{
+    ffi::c_void,
+    sync::atomic::{Ordering, compiler_fence},
+};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -124,6 +127,7 @@ impl Hit {
         }
         // SAFETY: this CPU's slot; the program can't be interrupted by itself on a CPU.
         let fresh = unsafe { &mut (*GO_SCRATCH.get_ptr_mut(0)?).conn };
+        fresh.version = 0;
         fresh.sk = 0;
         fresh.transport = 0;
         fresh.net_fd = 0;
@@ -217,8 +221,12 @@ impl Hit {
     pub fn request(&self, conn: &mut GoConn, request: u64, method: u32, url: u32) {
         let layout = self.layout;
         let goroutine = register!(self, r14);
-        conn.goid = read_user(goroutine + u64::from(layout.g_goid));
-        conn.stack = self.stack();
+        let goid = read_user(goroutine + u64::from(layout.g_goid));
+        let stack = self.stack();
+        let writing = conn.version | 1;
+        set_version(conn, writing);
+        conn.goid = goid;
+        conn.stack = stack;
         conn.requests += 1;
         conn.state = GO_IN_FLIGHT;
         // SAFETY: the helper has no preconditions.
@@ -230,6 +238,7 @@ impl Hit {
         conn.host_len = text(url + u64::from(layout.url_host), &mut conn.host);
         conn.path_len = text(url + u64::from(layout.url_path), &mut conn.path);
         conn.query_len = text(url + u64::from(layout.url_query), &mut conn.query);
+        set_version(conn, writing.wrapping_add(1));
     }
 
     /// Writes the requester into the kernel's entry of the socket, so that its cohort is the
@@ -309,6 +318,16 @@ fn text<const BYTES: usize>(header: u64, into: &mut [u8; BYTES]) -> u16 {
         )
     };
     if failed == 0 { len as u16 } else { 0 }
+}
+
+/// Sets the version after everything written so far, and before everything written from here on
+/// (x86 keeps the order of stores).
+#[inline(always)]
+fn set_version(conn: &mut GoConn, version: u32) {
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: a reference is valid and aligned.
+    unsafe { core::ptr::write_volatile(&raw mut conn.version, version) };
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// A new state, as of now.

@@ -1,5 +1,7 @@
 //! Plain values out of the kernel side's records, checked before anybody sees them. Pure.
 
+use std::io;
+
 use tracer_ebpf::{
     GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_HOST_BYTES, GO_IDLE, GO_IN_FLIGHT,
     GO_NEW, GO_PATH_BYTES, GO_QUERY_BYTES, GO_READING, GO_RESPONSE, GO_SCHEME_BYTES, GO_SERVER,
@@ -97,6 +99,10 @@ const METHODS: [&str; 9] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Implausible(pub &'static str);
 
+/// Copies of an entry before one that is never still is given up: a probe that was interrupted
+/// holds it for longer than any number of copies takes.
+const COPIES_MAX: u32 = 8;
+
 /// Translates an entry.
 ///
 /// # Errors
@@ -141,6 +147,36 @@ pub fn connection(key: &GoKey, conn: &GoConn) -> Result<GoConnection, Implausibl
         tls: conn.flags & GO_TLS != 0,
         confirmed: conn.flags & GO_CONFIRMED != 0,
     })
+}
+
+/// An entry as it was at one moment, not with the stack of one request and the URL of another: a
+/// copy made while a request was being written is made again. If that goes on and on, nothing is
+/// said of any request. `None` when the entry has gone meanwhile.
+///
+/// # Errors
+/// Those of reading it again.
+pub fn in_one_piece(
+    mut conn: GoConn,
+    mut again: impl FnMut() -> io::Result<Option<GoConn>>,
+) -> io::Result<Option<GoConn>> {
+    if conn.kind == GO_SERVER {
+        return Ok(Some(conn));
+    }
+    for _ in 0..COPIES_MAX {
+        let Some(next) = again()? else {
+            return Ok(None);
+        };
+        if conn.version % 2 == 0 && next.version == conn.version {
+            return Ok(Some(conn));
+        }
+        conn = next;
+    }
+    Ok(Some(GoConn {
+        stack: STACK_NONE,
+        requests: 0,
+        state: GO_IN_FLIGHT,
+        ..conn
+    }))
 }
 
 fn request(conn: &GoConn) -> Result<GoRequest, Implausible> {
@@ -250,7 +286,7 @@ mod tests {
         GO_CLIENT, GO_IDLE, GO_RESPONSE, GO_SERVER, GoConn, GoKey, GoStack, go_stack_hash,
     };
 
-    use super::{GoRequest, Implausible, addresses, connection, is_whole};
+    use super::{GoRequest, Implausible, addresses, connection, in_one_piece, is_whole};
     use crate::model::PoolState;
 
     fn conn(method: &str, scheme: &str, host: &str, path: &str, query: &str) -> GoConn {
@@ -306,6 +342,27 @@ mod tests {
         ] {
             assert!(request(&c).is_err());
         }
+    }
+
+    #[test]
+    fn a_copy_is_of_one_request() {
+        let at = |version: u32, path: &str| GoConn {
+            version,
+            ..conn("", "http", "h", path, "")
+        };
+        let copies = |all: Vec<GoConn>| {
+            let mut all = all.into_iter();
+            in_one_piece(all.next().unwrap(), || Ok(all.next())).unwrap()
+        };
+        // at rest; being written; written meanwhile; gone
+        let (one, two) = (at(2, "/1"), at(4, "/2"));
+        assert_eq!(copies(vec![one, one]), Some(one));
+        assert_eq!(copies(vec![at(3, "/?"), two, two]), Some(two));
+        assert_eq!(copies(vec![at(2, "/?"), two, two]), Some(two));
+        assert_eq!(copies(vec![at(3, "/?"), at(3, "/?")]), None);
+        let restless = in_one_piece(at(3, "/?"), || Ok(Some(at(3, "/?")))).unwrap();
+        let said = connection(&GoKey::default(), &restless.unwrap()).unwrap();
+        assert_eq!((said.stack, said.request), (None, None));
     }
 
     #[test]

@@ -270,12 +270,20 @@ impl GoTracer {
     pub fn sweep(&mut self) -> io::Result<Vec<GoConnection>> {
         let mut connections = Vec::new();
         let mut implausible: Vec<(GoKey, &'static str)> = Vec::new();
+        let mut entries = Vec::new();
         self.in_kernel
             .conns
-            .for_each(|key, conn| match state::connection(key, conn) {
+            .for_each(|key, conn| entries.push((*key, *conn)))?;
+        for (key, conn) in entries {
+            let again = || self.in_kernel.conns.get(&key);
+            let Some(conn) = state::in_one_piece(conn, again)? else {
+                continue;
+            };
+            match state::connection(&key, &conn) {
                 Ok(connection) => connections.push(connection),
-                Err(Implausible(what)) => implausible.push((*key, what)),
-            })?;
+                Err(Implausible(what)) => implausible.push((key, what)),
+            }
+        }
         self.look(&mut connections, &mut implausible);
         for (key, what) in implausible {
             let _ = self.in_kernel.conns.remove(&key);
