@@ -303,7 +303,7 @@ impl Session {
         let mut degraded = self.probes.degraded().to_vec();
         degraded.extend(self.go.degraded());
         degraded.extend(self.gaps.sentences(self.capacity("SOCKS")));
-        degraded.extend_from_slice(self.loops.degraded());
+        degraded.extend(self.loops.degraded());
         degraded.extend(self.jvms.degraded());
         Coverage {
             backend: weakest.to_owned(),

@@ -3,17 +3,17 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::Path,
+    thread,
 };
 
-use aya::programs::{
-    UProbe,
-    uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
-};
+use aya::programs::uprobe::UProbeLink;
 
 use super::Session;
 use crate::{
-    kernel::probes::Probes,
+    kernel::{
+        probes::Probes,
+        uprobes::{self, Place},
+    },
     stack::{
         Stacks,
         image::{Image, ImageKey},
@@ -31,26 +31,38 @@ const PROBES: [(&str, &str); 3] = [
     ("uv_connecting", "uv_tcp_connect"),
 ];
 
+/// Files with an event loop that are remembered. One that no process runs is forgotten when there
+/// are more, not before: programs that come and go are not worth a probe each time.
+const LOOPS_MAX: usize = 64;
+
 /// The event loops that are probed.
 #[derive(Debug, Default)]
 pub struct EventLoops {
-    /// Processes looked at.
-    known: HashSet<u32>,
-    links: HashMap<ImageKey, Vec<UProbeLink>>,
-    degraded: Vec<String>,
+    /// Processes looked at, with the files that they have their event loop from.
+    known: HashMap<u32, Vec<ImageKey>>,
+    loops: HashMap<ImageKey, EventLoop>,
+    /// Files for which there was no room.
+    refused: bool,
 }
+
+/// A file with libuv in it: probed, or the reason why not, which names it.
+type EventLoop = Result<Vec<UProbeLink>, String>;
 
 impl EventLoops {
     /// Looks at the processes that came into view, and forgets those that are gone.
     fn follow(&mut self, probes: &mut Probes, stacks: &mut Stacks, pids: &[u32]) {
+        let present: HashSet<u32> = pids.iter().copied().collect();
+        self.known.retain(|pid, _| present.contains(pid));
         for &pid in pids {
-            if self.known.insert(pid) && is_node(pid) {
-                self.consider(probes, stacks, pid);
+            if self.known.contains_key(&pid) {
+                continue;
             }
-        }
-        if self.known.len() > pids.len() {
-            let present: HashSet<u32> = pids.iter().copied().collect();
-            self.known.retain(|pid| present.contains(pid));
+            let loops = if is_node(pid) {
+                self.consider(probes, stacks, pid)
+            } else {
+                Vec::new()
+            };
+            self.known.insert(pid, loops);
         }
     }
 
@@ -60,29 +72,52 @@ impl EventLoops {
     }
 
     /// What can't be seen, and why.
-    pub fn degraded(&self) -> &[String] {
-        &self.degraded
+    pub fn degraded(&self) -> impl Iterator<Item = String> {
+        let full = self.refused.then(|| {
+            format!(
+                "more than {LOOPS_MAX} Node.js programs: connections of the others are charged to \
+                 the event loop"
+            )
+        });
+        let unprobed = self.loops.values().filter_map(|l| l.as_ref().err());
+        unprobed.cloned().chain(full)
     }
 
-    fn consider(&mut self, probes: &mut Probes, stacks: &mut Stacks, pid: u32) {
+    /// The files that a process has its event loop from, probed where that can be.
+    fn consider(&mut self, probes: &mut Probes, stacks: &mut Stacks, pid: u32) -> Vec<ImageKey> {
+        let mut of_process = Vec::new();
         for (path, image) in stacks.images(pid) {
             let name = path.rsplit('/').next().unwrap_or(&path);
-            let fits = FILES.iter().any(|file| name.starts_with(file));
-            if !fits || self.links.contains_key(&image.key()) {
+            if !FILES.iter().any(|file| name.starts_with(file)) {
                 continue;
             }
-            match attach(probes, &image) {
-                Ok(links) => {
-                    self.links.insert(image.key(), links);
+            let key = image.key();
+            if !self.loops.contains_key(&key) {
+                if self.loops.len() >= LOOPS_MAX {
+                    self.make_room();
                 }
-                Err(reason) => {
-                    self.degraded.push(format!(
-                        "{path}: connections are charged to the event loop, because {reason}"
-                    ));
-                    self.links.insert(image.key(), Vec::new());
+                if self.loops.len() >= LOOPS_MAX {
+                    self.refused = true;
+                    continue;
                 }
+                let probed = attach(probes, &image).map_err(|reason| {
+                    format!("{path}: connections are charged to the event loop, because {reason}")
+                });
+                self.loops.insert(key, probed);
             }
+            of_process.push(key);
         }
+        of_process
+    }
+
+    /// Forgets the files that no process in view runs. The kernel waits for each probe that goes,
+    /// so they go on a thread of their own.
+    fn make_room(&mut self) {
+        let used: HashSet<ImageKey> = self.known.values().flatten().copied().collect();
+        let unused = self.loops.extract_if(|key, _| !used.contains(key));
+        let gone: Vec<EventLoop> = unused.map(|(_, of_file)| of_file).collect();
+        self.refused = false;
+        thread::spawn(move || drop(gone));
     }
 }
 
@@ -102,44 +137,24 @@ fn is_node(pid: u32) -> bool {
 }
 
 /// Attaches all probes, or none; none to a file without libuv.
-fn attach(probes: &mut Probes, image: &Image) -> Result<Vec<UProbeLink>, String> {
+fn attach(probes: &mut Probes, image: &Image) -> EventLoop {
     let functions = image.symbols(&PROBES.map(|(_, function)| function));
-    let Some(fd) = image.fd() else {
+    let Some(file) = image.fd() else {
         return Ok(Vec::new());
     };
     if functions.iter().all(Option::is_none) {
         return Ok(Vec::new());
     }
-    let mut links = Vec::new();
-    for ((name, function), symbol) in PROBES.into_iter().zip(functions) {
-        let offset = symbol
-            .and_then(|(address, _)| image.part_at(address))
-            .ok_or_else(|| format!("it has no {function}"))?
-            .bytes
-            .start;
-        let failed = |e: &dyn std::error::Error| {
-            let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
-            format!("{function} could not be probed: {e}{cause}")
-        };
-        let program: &mut UProbe = probes
-            .ebpf_mut()
-            .program_mut(name)
-            .ok_or_else(|| format!("the object has no program {name}"))?
-            .try_into()
-            .map_err(|e: aya::programs::ProgramError| failed(&e))?;
-        if program.fd().is_err() {
-            program.load().map_err(|e| failed(&e))?;
-        }
-        let path = Path::new("/proc/self/fd").join(fd.to_string());
-        let link = program
-            .attach(
-                UProbeAttachLocation::AbsoluteOffset(offset as u64),
-                &path,
-                UProbeScope::AllProcesses,
-            )
-            .and_then(|id| program.take_link(id))
-            .map_err(|e| failed(&e))?;
-        links.push(link);
-    }
-    Ok(links)
+    let places: Vec<Place> = PROBES
+        .into_iter()
+        .zip(functions)
+        .map(|((program, function), symbol)| {
+            let part = symbol.and_then(|(address, _)| image.part_at(address));
+            let start = part.map(|part| part.bytes.start as u64);
+            start
+                .map(|start| (program, start))
+                .ok_or_else(|| format!("it has no {function}"))
+        })
+        .collect::<Result<_, _>>()?;
+    uprobes::attach(probes.ebpf_mut(), file, &places)
 }

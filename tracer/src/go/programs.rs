@@ -5,17 +5,11 @@ use std::{
     fs::{self, File},
     io,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
-use aya::{
-    Ebpf,
-    programs::{
-        UProbe,
-        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
-    },
-};
+use aya::{Ebpf, programs::uprobe::UProbeLink};
 use bytes::Bytes;
 use memmap2::Mmap;
 use tracer_ebpf::{GoLayout, GoProcess};
@@ -27,10 +21,10 @@ use super::{
     prologue,
     removal::Removal,
 };
-use crate::model::OffsetsFrom;
-
-/// Where a probe goes: program name and file offset.
-type Place = (&'static str, u64);
+use crate::{
+    kernel::uprobes::{self, Place},
+    model::OffsetsFrom,
+};
 
 /// Identity of an executable file: device and inode.
 pub(super) type FileId = (u64, u64);
@@ -211,7 +205,7 @@ impl Programs {
             program.offsets_from = plan.offsets_from;
             program.unseen = plan.unseen;
             set_layout(number, &plan.layout).map_err(|e| format!("its layout: {e}"))?;
-            attach(ebpf, file, &plan.places)
+            uprobes::attach(ebpf, file.as_raw_fd(), &plan.places)
         });
         match attached {
             Ok(links) => program.links = links,
@@ -387,36 +381,6 @@ fn offsets_of(binary: &GoBinary) -> (Members, GoLayout, OffsetsFrom) {
         None => OffsetsFrom::Newest,
     };
     (members, layout, from)
-}
-
-/// Attaches every probe to an open file, or none.
-fn attach(ebpf: &mut Ebpf, file: &File, places: &[Place]) -> Result<Vec<UProbeLink>, String> {
-    let path = Path::new("/proc/self/fd").join(file.as_raw_fd().to_string());
-    let mut links = Vec::new();
-    for &(name, offset) in places {
-        let failed = |e: &dyn std::error::Error| {
-            let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
-            format!("{name} could not be attached: {e}{cause}")
-        };
-        let program: &mut UProbe = ebpf
-            .program_mut(name)
-            .ok_or_else(|| format!("the object has no program {name}"))?
-            .try_into()
-            .map_err(|e: aya::programs::ProgramError| failed(&e))?;
-        if program.fd().is_err() {
-            program.load().map_err(|e| failed(&e))?;
-        }
-        let link = program
-            .attach(
-                UProbeAttachLocation::AbsoluteOffset(offset),
-                &path,
-                UProbeScope::AllProcesses,
-            )
-            .and_then(|id| program.take_link(id))
-            .map_err(|e| failed(&e))?;
-        links.push(link);
-    }
-    Ok(links)
 }
 
 /// Where a process has its executable, relative to the file's addresses.

@@ -166,7 +166,7 @@ pub fn in_one_piece(
         let Some(next) = again()? else {
             return Ok(None);
         };
-        if conn.version % 2 == 0 && next.version == conn.version {
+        if conn.version.is_multiple_of(2) && next.version == conn.version {
             return Ok(Some(conn));
         }
         conn = next;

@@ -10,3 +10,4 @@ pub mod plan;
 pub mod probes;
 pub mod stats;
 pub mod tax;
+pub mod uprobes;

@@ -11,12 +11,16 @@ pub mod parse;
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::PathBuf,
 };
 
 pub use cgroup::{cgroup_id, cgroup_level, cgroup_pids, container_cgroup, in_cgroup};
 pub use clock::Clock;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::model::Process;
 
@@ -49,6 +53,18 @@ pub fn read(pid: u32) -> Option<Process> {
         runtime: None,
         container_id,
     })
+}
+
+/// The `/tmp` of a process, to open files in: every link on the way is taken as the process would
+/// take it, so none leads out of its root.
+///
+/// # Errors
+/// When the process is gone, has no `/tmp`, or is another user's and `CAP_SYS_PTRACE` is missing.
+pub fn tmp(pid: u32) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(proc_file(pid, "root"), flags, Mode::empty())?;
+    let tmp = openat2(&root, "tmp", flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    Ok(tmp)
 }
 
 /// The executable's path as the process sees it, without the kernel's ` (deleted)`. `None` for
@@ -206,7 +222,7 @@ const EPHEMERAL_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use std::{
-        io::Write as _,
+        io::{BufRead as _, BufReader, Write as _},
         process::{Command, Stdio, id},
     };
 
@@ -223,6 +239,41 @@ mod tests {
         );
         assert!(alive(id(), own.start_ticks));
         assert!(!alive(id(), own.start_ticks + 1));
+    }
+
+    #[test]
+    fn links_lead_nowhere_outside_of_a_root() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("only/inside/mark")).unwrap();
+        std::os::unix::fs::symlink("/only/inside", root.path().join("tmp")).unwrap();
+        // Who is not root may change the root of a user namespace.
+        let user = rustix::process::geteuid();
+        let words = ["unshare", "--map-root-user", "python3", "-c"];
+        let words = words.get(if user.is_root() { 2 } else { 0 }..).unwrap();
+        let script = "import os, sys; os.chroot(sys.argv[1]); print(flush=True); sys.stdin.read()";
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
+            .arg(script)
+            .arg(root.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "\n", "python3 could not change its root");
+        let directory = tmp(child.id());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let mark = openat2(
+            directory.unwrap(),
+            "mark",
+            OFlags::PATH,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT,
+        );
+        assert!(mark.is_ok());
     }
 
     #[test]

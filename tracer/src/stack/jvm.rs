@@ -18,12 +18,12 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat},
+    fs::{AtFlags, Mode, OFlags, openat, unlinkat},
     net::sockopt::socket_peercred,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use crate::procs::parse;
+use crate::procs::{self, parse};
 
 /// How long the program may take to listen, and to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ pub fn write_perf_map(tgid: u32) -> Result<(), String> {
         return Err("it is no Java program that can be attached to".to_owned());
     }
     let own_pid = parse::ns_pids(&status).last().copied().unwrap_or(tgid);
-    let directory = directory(tgid).map_err(|e| format!("its /tmp can't be opened: {e}"))?;
+    let directory = procs::tmp(tgid).map_err(|e| format!("its /tmp can't be opened: {e}"))?;
     let name = format!(".java_pid{own_pid}");
     let mut stream = match connect(&directory, &name) {
         Some(stream) => stream,
@@ -72,13 +72,6 @@ pub fn write_perf_map(tgid: u32) -> Result<(), String> {
         return Err("another process listens on its socket".to_owned());
     }
     ask(&mut stream)
-}
-
-/// The program's `/tmp`, with every link on the way taken as the program would.
-fn directory(tgid: u32) -> Result<OwnedFd, rustix::io::Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(format!("/proc/{tgid}/root"), flags, Mode::empty())?;
-    openat2(&root, "tmp", flags, Mode::empty(), ResolveFlags::IN_ROOT)
 }
 
 fn connect(directory: &OwnedFd, name: &str) -> Option<UnixStream> {

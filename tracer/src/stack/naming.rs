@@ -1,15 +1,11 @@
 //! From kept frames to a [`Site`]: names, and the frame to blame.
 
 use std::{
-    collections::HashMap,
-    fs::File,
-    io::Read,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::PathBuf,
-    sync::Arc,
+    collections::HashMap, fs::File, io::Read, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc,
 };
 
 use bytes::Bytes;
+use rustix::fs::{Mode, OFlags, openat};
 
 use super::{
     Kept,
@@ -23,6 +19,7 @@ use super::{
 };
 use crate::go::{GoBinary, callsite};
 use crate::model::{Frame, Site, StackQuality};
+use crate::procs;
 
 /// Perf maps larger than this are read up to here.
 const PERF_MAP_BYTES_MAX: u64 = 64 << 20;
@@ -272,11 +269,10 @@ fn open_perf_map(tgid: u32) -> Option<(File, Stamp)> {
         .and_then(|mut ids| ids.nth(1))
         .and_then(|id| id.parse::<u32>().ok());
     // Whoever can write /tmp must not be able to make us wait on a pipe or read another file.
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(format!("/proc/{tgid}/root/tmp/perf-{own_pid}.map"))
-        .ok()?;
+    let directory = procs::tmp(tgid).ok()?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let name = format!("perf-{own_pid}.map");
+    let file = File::from(openat(&directory, name, flags, Mode::empty()).ok()?);
     let meta = file.metadata().ok()?;
     let owned = Some(meta.uid()) == user || meta.uid() == 0;
     (meta.is_file() && owned).then(|| (file, (meta.len(), meta.mtime(), meta.mtime_nsec())))
