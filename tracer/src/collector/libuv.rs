@@ -41,8 +41,8 @@ pub struct EventLoops {
     /// Processes looked at, with the files that they have their event loop from.
     known: HashMap<u32, Vec<ImageKey>>,
     loops: HashMap<ImageKey, EventLoop>,
-    /// Files for which there was no room.
-    refused: bool,
+    /// Processes with a file for which there was no room.
+    refused: HashSet<u32>,
 }
 
 /// A file with libuv in it: probed, or the reason why not, which names it.
@@ -53,6 +53,7 @@ impl EventLoops {
     fn follow(&mut self, probes: &mut Probes, stacks: &mut Stacks, pids: &[u32]) {
         let present: HashSet<u32> = pids.iter().copied().collect();
         self.known.retain(|pid, _| present.contains(pid));
+        self.refused.retain(|pid| present.contains(pid));
         for &pid in pids {
             if self.known.contains_key(&pid) {
                 continue;
@@ -69,11 +70,12 @@ impl EventLoops {
     /// The process runs another program now.
     pub fn forget(&mut self, pid: u32) {
         self.known.remove(&pid);
+        self.refused.remove(&pid);
     }
 
     /// What can't be seen, and why.
     pub fn degraded(&self) -> impl Iterator<Item = String> {
-        let full = self.refused.then(|| {
+        let full = (!self.refused.is_empty()).then(|| {
             format!(
                 "more than {LOOPS_MAX} Node.js programs: connections of the others are charged to \
                  the event loop"
@@ -94,10 +96,10 @@ impl EventLoops {
             let key = image.key();
             if !self.loops.contains_key(&key) {
                 if self.loops.len() >= LOOPS_MAX {
-                    self.make_room();
+                    self.make_room(&of_process);
                 }
                 if self.loops.len() >= LOOPS_MAX {
-                    self.refused = true;
+                    self.refused.insert(pid);
                     continue;
                 }
                 let probed = attach(probes, &image).map_err(|reason| {
@@ -110,13 +112,13 @@ impl EventLoops {
         of_process
     }
 
-    /// Forgets the files that no process in view runs. The kernel waits for each probe that goes,
-    /// so they go on a thread of their own.
-    fn make_room(&mut self) {
-        let used: HashSet<ImageKey> = self.known.values().flatten().copied().collect();
+    /// Forgets the files that no process in view runs, except those that are `needed`. The kernel
+    /// waits for each probe that goes, so they go on a thread of their own.
+    fn make_room(&mut self, needed: &[ImageKey]) {
+        let used = self.known.values().flatten().chain(needed);
+        let used: HashSet<ImageKey> = used.copied().collect();
         let unused = self.loops.extract_if(|key, _| !used.contains(key));
         let gone: Vec<EventLoop> = unused.map(|(_, of_file)| of_file).collect();
-        self.refused = false;
         thread::spawn(move || drop(gone));
     }
 }
@@ -157,4 +159,23 @@ fn attach(probes: &mut Probes, image: &Image) -> EventLoop {
         })
         .collect::<Result<_, _>>()?;
     uprobes::attach(probes.ebpf_mut(), file, &places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EventLoops, ImageKey, LOOPS_MAX};
+
+    #[test]
+    fn there_is_room_where_a_file_is_not_used_any_more() {
+        let key = |number| ImageKey::for_memory(number, 1);
+        let mut all = EventLoops::default();
+        for number in 0..LOOPS_MAX as u64 {
+            all.loops.insert(key(number), Ok(Vec::new()));
+        }
+        all.known.insert(1, vec![key(1)]);
+        all.make_room(&[key(2)]);
+        let mut left: Vec<ImageKey> = all.loops.keys().copied().collect();
+        left.sort();
+        assert_eq!(left, [key(1), key(2)]);
+    }
 }
