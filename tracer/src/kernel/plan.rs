@@ -30,8 +30,12 @@ pub enum Attach {
 
 /// Tracepoints that tax every system call of the host: never without being asked for.
 pub const SYSCALLS: &str = "syscalls";
+/// Entry and return of kernel functions.
+pub const FENTRY: &str = "fentry";
+/// The same where the kernel has no type information or no trampolines.
+pub const KPROBE: &str = "kprobe";
 /// What `--backend` takes.
-pub const BACKENDS: [&str; 5] = [TRACEPOINT, RAW_TRACEPOINT, "fentry", "kprobe", SYSCALLS];
+pub const BACKENDS: [&str; 5] = [TRACEPOINT, RAW_TRACEPOINT, FENTRY, KPROBE, SYSCALLS];
 const TRACEPOINT: &str = "tracepoint";
 const RAW_TRACEPOINT: &str = "raw_tracepoint";
 
@@ -42,8 +46,8 @@ impl Attach {
         match self {
             Attach::Tracepoint => TRACEPOINT,
             Attach::RawTracepoint => RAW_TRACEPOINT,
-            Attach::Fentry | Attach::Fexit { .. } => "fentry",
-            Attach::Kprobe | Attach::KprobeOf { .. } | Attach::Kretprobe => "kprobe",
+            Attach::Fentry | Attach::Fexit { .. } => FENTRY,
+            Attach::Kprobe | Attach::KprobeOf { .. } | Attach::Kretprobe => KPROBE,
             Attach::Syscalls => SYSCALLS,
         }
     }

@@ -30,7 +30,7 @@ use super::{
     maps::{self, Counters, Table},
     offsets,
     pins::{self, PinError, Pins},
-    plan::{Attach, Choice, EVENTS, Event, Probe, SYSCALLS, unseen},
+    plan::{Attach, Choice, EVENTS, Event, KPROBE, Probe, SYSCALLS, unseen},
     tax::{self, SyscallTax},
 };
 use crate::report::{EventStatus, Refusal};
@@ -406,7 +406,7 @@ impl Probes {
         if !exists {
             return Err("not in this kernel".to_owned());
         }
-        if probe.attach.backend() == "kprobe" && !Path::new(KPROBES).exists() {
+        if probe.attach.backend() == KPROBE && !Path::new(KPROBES).exists() {
             return Err("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".to_owned());
         }
         let program = self

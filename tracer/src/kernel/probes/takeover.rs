@@ -1,6 +1,7 @@
 //! Taking over from an earlier daemon whose maps and links are pinned.
 
 use super::{Btf, Pins, ProbeError, Probes, Table, Tables};
+use crate::kernel::plan::{FENTRY, KPROBE};
 
 impl Probes {
     /// Pins what was attached, and lets it collect in place of what an earlier daemon left.
@@ -20,6 +21,18 @@ impl Probes {
             .set(&0, &generation)
             .map_err(|e| ProbeError::Load(format!("map ACTIVE: {e}")))?;
         pins.drop_other_links(generation)?;
+        // A trampoline that changes lets calls that are in it return past its programs, the old and
+        // the new ones (bpf_tramp_image_put in kernel/bpf/trampoline.c); so does a kretprobe.
+        let at_return = |backend: &str| backend == FENTRY || backend == KPROBE;
+        let events = self.events.iter().filter(|e| at_return(&e.backend));
+        let events: Vec<&str> = events.map(|e| &*e.event).collect();
+        if pins.resumed() && !events.is_empty() {
+            self.degraded.push(format!(
+                "{}: calls that were under way when this daemon took over from the one before it \
+                 may not have been seen",
+                events.join(", ")
+            ));
+        }
         let held: Vec<&String> = self
             .attached
             .iter()
