@@ -20,7 +20,8 @@ use aya::maps::{MapData, RingBuf};
 use tracer::{
     kernel::probes::{Probes, Setup},
     model::Frame,
-    stack::{Limits, Stacks, maps},
+    procs::maps,
+    session::stacks::{Limits, Stacks},
 };
 use tracer_ebpf::{COPY_BYTES_MIN, Config, FILTER_PROCESS, StackCopy};
 

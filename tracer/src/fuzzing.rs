@@ -4,8 +4,12 @@
 use bytes::Bytes;
 
 use crate::{
-    daemon, go, http, kernel, procs,
-    stack::{self, blame, maps, perfmap, python},
+    config, kernel, procs,
+    procs::maps,
+    protocols,
+    runtimes::{go, perf_map, python},
+    symbols::blame,
+    unwind,
 };
 
 /// Bytes in, nothing out: what counts is that it returns.
@@ -27,7 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
 
 /// An executable: its parts and frame rules, and a stack unwound by them.
 pub fn elf(data: &[u8]) {
-    stack::unwind_hostile(data);
+    unwind::unwind_hostile(data);
 }
 
 /// A Go executable: build information, function table, where probes would go.
@@ -55,20 +59,20 @@ pub fn go_dwarf(data: &[u8]) {
 
 /// Goroutines, connections and settings in the memory of a Go program.
 pub fn go_memory(data: &[u8]) {
-    go::late::read_hostile(data);
+    go::preexisting::read_hostile(data);
 }
 
 /// A perf map and its names.
 pub fn perf_map(data: &[u8]) {
-    let map = perfmap::PerfMap::parse(data);
+    let map = perf_map::PerfMap::parse(data);
     for line in data.split(|b| *b == b'\n').take(64) {
         let text = String::from_utf8_lossy(line);
         let first = text.split(' ').next().unwrap_or_default();
         let address = u64::from_str_radix(first, 16).unwrap_or_default();
         if let Some(name) = map.name(address) {
-            let _ = perfmap::describe(name);
+            let _ = perf_map::describe(name);
         }
-        let _ = perfmap::describe(&text);
+        let _ = perf_map::describe(&text);
     }
 }
 
@@ -95,9 +99,9 @@ pub fn python_code(data: &[u8]) {
 
 /// The first bytes of a connection: an HTTP request, a TLS hello, or neither; and a URL.
 pub fn http_bytes(data: &[u8]) {
-    let _ = http::sniff(data);
-    let redacted = http::redact_target(data, data.len().is_multiple_of(2));
-    let _ = http::template(&redacted);
+    let _ = protocols::sniff(data);
+    let redacted = protocols::redact_target(data, data.len().is_multiple_of(2));
+    let _ = protocols::template(&redacted);
 }
 
 /// The kernel's type information.
@@ -116,7 +120,7 @@ pub fn btf(data: &[u8]) {
 pub fn config(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = blame::Rule::parse(&text);
-    let _ = daemon::config::Config::parse(&text, "fuzzed");
+    let _ = config::Config::parse(&text, "fuzzed");
 }
 
 #[cfg(test)]

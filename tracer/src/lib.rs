@@ -2,16 +2,20 @@
 //! binary.
 
 pub mod cli;
-pub mod collector;
+pub mod config;
 pub mod daemon;
+pub mod elf;
 pub mod engine;
 pub mod findings;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod go;
-pub mod http;
 pub mod kernel;
+pub mod memory;
 pub mod model;
 pub mod procs;
+pub mod protocols;
 pub mod report;
-pub mod stack;
+pub mod runtimes;
+pub mod session;
+pub mod symbols;
+pub mod unwind;

@@ -7,16 +7,17 @@ use super::{
     args::{Check, ReportForm},
     baseline,
     command::{Gated, Running},
-    output::{self, OutputFile, Paint},
+    output,
+    output::{OutputFile, Paint},
     preflight,
     signals::Signals,
-    target, text, users,
-    watch::{self, Ended},
+    target, text, users, watch,
+    watch::Ended,
 };
 use crate::{
-    collector::{MAX_SOCKETS, Options, Session, Target},
-    daemon::config::Config,
+    config::Config,
     report::{Report, Verdict},
+    session::{MAX_SOCKETS, Options, Session, Target},
 };
 
 /// How long to watch when nothing is said.

@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use super::{
     Failure,
     args::{ConnectionSort, ConnectionsArgs},
-    client::{self, Endpoint},
-    columns::{self, Cell, Column},
+    client,
+    client::Endpoint,
+    columns,
+    columns::{Cell, Column},
     output, text,
 };
 use crate::report::{ConnectionList, ConnectionRow, SCHEMA};

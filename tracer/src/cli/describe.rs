@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use super::{
     Failure,
     args::{Describe, ReportForm},
-    client::{self, Answer, Endpoint},
-    merge,
-    output::{self, Paint, clean},
-    text::{self, Detail},
+    client,
+    client::{Answer, Endpoint},
+    merge, output,
+    output::{Paint, clean},
+    text,
+    text::Detail,
 };
 use crate::report::{FindingDetail, Report, TimelinePoint};
 

@@ -7,14 +7,16 @@ use rustix::system::uname;
 use super::{
     Failure, STATUS_UNSUPPORTED,
     args::{DoctorArgs, ReportForm},
-    client::{self, Endpoint},
-    output::{self, Paint, clean, wrap},
+    client,
+    client::Endpoint,
+    output,
+    output::{Paint, clean, wrap},
     preflight::BTF,
 };
 use crate::{
-    collector::{MAX_SOCKETS, Options, Session, Target},
     procs::capabilities::{capabilities, kernel_version},
     report::{Doctor, EventStatus, SCHEMA},
+    session::{MAX_SOCKETS, Options, Session, Target},
 };
 
 /// Lockdown state; missing where securityfs is not mounted.

@@ -19,11 +19,13 @@ use ratatui::{
 use super::{
     Failure,
     args::{SortBy, Top},
-    client::{self, Endpoint},
+    client,
+    client::Endpoint,
     merge,
     output::{Paint, clean},
     signals::Signals,
-    text::{self, Detail},
+    text,
+    text::Detail,
     top, units,
 };
 use crate::report::{Finding, Report, Verdict};

@@ -29,7 +29,7 @@ use std::{fmt, process::ExitCode};
 use clap::{CommandFactory as _, Parser as _};
 
 use self::args::{Cli, Command};
-use crate::collector::StartError;
+use crate::session::StartError;
 
 /// Exit status of a failure without a status of its own.
 pub const STATUS_FAILURE: u8 = 1;

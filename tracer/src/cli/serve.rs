@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use super::{Failure, STATUS_FAILURE, args::Daemon, output, preflight, target};
 use crate::{
-    collector::{MAX_SOCKETS, Options},
-    daemon::{
-        self, Error, SOCKET_DEFAULT, Settings,
-        config::{Config, Listen, parse_listen},
-    },
+    config::{Config, Listen, parse_listen},
+    daemon,
+    daemon::{Error, SOCKET_DEFAULT, Settings},
+    session::{MAX_SOCKETS, Options},
 };
 
 /// Runs the daemon until it is told to end.

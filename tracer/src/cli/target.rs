@@ -3,10 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Failure, args::TargetArgs};
-use crate::{
-    collector::Target,
-    procs::{self, cgroup},
-};
+use crate::{procs, procs::cgroup, session::Target};
 
 /// Shortest prefix of a container id that is accepted, as printed by `docker ps`.
 const CONTAINER_DIGITS_MIN: usize = 12;

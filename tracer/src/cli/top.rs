@@ -10,8 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     Failure,
     args::{ListForm, SortBy, Top},
-    client::{self, Endpoint},
-    columns::{self, Cell, Column},
+    client,
+    client::Endpoint,
+    columns,
+    columns::{Cell, Column},
     live, merge, output, text,
 };
 use crate::report::{Finding, Report};

@@ -18,7 +18,7 @@ use super::{
     signals::{Signal, Signals},
     units,
 };
-use crate::collector::{Session, Status, Target};
+use crate::session::{Session, Status, Target};
 
 /// How often the progress line changes.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);

@@ -12,8 +12,8 @@ use prometheus::{
 };
 
 use crate::{
-    collector::Health,
     report::{Coverage, Finding, Report, Resources},
+    session::Health,
 };
 
 /// Content type of the text format.

@@ -1,11 +1,10 @@
 //! The daemon: one session on its own thread, an HTTP interface to what it knows.
 //!
 //! ```text
-//!  requests ──► api (async, one thread) ──job──► worker thread ──► collector::Session
+//!  requests ──► api (async, one thread) ──job──► worker thread ──► session::Session
 //! ```
 
 mod api;
-pub mod config;
 pub mod metrics;
 pub mod socket;
 pub mod timeline;
@@ -22,8 +21,9 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::{config::Ignore, socket::BoundSocket, worker::Worker};
-use crate::collector::{Options, Session, StartError};
+use self::{socket::BoundSocket, worker::Worker};
+use crate::config::Ignore;
+use crate::session::{Options, Session, StartError};
 
 /// Where the socket is when nothing else is said.
 pub const SOCKET_DEFAULT: &str = "/run/tracer/tracer.sock";

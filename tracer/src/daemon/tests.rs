@@ -13,8 +13,8 @@ use std::{
 use super::*;
 use crate::{
     cli::samples,
-    collector::Health,
     report::{ConnectionList, Doctor, FindingDetail, Report, SCHEMA},
+    session::Health,
 };
 
 struct Fake {

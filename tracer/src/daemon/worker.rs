@@ -16,11 +16,12 @@ use jiff::Timestamp;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
-use super::{Error, config::Ignore, metrics::Totals, timeline::Timelines};
+use super::{Error, metrics::Totals, timeline::Timelines};
+use crate::config::Ignore;
 use crate::{
-    collector::{Health, Session, StartError},
     procs::clock::{monotonic_ns, thread_cpu_ns},
     report::{ConnectionList, Doctor, Report},
+    session::{Health, Session, StartError},
 };
 
 /// A report may be this old before a request makes a new one.

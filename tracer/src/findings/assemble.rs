@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{id, program, unnamed};
+use super::{hints, id, program};
 use crate::{
     engine::Judgement,
     model::{Cohort, Confidence, Family, Role, StackQuality},
@@ -199,7 +199,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         confidence = confidence.min(Confidence::Medium);
         evidence.push("No stack could be taken, so the call site is unknown.".to_owned());
     }
-    evidence.extend(site.and_then(|site| unnamed::explain(site, program(&cohort.process))));
+    evidence.extend(site.and_then(|site| hints::explain(site, program(&cohort.process))));
     let server = cohort.role == Role::Server;
     Some(Finding {
         id,

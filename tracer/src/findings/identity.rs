@@ -1,8 +1,8 @@
 //! What makes two findings the same one.
 
 use crate::{
-    http,
     model::{Family, Process, Remote, Role, Site},
+    protocols,
 };
 
 /// Name of the program: the executable's base name, else the process name.
@@ -51,7 +51,7 @@ pub fn id(process: &Process, site: Option<&Site>, role: Role, remote: &Remote) -
 /// The remote without what differs between nodes: host name, else the port; then the template.
 fn remote_key(role: Role, remote: &Remote) -> String {
     if remote.family == Family::Unix {
-        let path = http::template(&remote.address);
+        let path = protocols::template(&remote.address);
         return match &remote.url {
             Some(url) => format!("{path} {}", path_of(url)),
             None => path,
@@ -63,7 +63,7 @@ fn remote_key(role: Role, remote: &Remote) -> String {
         return format!("listen :{port}");
     }
     let authority = match &remote.host {
-        Some(host) if !http::is_ip_literal(host) => {
+        Some(host) if !protocols::is_ip_literal(host) => {
             host.split(':').next().unwrap_or(host).to_ascii_lowercase()
         }
         _ => format!(":{port}"),

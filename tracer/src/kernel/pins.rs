@@ -26,7 +26,7 @@ use aya::programs::links::FdLink;
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
-use super::{blob, maps::Table};
+use super::{maps::Table, state_map};
 
 /// The maps that are shared between one daemon and the next. Not among them: what only lasts for
 /// one call.
@@ -173,7 +173,7 @@ impl Pins {
     /// Number of the set of programs that collects now; 0 when there is none.
     #[must_use]
     pub fn generation(&self) -> u32 {
-        blob::open(&self.directory.join("ACTIVE"))
+        state_map::open(&self.directory.join("ACTIVE"))
             .and_then(|fd| Table::<u32, u32>::new(&fd)?.get(&0))
             .ok()
             .flatten()
@@ -245,8 +245,8 @@ impl Pins {
         let path = self.directory.join(STATE);
         let new = self.directory.join("state-new");
         let _ = fs::remove_file(&new);
-        blob::write(state)
-            .and_then(|map| blob::pin(map.as_fd().as_raw_fd(), &new))
+        state_map::write(state)
+            .and_then(|map| state_map::pin(map.as_fd().as_raw_fd(), &new))
             .and_then(|()| fs::rename(&new, &path))
             .map_err(failed("keeping the state in", &path))
     }
@@ -254,7 +254,7 @@ impl Pins {
     /// What was kept; `None` when there is nothing, or nothing that can be read.
     #[must_use]
     pub fn saved(&self) -> Option<Vec<u8>> {
-        blob::read(&self.directory.join(STATE)).ok()
+        state_map::read(&self.directory.join(STATE)).ok()
     }
 }
 

@@ -27,11 +27,13 @@ use self::{tables::Tables, takeover::has_perf_links};
 use super::{
     attach::{HandOut, attach, chain, reason},
     btf::Btf,
-    maps::{self, Counters, Table},
-    offsets,
-    pins::{self, PinError, Pins},
+    maps,
+    maps::{Counters, Table},
+    offsets, overhead,
+    overhead::SyscallTax,
+    pins,
+    pins::{PinError, Pins},
     plan::{Attach, Choice, EVENTS, Event, KPROBE, Probe, SYSCALLS, unseen},
-    tax::{self, SyscallTax},
 };
 use crate::report::{EventStatus, Refusal};
 
@@ -239,7 +241,7 @@ impl Probes {
             pins,
         };
         probes.load_scan(&aya_btf)?;
-        let without_ns = setup.trace_syscalls.then(tax::unrelated_call_ns);
+        let without_ns = setup.trace_syscalls.then(overhead::unrelated_call_ns);
         for event in EVENTS {
             let status = probes.observe(event, &btf, &aya_btf, &setup)?;
             probes.events.push(status);
@@ -256,7 +258,7 @@ impl Probes {
         }
         self.syscall_tax = without_ns.map(|without_ns| SyscallTax {
             without_ns,
-            with_ns: tax::unrelated_call_ns(),
+            with_ns: overhead::unrelated_call_ns(),
         });
         let told = self.syscall_tax.map(|tax| tax.to_string());
         self.degraded.extend(told);

@@ -9,8 +9,8 @@ use std::{
 use rustix::fs::statfs;
 
 use super::{
-    all,
-    parse::{self, Membership, Mount},
+    all, parse,
+    parse::{Membership, Mount},
     read_text,
 };
 

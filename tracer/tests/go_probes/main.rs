@@ -8,8 +8,8 @@ use std::{io, process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 use tracer::{
-    go::{GoConnection, GoTracer},
     kernel::probes::{Probes, Setup},
+    runtimes::go::{GoConnection, GoTracer},
 };
 use tracer_ebpf::{Config, FILTER_PROCESS};
 use tracer_tests::{

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tracer::go::{GoBinary, dwarf, offsets};
+use tracer::runtimes::go::{GoBinary, dwarf, offsets};
 use tracer_tests::go::{self, Variant};
 
 use crate::versions;

@@ -1,0 +1,11 @@
+//! What request heads say: method, target, host; URLs redacted and made into templates. Pure.
+//!
+//! Nothing but method, redacted target and host leaves this module: no header values, no body, no
+//! userinfo, no query values.
+
+mod http1;
+mod tls;
+mod url;
+
+pub use http1::{RequestHead, Sniffed, sniff};
+pub use url::{Scheme, example, is_ip_literal, origin, redact_target, template, url};

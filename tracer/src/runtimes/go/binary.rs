@@ -1,0 +1,166 @@
+//! One Go executable, ready to answer questions about its addresses.
+
+use bytes::Bytes;
+use object::{
+    Endianness, Object as _, ObjectSection as _, ObjectSegment as _, read::elf::ElfFile64,
+};
+
+use super::{
+    GoError, buildinfo,
+    buildinfo::BuildInfo,
+    callsite,
+    image::Image,
+    moduledata,
+    pclntab::{Function, FunctionTable, Position},
+};
+use crate::model::{Frame, Site, StackQuality};
+
+/// A position of a Go program.
+pub type GoFrame = Position;
+
+/// A parsed Go executable. All addresses are those of the file (before loading): subtract the
+/// load bias of a position-independent program first.
+#[derive(Debug, Clone)]
+pub struct GoBinary {
+    /// Build information; empty where it was removed.
+    pub info: BuildInfo,
+    image: Image,
+    table: FunctionTable,
+    module_data: u64,
+}
+
+/// `true` when the file is an ELF executable made by the Go linker. Reads headers only; where the
+/// section headers were removed, the writable data too.
+#[must_use]
+pub fn is_go(elf: &[u8]) -> bool {
+    let Ok(file) = ElfFile64::<Endianness>::parse(elf) else {
+        return false;
+    };
+    let named = [".go.buildinfo", ".gopclntab", ".note.go.buildid"];
+    if file
+        .sections()
+        .any(|s| s.name().is_ok_and(|name| named.contains(&name)))
+    {
+        return true;
+    }
+    file.segments().any(|segment| {
+        segment.permissions().writable() && segment.data().is_ok_and(buildinfo::contains_block)
+    })
+}
+
+impl GoBinary {
+    /// Reads the tables of an ELF file.
+    ///
+    /// # Errors
+    /// [`GoError`]: which part is missing.
+    pub fn parse(elf: Bytes) -> Result<GoBinary, GoError> {
+        if !is_go(&elf) {
+            return Err(GoError::NotGo);
+        }
+        let mut image = Image::parse(elf)?;
+        let info = BuildInfo::find(&image).unwrap_or_default();
+        let mut table = FunctionTable::find(&image).ok_or(GoError::NoFunctionTable)?;
+        let module_data = moduledata::complete(&mut image, &mut table)?;
+        Ok(GoBinary {
+            info,
+            image,
+            table,
+            module_data,
+        })
+    }
+
+    /// The executable's bytes by address.
+    #[must_use]
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The function table.
+    #[must_use]
+    pub fn table(&self) -> &FunctionTable {
+        &self.table
+    }
+
+    /// Address of `runtime.firstmoduledata`.
+    #[must_use]
+    pub fn module_data(&self) -> u64 {
+        self.module_data
+    }
+
+    /// Finds functions by their full names, in one pass over the table.
+    #[must_use]
+    pub fn functions_named(&self, names: &[&str]) -> Vec<Option<Function>> {
+        self.table.functions_named(&self.image, names)
+    }
+
+    /// The machine code of a function.
+    #[must_use]
+    pub fn code(&self, function: Function) -> Option<&[u8]> {
+        let len = usize::try_from(function.end - function.entry).ok()?;
+        self.image.slice(function.entry, len)
+    }
+
+    /// What an address stands for, innermost inlined call first; empty for foreign code. For a
+    /// return address, ask for the address before it.
+    #[must_use]
+    pub fn positions(&self, address: u64) -> Vec<GoFrame> {
+        self.table.positions(&self.image, address)
+    }
+
+    /// [`GoBinary::positions`] as frames; `module` is left for the caller to fill.
+    #[must_use]
+    pub fn frames(&self, address: u64) -> Vec<Frame> {
+        self.positions(address).into_iter().map(frame).collect()
+    }
+
+    /// Index of the frame to blame: the innermost one of the main module, else the innermost one
+    /// of a dependency.
+    #[must_use]
+    pub fn blame(&self, frames: &[Frame]) -> Option<usize> {
+        callsite::blame(&self.info, frames.iter().map(|f| f.function.as_str()))
+    }
+
+    /// Symbolizes a whole stack of this program's addresses, innermost first, already moved from
+    /// return addresses into their calls.
+    #[must_use]
+    pub fn site(&self, addresses: &[u64], module: Option<&str>, quality: StackQuality) -> Site {
+        let mut frames = Vec::new();
+        let mut start_lines = Vec::new();
+        for &address in addresses {
+            for position in self.positions(address) {
+                start_lines.push(position.start_line);
+                frames.push(Frame {
+                    module: module.map(str::to_owned),
+                    address: Some(address),
+                    ..frame(position)
+                });
+            }
+        }
+        let call_site = self.blame(&frames);
+        let own = call_site.and_then(|at| frames.get(at)).is_some_and(|f| {
+            callsite::origin(&self.info, &f.function) == callsite::Origin::Application
+        });
+        let line_in_function = call_site.and_then(|i| {
+            let line = frames.get(i)?.line?;
+            line.checked_sub((*start_lines.get(i)?)?)
+        });
+        Site {
+            frames,
+            call_site,
+            own,
+            quality,
+            line_in_function,
+        }
+    }
+}
+
+fn frame(position: Position) -> Frame {
+    Frame {
+        function: position.function,
+        file: position.file,
+        line: position.line,
+        module: None,
+        inlined: position.inlined,
+        address: None,
+    }
+}

@@ -1,0 +1,3 @@
+//! Node.js: event loops on libuv.
+
+pub mod session;

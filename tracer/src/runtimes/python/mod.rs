@@ -1,0 +1,487 @@
+//! CPython: the frames of the script inside of those of its interpreter.
+//!
+//! The native stack tells only that the interpreter runs; which function, file and line it runs
+//! is in structures that lead from the thread's state to its frames. They are read from the
+//! process's memory when a stack copy arrives. Where the thread still sits in the system call
+//! of the copy they are exactly those of the copy; where it has gone on they may belong to a
+//! moment shortly after, and the stack counts as truncated. On 3.11 and 3.12 the innermost frame
+//! is known exactly in any case, since the pointer to it is part of the copied stack.
+
+pub mod code;
+pub mod layout;
+
+use std::{collections::HashMap, fs::File, ops::Range, os::unix::fs::FileExt};
+
+use tracer_ebpf::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, StackCopy};
+
+use self::{
+    code::{Memory, describe},
+    layout::{Current, DEBUG_OFFSETS_BYTES, Entry, Instruction, Layout},
+};
+use crate::{
+    procs::maps,
+    symbols::symbolize::Named,
+    unwind::{
+        cfi::cold_part,
+        modules::{ModuleId, Modules, Process},
+        walk::Unwound,
+    },
+};
+
+/// Threads of one process among which the right one is looked for.
+const THREADS_MAX: usize = 4096;
+/// The first of the owners that mark no frame of the script's ([`Entry::Shim`]).
+const SHIM: u64 = 3;
+/// Since 3.14 references carry marks in the bits that an object's alignment leaves
+/// (`_PyStackRef`, `Include/internal/pycore_stackref.h`).
+const MARKS: u64 = 7;
+/// Processes whose interpreter is remembered.
+const PROCESSES_MAX: usize = 4096;
+
+/// The interpreter of one process.
+#[derive(Debug, Clone)]
+struct Runtime {
+    layout: Layout,
+    /// Address of `_PyRuntime`.
+    address: u64,
+    /// Address of `PyCode_Type`, by which code objects are told.
+    code_type: u64,
+    /// The module and the addresses (as linked) of `_PyEval_EvalFrameDefault`, of which a compiler
+    /// may have put a part elsewhere.
+    evaluate: (ModuleId, Vec<Range<u64>>),
+}
+
+/// Frames of interpreted code and where they belong.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Interleaved {
+    /// Index of a native frame that interprets, and the frames to show inside of (before) it,
+    /// innermost first.
+    pub frames: Vec<(usize, Vec<Named>)>,
+    /// They are those of the moment of the copy, beyond doubt.
+    pub exact: bool,
+}
+
+/// Reads the frames of CPython 3.8 to 3.14.
+#[derive(Debug, Default)]
+pub struct Python {
+    processes: HashMap<u32, (Vec<ModuleId>, Option<Runtime>)>,
+}
+
+struct ProcessMemory(File);
+
+impl Memory for ProcessMemory {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        self.0.read_exact_at(buffer, address).is_ok()
+    }
+}
+
+impl Python {
+    /// `true` when the process runs an interpreter that is understood.
+    pub fn runs_in(&mut self, tgid: u32, process: &Process, modules: &mut Modules) -> bool {
+        let mapped: Vec<ModuleId> = process.modules().collect();
+        if let Some((known, runtime)) = self.processes.get(&tgid)
+            && *known == mapped
+        {
+            return runtime.is_some();
+        }
+        let runtime = find(tgid, process, modules);
+        let found = runtime.is_some();
+        if self.processes.len() >= PROCESSES_MAX {
+            self.processes.clear();
+        }
+        self.processes.insert(tgid, (mapped, runtime));
+        found
+    }
+
+    /// How the kernel side can find the frames itself. It is tried out first on a thread of the
+    /// process: another C library keeps thread-local storage elsewhere.
+    pub fn plan(
+        &mut self,
+        tgid: u32,
+        process: &Process,
+        modules: &mut Modules,
+    ) -> Option<PythonPlan> {
+        if !self.runs_in(tgid, process, modules) {
+            return None;
+        }
+        let runtime = self.processes.get(&tgid)?.1.as_ref()?;
+        let layout = &runtime.layout;
+        let memory = ProcessMemory(File::open(format!("/proc/{tgid}/mem")).ok()?);
+        let key = memory.int(runtime.address.wrapping_add(layout.storage_key))?;
+        // glibc's `struct pthread` begins at fsbase, where `pthread_self()` points, too; it has
+        // the first 32 thread-specific values, each with a sequence number before it, at 0x310
+        // (nptl/descr.h, unchanged since 2.11).
+        let key = u32::try_from(key).ok().filter(|key| *key < 32)?;
+        let thread_state = 0x310 + key * 16 + 8;
+        let tried = threads(runtime, &memory)?.into_iter().any(|thread| {
+            memory
+                .word(thread.wrapping_add(layout.thread_id))
+                .and_then(|base| memory.word(base.wrapping_add(u64::from(thread_state))))
+                == Some(thread)
+        });
+        let small = |offset: u64| u32::try_from(offset).ok();
+        let (current, c_frame_current) = match layout.current {
+            Current::Frame(at) => (small(at)?, u32::MAX),
+            Current::OnStack(at, frame) => (small(at)?, small(frame)?),
+        };
+        tried.then_some(PythonPlan {
+            thread_state,
+            current,
+            c_frame_current,
+            frame_code: small(layout.frame_code)?,
+            frame_previous: small(layout.frame_previous)?,
+            frame_instruction: small(layout.frame_instruction)?,
+            instruction_bytes: match layout.instruction {
+                Instruction::Bytes | Instruction::Units => 4,
+                Instruction::Pointer(_) => 8,
+            },
+            frame_owner: match layout.entry {
+                Entry::Every => u32::MAX,
+                Entry::Flag(at) | Entry::Shim(at) => small(at)?,
+            },
+        })
+    }
+
+    /// The frames to show. `stack` are the copied bytes, `found` the frames that the kernel side
+    /// collected; without any they are read from the process now. Called only after
+    /// [`Python::runs_in`] said `true`.
+    pub fn frames(
+        &mut self,
+        copy: &StackCopy,
+        stack: &[u8],
+        process: &Process,
+        unwound: &Unwound,
+        found: &[PythonFrame],
+    ) -> Interleaved {
+        let Some((_, Some(runtime))) = self.processes.get(&copy.tgid) else {
+            return Interleaved::default();
+        };
+        let calls: Vec<usize> = unwound
+            .frames
+            .iter()
+            .enumerate()
+            .filter(|(_, f)| {
+                f.module == Some(runtime.evaluate.0)
+                    && runtime
+                        .evaluate
+                        .1
+                        .iter()
+                        .any(|part| part.contains(&f.lookup))
+            })
+            .map(|(index, _)| index)
+            .collect();
+        if calls.is_empty() {
+            return Interleaved {
+                frames: Vec::new(),
+                exact: true,
+            };
+        }
+        let Ok(memory) = File::open(format!("/proc/{}/mem", copy.tgid)) else {
+            return Interleaved::default();
+        };
+        let memory = ProcessMemory(memory);
+        let given = !found.is_empty();
+        let found = if given {
+            found.to_vec()
+        } else {
+            read_now(runtime, &memory, copy, stack, process).unwrap_or_default()
+        };
+        let named = describe_all(runtime, &memory, &found);
+        // Looked at after the reading: a thread that is still where it was has not changed them.
+        let exact = !named.is_empty()
+            && named.iter().all(|(name, _)| name.is_some())
+            && (given || has_not_moved(copy));
+        Interleaved {
+            frames: interleave(&calls, named),
+            exact,
+        }
+    }
+
+    /// Forgets what is known of a process.
+    pub fn forget(&mut self, tgid: u32) {
+        self.processes.remove(&tgid);
+    }
+}
+
+/// Gives each native call of the interpreter the frames it runs.
+fn interleave(calls: &[usize], named: Vec<(Option<Named>, bool)>) -> Vec<(usize, Vec<Named>)> {
+    let mut result: Vec<(usize, Vec<Named>)> = calls.iter().map(|at| (*at, Vec::new())).collect();
+    let mut call = 0;
+    for (name, entry) in named {
+        if let Some((_, frames)) = result.get_mut(call.min(calls.len().saturating_sub(1))) {
+            frames.extend(name);
+        }
+        if entry {
+            call += 1;
+        }
+    }
+    result
+}
+
+/// Finds the interpreter among the modules of a process.
+fn find(tgid: u32, process: &Process, modules: &mut Modules) -> Option<Runtime> {
+    let mut seen = Vec::new();
+    for id in process.modules() {
+        if seen.contains(&id) {
+            continue;
+        }
+        seen.push(id);
+        let Some(path) = modules.module(id).map(|m| m.path.clone()) else {
+            continue;
+        };
+        if !path.rsplit('/').next()?.contains("python") {
+            continue;
+        }
+        let (Some(image), Some(bias)) = (modules.image(id), process.bias(id)) else {
+            continue;
+        };
+        let symbols = image.symbols(&[
+            "_PyRuntime",
+            "PyCode_Type",
+            "_PyEval_EvalFrameDefault",
+            "Py_Version",
+        ]);
+        let [Some(runtime), Some(code_type), Some(evaluate), stated] = symbols[..] else {
+            continue;
+        };
+        let memory = ProcessMemory(File::open(format!("/proc/{tgid}/mem")).ok()?);
+        let Some(minor) = version(&path).or_else(|| {
+            // from 3.11 on, in the form of `PY_VERSION_HEX` (Include/patchlevel.h)
+            let hex = memory.word(stated?.0.wrapping_add(bias))?;
+            (hex >> 24 == 3).then_some((hex >> 16 & 0xff) as u32)
+        }) else {
+            continue;
+        };
+        let hot = evaluate.0..evaluate.0.wrapping_add(evaluate.1);
+        let parts = std::iter::once(hot).chain(cold_part(&image, evaluate.0));
+        let address = runtime.0.wrapping_add(bias);
+        let mut offsets = [0; DEBUG_OFFSETS_BYTES];
+        if minor >= 13 && !memory.read(address, &mut offsets) {
+            return None;
+        }
+        return Some(Runtime {
+            layout: Layout::of(minor, &offsets)?,
+            address,
+            code_type: code_type.0.wrapping_add(bias),
+            evaluate: (id, parts.collect()),
+        });
+    }
+    None
+}
+
+/// Minor version in the name of an executable or library: `python3.11`, `libpython3.11.so.1.0`.
+fn version(path: &str) -> Option<u32> {
+    let name = path.rsplit('/').next()?;
+    let rest = name
+        .strip_prefix("lib")
+        .unwrap_or(name)
+        .strip_prefix("python3.")?;
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+/// The thread's frames as they are now, innermost first: what the kernel side would collect.
+fn read_now(
+    runtime: &Runtime,
+    memory: &dyn Memory,
+    copy: &StackCopy,
+    stack: &[u8],
+    process: &Process,
+) -> Option<Vec<PythonFrame>> {
+    let layout = &runtime.layout;
+    let thread = thread(runtime, memory, copy, process)?;
+    let mut frame = match layout.current {
+        Current::Frame(at) => memory.word(thread.wrapping_add(at))?,
+        Current::OnStack(at, frame) => {
+            let c_frame = memory.word(thread.wrapping_add(at))?.wrapping_add(frame);
+            let offset = c_frame
+                .checked_sub(copy.sp)
+                .and_then(|o| usize::try_from(o).ok());
+            match offset.and_then(|o| stack.get(o..o.checked_add(8)?)) {
+                Some(word) => u64::from_le_bytes(word.try_into().ok()?),
+                None => memory.word(c_frame)?,
+            }
+        }
+    };
+    let mut found = Vec::new();
+    while frame != 0 && found.len() < PYTHON_FRAMES_MAX {
+        let at = frame.wrapping_add(layout.frame_instruction);
+        let instruction = match layout.instruction {
+            Instruction::Bytes | Instruction::Units => u64::from(memory.int(at)? as u32),
+            Instruction::Pointer(_) => memory.word(at)?,
+        };
+        let owner = match layout.entry {
+            Entry::Every => 0,
+            Entry::Flag(at) | Entry::Shim(at) => {
+                let mut byte = [0];
+                memory
+                    .read(frame.wrapping_add(at), &mut byte)
+                    .then(|| u64::from(byte[0]))?
+            }
+        };
+        let code = memory.word(frame.wrapping_add(layout.frame_code))?;
+        found.push(PythonFrame {
+            code,
+            instruction,
+            owner,
+        });
+        frame = memory.word(frame.wrapping_add(layout.frame_previous))?;
+    }
+    Some(found)
+}
+
+/// Names frames; with each, whether it is the last one of its native call. A frame that was left
+/// and overwritten ends the list.
+fn describe_all(
+    runtime: &Runtime,
+    memory: &dyn Memory,
+    found: &[PythonFrame],
+) -> Vec<(Option<Named>, bool)> {
+    let layout = &runtime.layout;
+    let mut named: Vec<(Option<Named>, bool)> = Vec::new();
+    for frame in found {
+        if matches!(layout.entry, Entry::Shim(_)) && frame.owner >= SHIM {
+            if let Some(last) = named.last_mut() {
+                last.1 = true;
+            }
+            continue;
+        }
+        let code = frame.code & !MARKS;
+        if memory.word(code.wrapping_add(8)) != Some(runtime.code_type) {
+            break;
+        }
+        let offset = match layout.instruction {
+            Instruction::Bytes => i64::from(frame.instruction as i32),
+            Instruction::Units => i64::from(frame.instruction as i32) * 2,
+            Instruction::Pointer(first) => {
+                frame.instruction.wrapping_sub(code.wrapping_add(first)) as i64
+            }
+        };
+        let entry = match layout.entry {
+            Entry::Every => true,
+            Entry::Flag(_) => frame.owner != 0,
+            Entry::Shim(_) => false,
+        };
+        named.push((describe(layout, memory, code, offset), entry));
+    }
+    named
+}
+
+/// The states of all threads of all interpreters, newest first.
+fn threads(runtime: &Runtime, memory: &dyn Memory) -> Option<Vec<u64>> {
+    let layout = &runtime.layout;
+    let mut threads = Vec::new();
+    let mut interpreter = memory.word(runtime.address.wrapping_add(layout.interpreters_head))?;
+    let mut interpreters = 0;
+    while interpreter != 0 && interpreters < THREADS_MAX {
+        let mut thread = memory.word(interpreter.wrapping_add(layout.threads_head))?;
+        while thread != 0 && threads.len() < THREADS_MAX {
+            threads.push(thread);
+            thread = memory.word(thread.wrapping_add(layout.thread_next))?;
+        }
+        interpreter = memory.word(interpreter.wrapping_add(layout.interpreter_next))?;
+        interpreters += 1;
+    }
+    Some(threads)
+}
+
+/// The state of the thread that was copied.
+fn thread(
+    runtime: &Runtime,
+    memory: &dyn Memory,
+    copy: &StackCopy,
+    process: &Process,
+) -> Option<u64> {
+    let layout = &runtime.layout;
+    let threads = threads(runtime, memory)?;
+    if let Some(at) = layout.native_thread_id {
+        let own_tid = u64::from(thread_in_its_namespace(copy));
+        return threads
+            .into_iter()
+            .find(|t| memory.word(t.wrapping_add(at)) == Some(own_tid));
+    }
+    // Before 3.11 a thread is known by `pthread_self()`, which for all but the main thread lies
+    // above its stack in the same mapping. The main thread's state is the oldest, at the end.
+    if copy.tid == copy.tgid {
+        return threads.last().copied();
+    }
+    let stack = maps::parse(process.text())
+        .into_iter()
+        .find(|m| m.range.contains(&copy.sp))
+        .map(|m| m.range)?;
+    threads.into_iter().find(|t| {
+        memory
+            .word(t.wrapping_add(layout.thread_id))
+            .is_some_and(|id| stack.contains(&id) && id >= copy.sp)
+    })
+}
+
+fn thread_in_its_namespace(copy: &StackCopy) -> u32 {
+    std::fs::read_to_string(format!("/proc/{}/task/{}/status", copy.tgid, copy.tid))
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|l| l.strip_prefix("NSpid:"))?;
+            line.split_ascii_whitespace().last()?.parse().ok()
+        })
+        .unwrap_or(copy.tid)
+}
+
+/// `true` while the thread sits in the system call at which it was copied
+/// (`/proc/PID/task/TID/syscall`: number, arguments, stack pointer, instruction pointer).
+fn has_not_moved(copy: &StackCopy) -> bool {
+    let Ok(text) =
+        std::fs::read_to_string(format!("/proc/{}/task/{}/syscall", copy.tgid, copy.tid))
+    else {
+        return false;
+    };
+    let mut words = text
+        .split_ascii_whitespace()
+        .rev()
+        .map(|w| u64::from_str_radix(w.strip_prefix("0x").unwrap_or(w), 16).ok());
+    words.next().flatten() == Some(copy.ip) && words.next().flatten() == Some(copy.sp)
+}
+
+/// Reads offsets, line tables and objects of any bytes, for the fuzzer and property tests.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_hostile(data: &[u8]) {
+    /// Memory in which the bytes repeat.
+    struct Repeated<'a>(&'a [u8]);
+
+    impl Memory for Repeated<'_> {
+        fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+            let len = self.0.len().max(1) as u64;
+            for (at, byte) in (0u64..).zip(buffer.iter_mut()) {
+                let place = usize::try_from(address.wrapping_add(at) % len).unwrap_or_default();
+                *byte = self.0.get(place).copied().unwrap_or_default();
+            }
+            !self.0.is_empty()
+        }
+    }
+
+    let [first, rest @ ..] = data else {
+        return;
+    };
+    let code = u64::from(*first);
+    for minor in 8..=14 {
+        if let Some(layout) = Layout::of(minor, rest) {
+            let _ = describe(&layout, &Repeated(rest), code, i64::from(*first) - 8);
+            let _ = code::line(layout.lines, rest, 1, i64::from(*first) * 8);
+        }
+    }
+    let _ = version(&String::from_utf8_lossy(data));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn versions_are_in_the_names() {
+        assert_eq!(version("/usr/bin/python3.11"), Some(11));
+        assert_eq!(version("/opt/lib/libpython3.8.so.1.0"), Some(8));
+        assert_eq!(version("/usr/bin/python3"), None);
+        assert_eq!(version("/usr/lib/libpython2.7.so"), None);
+    }
+}

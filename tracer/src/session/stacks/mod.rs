@@ -1,0 +1,462 @@
+//! From a copied stack to the frame to blame.
+//!
+//! The kernel hands over registers and raw stack bytes the first time it meets a call path
+//! ([`tracer_ebpf::StackCopy`]); [`Stacks`] turns them into a number ([`StackId`]) and into the
+//! trie entries by which the kernel recognizes the path from then on. Names are looked up only
+//! when somebody asks for the [`Site`] of a number. The bytes are dropped as soon as they are
+//! unwound.
+
+pub mod saved;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use tracer_ebpf::{PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, Shape, StackCopy};
+
+use crate::model::{Site, StackQuality};
+use crate::{
+    elf::Image,
+    runtimes::python::{Interleaved, Python},
+    symbols::{blame::Rule, naming::Naming, symbolize::Named},
+    unwind::{
+        cfi::Rules,
+        modules::{Modules, Process},
+        trie::{Forgotten, Learned, Trie},
+        walk::{RawFrame, Stop, Unwound, unwind},
+    },
+};
+
+/// Number of a distinct stack of one process, from 1 and below [`tracer_ebpf::STACK_TICKET`];
+/// what the kernel writes into [`tracer_ebpf::Sock::open_stack`].
+pub type StackId = u32;
+
+/// Bounds of what [`Stacks`] keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Distinct stacks.
+    pub stacks: usize,
+    /// Executable files kept open and mapped, each a descriptor of this process.
+    pub images: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            stacks: 16_384,
+            images: 512,
+        }
+    }
+}
+
+/// Processes remembered as having executed; of more than that, those that have ended are
+/// forgotten.
+const EXECUTED_MAX: usize = 16_384;
+
+/// What became of one stack copy.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// The stack's number; [`tracer_ebpf::STACK_NONE`] when nothing could be made of it or the
+    /// table is full.
+    pub id: StackId,
+    /// What to tell the kernel. Nothing when the path is known already or must not be recognized
+    /// by its native frames alone.
+    pub learned: Learned,
+    /// The copy ended before the stack did: a copy of this many bytes would have shown more. The
+    /// path is then not learned.
+    pub want_bytes: Option<usize>,
+}
+
+/// One frame as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Kept {
+    /// Looked up when asked for.
+    Native(RawFrame),
+    /// Named when it was taken: interpreted code.
+    Interpreted(Arc<Interpreted>),
+}
+
+/// An interpreted frame.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Interpreted {
+    pub(crate) function: String,
+    pub(crate) file: Option<String>,
+    pub(crate) line: Option<u32>,
+    pub(crate) function_line: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Record {
+    tgid: u32,
+    frames: Arc<[Kept]>,
+    stop: Stop,
+    executable: Option<Arc<str>>,
+    site: Option<Arc<Site>>,
+    /// The site lacks names that a perf map could still give.
+    unnamed: bool,
+}
+
+/// Every stack known, and what is needed to name their frames. Used from one thread.
+#[derive(Debug)]
+pub struct Stacks {
+    limits: Limits,
+    modules: Modules,
+    rules: Rules,
+    trie: Trie,
+    naming: Naming,
+    python: Python,
+    ids: HashMap<(u32, Arc<[Kept]>), StackId>,
+    records: HashMap<StackId, Record>,
+    last: StackId,
+    refused: u64,
+    /// Processes that ran another program than their parent's when seen last.
+    executed: HashSet<u32>,
+}
+
+impl Stacks {
+    /// An empty table with the built-in rules of blame, which shows Python frames.
+    #[must_use]
+    pub fn new(limits: Limits) -> Stacks {
+        Stacks {
+            modules: Modules::new(limits.images),
+            limits,
+            rules: Rules::new(),
+            trie: Trie::default(),
+            naming: Naming::default(),
+            python: Python::default(),
+            ids: HashMap::new(),
+            records: HashMap::new(),
+            last: 0,
+            refused: 0,
+            executed: HashSet::new(),
+        }
+    }
+
+    /// Puts the user's rules of blame before the built-in ones.
+    #[must_use]
+    pub fn with_rules(mut self, rules: Vec<Rule>) -> Stacks {
+        self.naming.user_rules = rules;
+        self
+    }
+
+    /// Looks for split debug information below these directories first, as below `/usr/lib/debug`.
+    #[must_use]
+    pub fn with_debug_directories(mut self, directories: Vec<PathBuf>) -> Stacks {
+        self.naming.search_first(directories);
+        self
+    }
+
+    /// Opens the executable files of a process now, while it is there. Worth calling when a
+    /// process first comes into view: one that exits before its first copy is read can then
+    /// still be unwound and named.
+    pub fn pin(&mut self, tgid: u32) {
+        self.modules.refresh(tgid);
+    }
+
+    /// The process runs another program than its parent now: what is known of the parent does not
+    /// hold for it.
+    pub fn executed(&mut self, tgid: u32) {
+        if self.executed.len() >= EXECUTED_MAX {
+            self.executed
+                .retain(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
+        }
+        self.executed.insert(tgid);
+    }
+
+    /// The mappings of the process that was copied; where it is gone already, and never ran another
+    /// program, those of its parent, which it began with: second in the answer is whether they are
+    /// its own.
+    fn mappings(&mut self, copy: &StackCopy) -> Option<(Arc<Process>, bool)> {
+        if let Some(process) = self.modules.refresh(copy.tgid) {
+            return Some((process, true));
+        }
+        if copy.parent == 0 || self.executed.contains(&copy.tgid) {
+            return None;
+        }
+        Some((self.modules.refresh(copy.parent)?, false))
+    }
+
+    /// The executable files that a process has mapped, each once, with the paths it sees.
+    pub fn images(&mut self, tgid: u32) -> Vec<(Arc<str>, Arc<Image>)> {
+        let Some(process) = self.modules.refresh(tgid) else {
+            return Vec::new();
+        };
+        let mut found: Vec<(Arc<str>, Arc<Image>)> = Vec::new();
+        for id in process.modules() {
+            if let (Some(image), Some(module)) = (self.modules.image(id), self.modules.module(id))
+                && found.iter().all(|(_, known)| known.key() != image.key())
+            {
+                found.push((Arc::clone(&module.path), image));
+            }
+        }
+        found
+    }
+
+    /// How the kernel side can collect the Python frames of a process; `None` when it runs no
+    /// Python (that is understood).
+    pub fn python_plan(&mut self, tgid: u32) -> Option<PythonPlan> {
+        let known = self.modules.process(tgid).cloned();
+        let process = known.or_else(|| self.modules.refresh(tgid))?;
+        self.python.plan(tgid, &process, &mut self.modules)
+    }
+
+    /// Unwinds one copy; `bytes` are the stack bytes that follow the record (only the first
+    /// [`StackCopy::len`] count).
+    pub fn take(&mut self, copy: &StackCopy, bytes: &[u8]) -> Taken {
+        self.take_with_python(copy, bytes, &[])
+    }
+
+    /// [`Stacks::take`] where the kernel side collects Python frames too. `python` are the Python frames the kernel side found at the
+    /// same moment, innermost first; without any they are read now, which may be late.
+    pub fn take_with_python(
+        &mut self,
+        copy: &StackCopy,
+        bytes: &[u8],
+        python: &[PythonFrame],
+    ) -> Taken {
+        self.take_some(copy, bytes, python, true)
+    }
+
+    /// [`Stacks::take`] for a process of which the kernel side learns only now that it runs
+    /// Python: where the thread has gone on since, its Python frames are left out, because others
+    /// would be blamed.
+    pub fn take_first(&mut self, copy: &StackCopy, bytes: &[u8]) -> Taken {
+        self.take_some(copy, bytes, &[], false)
+    }
+
+    fn take_some(
+        &mut self,
+        copy: &StackCopy,
+        bytes: &[u8],
+        python: &[PythonFrame],
+        even_late: bool,
+    ) -> Taken {
+        let stack = &bytes[..bytes.len().min(copy.len as usize)];
+        let Some((process, own)) = self.mappings(copy) else {
+            return Taken::default();
+        };
+        let unwound = unwind(&*process, &mut self.rules, copy, stack);
+        if !own && unwound.stop != Stop::Complete {
+            // not the parent's program after all
+            return Taken::default();
+        }
+        let runs_python = self.python.runs_in(copy.tgid, &process, &mut self.modules);
+        let mut interpreted = if runs_python {
+            self.python.frames(copy, stack, &process, &unwound, python)
+        } else {
+            Interleaved {
+                exact: true,
+                ..Interleaved::default()
+            }
+        };
+        if !interpreted.exact && !even_late {
+            interpreted.frames.clear();
+        }
+        // Native frames alone don't tell Python's call paths apart.
+        let native = interpreted.frames.is_empty() && interpreted.exact;
+        let python = if native { &[] } else { python };
+        let (exact, interpreted) = (interpreted.exact, interpreted.frames);
+        let stop = if exact || unwound.stop != Stop::Complete {
+            unwound.stop
+        } else {
+            Stop::Late
+        };
+        let id = self.number(copy.tgid, kept(&unwound, &interpreted), stop, &process);
+        let want_bytes = unwound.stop.wants_more().filter(|want| *want > stack.len());
+        let learnable = native || (exact && !python.is_empty());
+        let learned = if learnable && want_bytes.is_none() && id != STACK_NONE {
+            self.trie.learn(&unwound, python, copy.sp, copy.tgid, id)
+        } else {
+            Learned::default()
+        };
+        Taken {
+            id,
+            learned,
+            want_bytes,
+        }
+    }
+
+    fn number(&mut self, tgid: u32, frames: Arc<[Kept]>, stop: Stop, process: &Process) -> StackId {
+        let key = (tgid, frames);
+        if let Some(id) = self.ids.get(&key) {
+            return *id;
+        }
+        if self.records.len() >= self.limits.stacks {
+            self.refused += 1;
+            return STACK_NONE;
+        }
+        // Numbers are not reused while sockets in the kernel may still carry them.
+        while {
+            self.last = if self.last + 1 < STACK_TICKET {
+                self.last + 1
+            } else {
+                1
+            };
+            self.records.contains_key(&self.last)
+        } {}
+        let record = Record {
+            tgid,
+            frames: key.1.clone(),
+            stop,
+            executable: process.executable().cloned(),
+            site: None,
+            unnamed: false,
+        };
+        self.records.insert(self.last, record);
+        self.ids.insert(key, self.last);
+        self.last
+    }
+
+    /// The frames of a stack with their names, looked up now if they were not before. An unknown
+    /// number has a site without frames.
+    pub fn site(&mut self, id: StackId) -> Arc<Site> {
+        let Some(record) = self.records.get_mut(&id) else {
+            return Arc::new(Site {
+                frames: Vec::new(),
+                call_site: None,
+                own: false,
+                quality: StackQuality::None,
+                line_in_function: None,
+            });
+        };
+        if let Some(site) = &record.site {
+            return site.clone();
+        }
+        let site = Arc::new(self.naming.site(
+            record.tgid,
+            &record.frames,
+            record.stop.quality(),
+            record.executable.as_deref(),
+            &mut self.modules,
+        ));
+        record.unnamed = !site.own && site.frames.iter().any(crate::symbols::naming::is_unnamed);
+        record.site = Some(site.clone());
+        site
+    }
+
+    /// Processes with sites that lack the names of compiled code.
+    #[must_use]
+    pub fn unnamed(&self) -> Vec<u32> {
+        let waiting = self.records.values().filter(|r| r.unnamed).map(|r| r.tgid);
+        let mut processes: Vec<u32> = waiting.collect();
+        processes.sort_unstable();
+        processes.dedup();
+        processes
+    }
+
+    /// Looks whether runtimes have named their compiled code meanwhile; `true` when sites that
+    /// were asked for before may now have names.
+    pub fn look_for_names(&mut self) -> bool {
+        let mut processes = self.unnamed();
+        processes.retain(|&tgid| self.naming.has_new_names(tgid));
+        for record in self.records.values_mut() {
+            if record.unnamed && processes.binary_search(&record.tgid).is_ok() {
+                record.site = None;
+                record.unnamed = false;
+            }
+        }
+        !processes.is_empty()
+    }
+
+    /// Unwinds a copy with the mappings known already and keeps nothing; the number of frames. For
+    /// measurements.
+    pub fn unwind_again(&mut self, copy: &StackCopy, bytes: &[u8]) -> usize {
+        let stack = &bytes[..bytes.len().min(copy.len as usize)];
+        self.modules.process(copy.tgid).map_or(0, |process| {
+            unwind(&**process, &mut self.rules, copy, stack)
+                .frames
+                .len()
+        })
+    }
+
+    /// Names the frames of a stack again and keeps nothing; their number. For measurements.
+    pub fn name_again(&mut self, id: StackId) -> usize {
+        self.records.get(&id).map_or(0, |record| {
+            let site = self.naming.site(
+                record.tgid,
+                &record.frames,
+                record.stop.quality(),
+                record.executable.as_deref(),
+                &mut self.modules,
+            );
+            site.frames.len()
+        })
+    }
+
+    /// How much of a stack is known, without looking up names.
+    #[must_use]
+    pub fn quality(&self, id: StackId) -> StackQuality {
+        self.records
+            .get(&id)
+            .map_or(StackQuality::None, |r| r.stop.quality())
+    }
+
+    /// Why unwinding of a stack ended where it did.
+    #[must_use]
+    pub fn stop(&self, id: StackId) -> Option<Stop> {
+        self.records.get(&id).map(|r| r.stop)
+    }
+
+    /// The shapes of all call paths known, for a kernel that has none yet.
+    pub fn shapes(&mut self) -> Vec<Shape> {
+        self.trie.shapes()
+    }
+
+    /// Forgets a process that has ended (or executed another program): its mappings, its stacks
+    /// and its part of the trie. Returns what to delete from the kernel.
+    pub fn forget_process(&mut self, tgid: u32) -> Forgotten {
+        self.modules.forget(tgid);
+        self.naming.forget(tgid);
+        self.python.forget(tgid);
+        self.ids.retain(|(owner, _), _| *owner != tgid);
+        self.records.retain(|_, record| record.tgid != tgid);
+        self.trie.forget(tgid)
+    }
+
+    /// Distinct stacks kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// `true` when no stack is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Copies that got no number because [`Limits::stacks`] was reached.
+    #[must_use]
+    pub const fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Executable files kept open.
+    #[must_use]
+    pub fn pinned(&self) -> usize {
+        self.modules.pinned()
+    }
+}
+
+fn kept(unwound: &Unwound, interpreted: &[(usize, Vec<Named>)]) -> Arc<[Kept]> {
+    let mut frames = Vec::with_capacity(unwound.frames.len());
+    for (index, frame) in unwound.frames.iter().enumerate() {
+        for (_, inner) in interpreted.iter().filter(|(at, _)| *at == index) {
+            frames.extend(inner.iter().map(|f| {
+                Kept::Interpreted(Arc::new(Interpreted {
+                    function: f.function.clone(),
+                    file: f.file.clone(),
+                    line: f.line,
+                    function_line: f.function_line,
+                }))
+            }));
+        }
+        frames.push(Kept::Native(*frame));
+    }
+    frames.into()
+}

@@ -1,0 +1,5 @@
+//! Names of frames, and which of them is to blame.
+
+pub mod blame;
+pub mod naming;
+pub mod symbolize;

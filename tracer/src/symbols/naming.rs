@@ -1,0 +1,285 @@
+//! From kept frames to a [`Site`]: names, and the frame to blame.
+
+use std::{
+    collections::HashMap, fs::File, io::Read, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc,
+};
+
+use bytes::Bytes;
+use rustix::fs::{Mode, OFlags, openat};
+
+use super::{
+    blame,
+    blame::{Origin, Program, Rule},
+    symbolize::{FunctionTable, Named, Names},
+};
+use crate::model::{Frame, Site, StackQuality};
+use crate::procs;
+use crate::runtimes::go::{GoBinary, callsite};
+use crate::{
+    elf::{Image, ImageKey},
+    runtimes::{perf_map, perf_map::PerfMap},
+    session::stacks::Kept,
+    unwind::{cfi::function_start, modules::Modules, walk::RawFrame},
+};
+
+/// Perf maps larger than this are read up to here.
+const PERF_MAP_BYTES_MAX: u64 = 64 << 20;
+/// Perf maps kept parsed.
+const PERF_MAPS_MAX: usize = 16;
+/// Function tables of language runtimes kept.
+const TABLES_MAX: usize = 32;
+/// Name of code that no file and no perf map knows.
+const JIT: &str = "[jit]";
+
+type Table = Option<Arc<dyn FunctionTable>>;
+
+/// A file's size and the time it was changed at: seconds, nanoseconds.
+type Stamp = (u64, i64, i64);
+
+/// Code that a runtime compiled and nothing names.
+pub(crate) fn is_unnamed(frame: &Frame) -> bool {
+    frame.function == JIT
+}
+
+/// Names frames.
+#[derive(Debug, Default)]
+pub(crate) struct Naming {
+    names: Names,
+    tables: HashMap<ImageKey, Table>,
+    perf_maps: HashMap<u32, (Stamp, Arc<PerfMap>)>,
+    pub(crate) user_rules: Vec<Rule>,
+}
+
+impl Naming {
+    pub(crate) fn search_first(&mut self, directories: Vec<PathBuf>) {
+        self.names = Names::searching(directories);
+    }
+
+    pub(crate) fn forget(&mut self, tgid: u32) {
+        self.perf_maps.remove(&tgid);
+    }
+
+    /// Whether the process has written into its perf map since it was read.
+    pub(crate) fn has_new_names(&self, tgid: u32) -> bool {
+        let read = self.perf_maps.get(&tgid).map(|(stamp, _)| *stamp);
+        open_perf_map(tgid).is_some_and(|(_, stamp)| Some(stamp) != read)
+    }
+
+    pub(crate) fn site(
+        &mut self,
+        tgid: u32,
+        kept: &[Kept],
+        quality: StackQuality,
+        executable: Option<&str>,
+        modules: &mut Modules,
+    ) -> Site {
+        let mut frames = Vec::new();
+        let mut first_lines = Vec::new();
+        let mut origins = Vec::new();
+        for frame in kept {
+            match frame {
+                Kept::Interpreted(f) => {
+                    frames.push(Frame {
+                        function: f.function.clone(),
+                        file: f.file.clone(),
+                        line: f.line,
+                        module: None,
+                        inlined: false,
+                        address: None,
+                    });
+                    first_lines.push(f.function_line);
+                    origins.push(None);
+                }
+                Kept::Native(raw) => {
+                    let module = raw
+                        .module
+                        .and_then(|m| modules.module(m))
+                        .map(|m| m.path.clone());
+                    let image = raw.module.and_then(|m| modules.image(m));
+                    let table = image.as_ref().and_then(|i| self.table(i));
+                    let (module_path, image) = (module.as_deref(), image.as_ref());
+                    for named in self.names(tgid, raw, module_path, image, table.clone()) {
+                        first_lines.push(named.function_line);
+                        origins.push(table.as_ref().and_then(|t| t.origin(&named)));
+                        frames.push(Frame {
+                            function: named.function,
+                            file: named.file,
+                            line: named.line,
+                            module: module.as_deref().map(str::to_owned),
+                            inlined: named.inlined,
+                            address: Some(raw.lookup),
+                        });
+                    }
+                }
+            }
+        }
+        let blamed = blame::call_site(&frames, &origins, &self.user_rules, Program { executable });
+        let call_site = blamed.map(|(at, _)| at);
+        let line_in_function = call_site.and_then(|at| {
+            let line = frames.get(at)?.line?;
+            line.checked_sub((*first_lines.get(at)?)?)
+        });
+        Site {
+            frames,
+            call_site,
+            own: blamed.is_some_and(|(_, own)| own),
+            quality,
+            line_in_function,
+        }
+    }
+
+    fn names(
+        &mut self,
+        tgid: u32,
+        raw: &RawFrame,
+        module: Option<&str>,
+        image: Option<&Arc<Image>>,
+        table: Table,
+    ) -> Vec<Named> {
+        let Some(image) = image else {
+            // Code in no file, or in one that is no executable: a JIT compiler's. `lookup` is the
+            // address itself.
+            let named = self
+                .perf_map(tgid, raw.lookup)
+                .and_then(|map| map.name(raw.lookup).map(perf_map::describe));
+            let unknown = || Named {
+                function: module.map_or_else(|| JIT.to_owned(), |path| place(path, raw.lookup)),
+                ..Named::default()
+            };
+            return vec![named.unwrap_or_else(unknown)];
+        };
+        let from_table = table.map(|t| t.frames(raw.lookup)).unwrap_or_default();
+        if !from_table.is_empty() {
+            return from_table;
+        }
+        let names = self.names.at(image, raw.lookup);
+        if !names.is_empty() {
+            return names.to_vec();
+        }
+        // The function's start rather than the place in it: calls from one function stay one.
+        let start = function_start(image, raw.lookup).unwrap_or(raw.lookup);
+        vec![Named {
+            function: place(module.unwrap_or_default(), start),
+            ..Named::default()
+        }]
+    }
+
+    /// The function table of a language runtime in this file.
+    fn table(&mut self, image: &Arc<Image>) -> Table {
+        if let Some(table) = self.tables.get(&image.key()) {
+            return table.clone();
+        }
+        if self.tables.len() >= TABLES_MAX {
+            self.tables.clear();
+        }
+        let table = function_table(image);
+        self.tables.insert(image.key(), table.clone());
+        table
+    }
+
+    /// The perf map of a process, read again when it has changed and does not name the address.
+    fn perf_map(&mut self, tgid: u32, address: u64) -> Option<Arc<PerfMap>> {
+        let known = self.perf_maps.get(&tgid);
+        if let Some((_, map)) = known
+            && map.name(address).is_some()
+        {
+            return Some(map.clone());
+        }
+        let known = known.cloned();
+        let Some((file, stamp)) = open_perf_map(tgid) else {
+            return known.map(|(_, map)| map);
+        };
+        if let Some((old, map)) = known
+            && old == stamp
+        {
+            return Some(map);
+        }
+        let mut text = Vec::new();
+        file.take(PERF_MAP_BYTES_MAX).read_to_end(&mut text).ok()?;
+        let map = Arc::new(PerfMap::parse(&text));
+        if self.perf_maps.len() >= PERF_MAPS_MAX {
+            self.perf_maps.clear();
+        }
+        self.perf_maps.insert(tgid, (stamp, map.clone()));
+        Some(map)
+    }
+}
+
+/// A pinned file's contents, shared with Go's reader.
+struct Contents(Arc<Image>);
+
+impl AsRef<[u8]> for Contents {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Go's function table with the names of its main module.
+#[derive(Debug)]
+struct GoTable(GoBinary);
+
+impl FunctionTable for GoTable {
+    fn frames(&self, address: u64) -> Vec<Named> {
+        let positions = self.0.positions(address).into_iter();
+        positions
+            .map(|p| Named {
+                function: p.function,
+                file: p.file,
+                line: p.line,
+                inlined: p.inlined,
+                function_line: p.start_line,
+            })
+            .collect()
+    }
+
+    fn origin(&self, named: &Named) -> Option<Origin> {
+        // Names from elsewhere (C code linked in) are for the rules.
+        if self.0.info.main_package.is_empty() && self.0.info.main_module.is_empty() {
+            return None;
+        }
+        named.file.as_ref()?;
+        Some(match callsite::origin(&self.0.info, &named.function) {
+            callsite::Origin::Application => Origin::Own,
+            callsite::Origin::Dependency => Origin::Dependency,
+            callsite::Origin::Standard => Origin::System,
+        })
+    }
+}
+
+/// What a language runtime's own table in this file says.
+fn function_table(image: &Arc<Image>) -> Table {
+    // The file that is being parsed lives as long as the table: its descriptor stays open.
+    let binary = GoBinary::parse(Bytes::from_owner(Contents(image.clone()))).ok()?;
+    Some(Arc::new(GoTable(binary)))
+}
+
+/// The perf map that the process itself writes, by its pid in its own namespace, below its own
+/// root, and only if it is its own file: with its size and time of change.
+fn open_perf_map(tgid: u32) -> Option<(File, Stamp)> {
+    let status = std::fs::read_to_string(format!("/proc/{tgid}/status")).ok()?;
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .map(str::split_ascii_whitespace)
+    };
+    let own_pid = field("NSpid:")
+        .and_then(Iterator::last)
+        .map_or(tgid.to_string(), str::to_owned);
+    let user = field("Uid:")
+        .and_then(|mut ids| ids.nth(1))
+        .and_then(|id| id.parse::<u32>().ok());
+    // Whoever can write /tmp must not be able to make us wait on a pipe or read another file.
+    let directory = procs::tmp(tgid).ok()?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let name = format!("perf-{own_pid}.map");
+    let file = File::from(openat(&directory, name, flags, Mode::empty()).ok()?);
+    let meta = file.metadata().ok()?;
+    let owned = Some(meta.uid()) == user || meta.uid() == 0;
+    (meta.is_file() && owned).then(|| (file, (meta.len(), meta.mtime(), meta.mtime_nsec())))
+}
+
+/// `file+0xaddress`.
+fn place(path: &str, address: u64) -> String {
+    format!("{}+{address:#x}", path.rsplit('/').next().unwrap_or(path))
+}

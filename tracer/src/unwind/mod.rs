@@ -1,0 +1,11 @@
+//! From registers and stack bytes to return addresses, and the paths that the kernel learns of them.
+
+pub mod cfi;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
+pub mod modules;
+pub mod trie;
+pub mod walk;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzz::unwind_hostile;
