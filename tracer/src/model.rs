@@ -234,6 +234,52 @@ pub struct Connection {
     pub last_was_send: bool,
     /// What the language runtime says of it, where it can be asked.
     pub pool: PoolState,
+    /// What it speaks, as far as its bytes tell.
+    pub protocol: Protocol,
+    /// The answer to its latest request, where the kernel side could read its head.
+    pub response: Option<ResponseState>,
+}
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Protocol {
+    /// Nothing that is recognized has been seen on it.
+    #[default]
+    Unknown,
+    /// A request of HTTP was seen, or a runtime's own client says that it carries them.
+    Http,
+    /// TLS: requests can't be seen from outside.
+    Tls,
+}
+
+/// A response of HTTP/1 in the clear, as its first bytes and the bytes received since tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResponseState {
+    /// Status code (RFC 9110, section 15).
+    pub status: u16,
+    /// The connection speaks another protocol from here on: status 101, or an accepted CONNECT.
+    pub upgraded: bool,
+    /// How the end of the body is told.
+    pub framing: Framing,
+    /// Bytes received since the response began, its head included.
+    pub received: u64,
+    /// The body has been received in full; never so where only the peer's close ends it.
+    pub complete: bool,
+}
+
+/// How the end of a body is told (RFC 9112, section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    None,
+    /// `Content-Length`, bytes.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+    /// The peer closes the connection.
+    UntilClose,
+    /// The head was not read far enough to tell.
+    Unknown,
 }
 
 /// State of a client connection as its runtime's connection pool sees it.

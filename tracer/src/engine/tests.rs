@@ -5,7 +5,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{Engine, Judgement, Settings, State, explain_servers};
-use crate::model::{CohortId, Confidence, Connection, Ended, Holder, Kind, PoolState, Role};
+use crate::model::{
+    CohortId, Confidence, Connection, Ended, Holder, Kind, PoolState, Protocol, Role,
+};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -29,6 +31,8 @@ fn idle(sk: u64, opened_ns: u64) -> Connection {
         error: 0,
         last_was_send: false,
         pool: PoolState::Unknown,
+        protocol: Protocol::Unknown,
+        response: None,
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracer_ebpf::{Head, PathValue, Sock};
 
 use crate::{
-    model::{Family, Remote},
+    model::{Family, Protocol, Remote},
     protocols::{Scheme, Sniffed, example, sniff, template, url},
 };
 
@@ -89,6 +89,16 @@ pub struct Request {
     pub host: Option<String>,
     /// Scheme of its URL.
     pub scheme: Scheme,
+}
+
+impl Request {
+    /// What the connection of such a request speaks.
+    pub fn protocol(&self) -> Protocol {
+        match self.method.is_empty() {
+            true => Protocol::Tls,
+            false => Protocol::Http,
+        }
+    }
 }
 
 impl Interner<Request> {

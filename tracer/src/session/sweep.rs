@@ -317,6 +317,9 @@ impl Session {
             }
         };
         let mut seen = connection(sk, sock, holder);
+        if let Some(request) = facts.request.and_then(|n| self.requests.value(n)) {
+            seen.protocol = request.protocol();
+        }
         if let Some(told) = told {
             told.correct(&mut seen);
             self.go.note(cohort, &told, &seen);
@@ -572,5 +575,7 @@ pub fn connection(sk: u64, sock: &Sock, holder: Holder) -> Connection {
         error: sock.error,
         last_was_send: sock.last_direction == 1,
         pool: PoolState::Unknown,
+        protocol: crate::model::Protocol::Unknown,
+        response: None,
     }
 }

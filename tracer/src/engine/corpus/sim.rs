@@ -2,7 +2,7 @@
 
 use crate::{
     engine::{Engine, Judgement, Settings},
-    model::{CohortId, Connection, Ended, Holder, PoolState, Role},
+    model::{CohortId, Connection, Ended, Holder, PoolState, Protocol, ResponseState, Role},
 };
 
 /// Monotonic time at which every watch begins: the lives before it are older than the tracer.
@@ -32,6 +32,10 @@ pub struct Life {
     pub error: u16,
     /// What the runtime says, from when.
     pub pool: Vec<(f64, PoolState)>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// The answer it got.
+    pub response: Option<ResponseState>,
 }
 
 /// A send or receive.
@@ -64,6 +68,8 @@ pub fn opened(opened: f64) -> Life {
         other_holder: None,
         error: 0,
         pool: Vec::new(),
+        protocol: Protocol::Unknown,
+        response: None,
     }
 }
 
@@ -180,6 +186,8 @@ impl Life {
             error: self.error,
             last_was_send,
             pool: pool.map_or(PoolState::Unknown, |(_, state)| *state),
+            protocol: self.protocol,
+            response: self.response,
         })
     }
 

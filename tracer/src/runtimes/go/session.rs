@@ -530,5 +530,7 @@ fn stream_connection(stream: &GoConnection, began_ns: u64) -> Connection {
         error: 0,
         last_was_send: !responded,
         pool: stream.state,
+        protocol: crate::model::Protocol::Http,
+        response: None,
     }
 }
