@@ -86,29 +86,20 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Sources of what is in the maps.
-const RECORDS: &[&str] = &["counters.rs", "go.rs", "python.rs", "socket.rs", "stack.rs"];
-
-/// Hash of those sources without their comments, and of the maps' definitions: maps kept by a
-/// program built from others can't be taken over.
+/// Hash of what is in the maps and how many there are of it: the records' sources without their
+/// comments, and the maps' definitions. Maps kept by a program built from others can't be taken
+/// over.
 fn layout(ebpf: &Path) -> Result<String> {
-    let sources = ebpf.join("src");
-    let mut names: Vec<_> = fs::read_dir(&sources)
-        .and_then(|entries| {
-            entries
-                .map(|entry| Ok(entry?.file_name()))
-                .collect::<Result<_, _>>()
-        })
-        .with_context(|| format!("cannot list {}", sources.display()))?;
-    names.sort();
+    let mut sources = Vec::new();
+    list(&ebpf.join("src"), &mut sources)?;
+    sources.sort();
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for name in names {
-        let path = sources.join(&name);
+    for path in sources {
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let all = RECORDS.iter().any(|record| name == *record);
+        let is_record = path.components().any(|part| part.as_os_str() == "abi");
         let lines = text.lines().map(str::trim);
-        let lines = lines.filter(|line| match all {
+        let lines = lines.filter(|line| match is_record {
             true => !line.starts_with("//"),
             false => line.contains("::with_max_entries(") || line.contains("::with_byte_size("),
         });
@@ -117,6 +108,19 @@ fn layout(ebpf: &Path) -> Result<String> {
         }
     }
     Ok(format!("{hash:016x}"))
+}
+
+fn list(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+    let unreadable = || format!("cannot list {}", folder.display());
+    for entry in fs::read_dir(folder).with_context(unreadable)? {
+        let path = entry.with_context(unreadable)?.path();
+        if path.is_dir() {
+            list(&path, into)?;
+        } else {
+            into.push(path);
+        }
+    }
+    Ok(())
 }
 
 fn variable(name: &str) -> Result<String> {

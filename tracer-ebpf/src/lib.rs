@@ -13,32 +13,27 @@
 #[cfg(feature = "user")]
 extern crate std;
 
-mod config;
-mod counters;
-mod go;
-mod python;
-mod socket;
-mod stack;
+mod abi;
 
-pub use config::{
+pub use abi::config::{
     CallKey, CallValue, Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets, SCAN_NUMBER,
     SCAN_UNSTORED,
 };
-pub use counters::Counter;
-pub use go::{
+pub use abi::counters::Counter;
+pub use abi::go::{
     GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_HOST_BYTES, GO_IDLE, GO_IN_FLIGHT,
     GO_METHOD_BYTES, GO_NEW, GO_PATH_BYTES, GO_QUERY_BYTES, GO_READING, GO_RESPONSE,
     GO_SCHEME_BYTES, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoFinalizedKey, GoKey,
     GoLayout, GoProcess, GoStack, STACK_GO, go_stack_hash,
 };
-pub use python::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, TRIE_PYTHON};
-pub use socket::{
+pub use abi::python::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, TRIE_PYTHON};
+pub use abi::socket::{
     AggKey, AggValue, ErrorKey, HEAD_BYTES, Head, HeadKey, LIFETIME_BUCKETS, ListenKey,
     ListenValue, PATH_BYTES, PathValue, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, ROLE_UNKNOWN,
     SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_PREEXISTING,
     SOCK_RESET, SOCK_SHUTDOWN, Sock, TICK_SHIFT, UnixPathKey,
 };
-pub use stack::{
+pub use abi::stack::{
     Budget, COPY_BYTES_MAX, COPY_BYTES_MIDDLE, COPY_BYTES_MIN, CopySizeKey, FRAMES_MAX,
     SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, STACK_NONE, STACK_TICKET, Shape, StackCopy, TRIE_END,
     TRIE_ROOT, TrieKey, TrieValue, WHEN_ACCEPT, WHEN_CONNECT, WHEN_EXEC, WHEN_FIRST_IO,

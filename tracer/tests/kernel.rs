@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     ffi::{CStr, c_long},
     fs,
+    path::Path,
     process::ExitCode,
     sync::{Mutex, PoisonError},
 };
@@ -219,17 +220,20 @@ fn prototype(code: &str) -> Option<Prototype> {
 /// Of a function that changed, the variant of this kernel is cited in words; there the number of
 /// arguments decides which program is loaded, so any of those cited will do.
 fn prototypes_are_those_of_this_kernel() -> Result<()> {
-    let sources = [
-        include_str!("../../tracer-ebpf/src/programs.rs"),
-        include_str!("../../tracer-ebpf/src/raw_programs.rs"),
-        include_str!("../../tracer-ebpf/src/functions.rs"),
-    ];
+    let probes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tracer-ebpf/src/probes");
+    let mut sources = Vec::new();
+    for file in fs::read_dir(&probes).with_context(|| format!("listing {}", probes.display()))? {
+        let path = file?.path();
+        if path.is_file() {
+            sources.push(fs::read_to_string(&path)?);
+        }
+    }
     let Ok(blob) = fs::read("/sys/kernel/btf/vmlinux") else {
         bail!(runner::Skip("no /sys/kernel/btf/vmlinux here".to_owned()));
     };
     let btf = Btf::parse(blob).context("this kernel's type information is damaged")?;
     let mut compared = 0;
-    for cited in sources.into_iter().flat_map(cited) {
+    for cited in sources.iter().flat_map(|source| cited(source)) {
         let name = cited.name.as_str();
         // a tracepoint's own argument is the program's data
         let given = match btf.arguments(name) {
@@ -239,7 +243,7 @@ fn prototypes_are_those_of_this_kernel() -> Result<()> {
                 None => continue,
             },
         };
-        // programs exist for these numbers of arguments: see `functions.rs`
+        // programs exist for these numbers of arguments
         let known: &[usize] = match name {
             "inet_accept" | "unix_accept" => &[3, 4],
             "tcp_recvmsg" => &[4, 5, 6],

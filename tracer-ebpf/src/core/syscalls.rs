@@ -4,14 +4,14 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::helpers::bpf_get_current_task;
-
-use crate::{
+use super::{
     accepts,
-    kernel::{AF_UNIX, Address, UserRegs, current_is_target, family, read, read_user},
-    offset,
+    helpers::current_task,
+    kernel::{AF_UNIX, Address, family, read, read_user},
+    task::{UserRegs, current_is_target},
     transfers::{MSG_PEEK, transferred},
 };
+use crate::offset;
 
 const EINPROGRESS: i64 = 115;
 /// Offset of `msg_len` in `struct mmsghdr` (include/linux/socket.h).
@@ -123,8 +123,7 @@ fn socket(fd: i32) -> Address {
     if fd < 0 {
         return 0;
     }
-    // SAFETY: the helper has no preconditions.
-    let task: Address = unsafe { bpf_get_current_task() };
+    let task: Address = current_task();
     let files: Address = read(task, offset!(task_files));
     let table: Address = read(files, offset!(files_fdt));
     let array: Address = read(table, offset!(fdt_fd));

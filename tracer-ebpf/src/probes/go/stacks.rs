@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::map, maps::HashMap};
 use tracer_ebpf::{Counter, GoStack, STACK_GO, STACK_NONE};
 
-use crate::maps::count;
+use crate::core::maps::count;
 
 /// Requesters' stacks by id.
 #[map]

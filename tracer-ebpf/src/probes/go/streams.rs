@@ -7,11 +7,8 @@
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use tracer_ebpf::{Counter, GO_READING, GO_RESPONSE, GO_STREAM};
 
-use crate::{
-    go_hit::{GO_CONNS, Hit, register, set_state},
-    kernel::read_user,
-    maps::count,
-};
+use super::hit::{GO_CONNS, Hit, register, set_state};
+use crate::core::{kernel::read_user, maps::count};
 
 /// `func (p *pipe) Read(d []byte) (n int, err error)` of HTTP/2: somebody reads a stream's body.
 /// (Servers use the same type; theirs are no streams of ours.)

@@ -1,26 +1,23 @@
 //! The life of a socket: opened, accepted, its states, its end.
 
-use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_jiffies64};
 use tracer_ebpf::{
-    AggKey, AggValue, Counter, ErrorKey, FILTER_HOST, HeadKey, ListenKey, ListenValue, ROLE_CLIENT,
-    ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_RESET,
-    SOCK_SHUTDOWN, STACK_NONE, STACK_TICKET, Sock, TICK_SHIFT, WHEN_CONNECT,
+    Counter, ErrorKey, FILTER_HOST, ListenKey, ListenValue, ROLE_CLIENT, ROLE_SERVER,
+    SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_RESET, SOCK_SHUTDOWN,
+    STACK_NONE, Sock, TICK_SHIFT, WHEN_CONNECT,
 };
 
-use crate::{
+use super::{
+    asked::asked_for,
     capture::capture_stack,
-    config,
+    ends::fold_socket,
+    helpers::{jiffies, now_ns},
     kernel::{
-        AF_INET, AF_INET6, Address, IPPROTO_TCP, Object, active, current_is_target,
-        current_syscall, current_tgid, family, is_of_user, netns, protocol,
+        AF_INET, AF_INET6, Address, IPPROTO_TCP, Object, family, is_of_user, netns, protocol,
     },
-    maps::{
-        AGG, CLOCK, EMPTY_AGG, ERRORS, HEADS, LANE_OPEN, LANE_SOFTIRQ, LISTENERS, SCRATCH, SOCKS,
-        atomic_add, bounded, count,
-    },
-    offset,
-    uv_programs::asked_for,
+    maps::{CLOCK, ERRORS, LANE_OPEN, LANE_SOFTIRQ, LISTENERS, SCRATCH, SOCKS, atomic_add, count},
+    task::{active, current_is_target, current_syscall, current_tgid},
 };
+use crate::{config, offset};
 
 // TCP states, include/net/tcp_states.h
 /// Connected.
@@ -46,8 +43,7 @@ const EADDRNOTAVAIL: u16 = 99;
 /// Now, in ticks since the socket was opened.
 #[inline(always)]
 pub fn ticks(sock: &Sock) -> u32 {
-    // SAFETY: the helper has no preconditions.
-    let age = unsafe { bpf_ktime_get_ns() }.wrapping_sub(sock.opened_ns);
+    let age = now_ns().wrapping_sub(sock.opened_ns);
     (age >> TICK_SHIFT) as u32 + 1
 }
 
@@ -60,11 +56,9 @@ pub fn coarse_ticks(sock: &Sock) -> u32 {
     };
     // SAFETY: this CPU's slot. An interrupt may write it in between; the time is right then, too.
     let clock = unsafe { &mut *clock };
-    // SAFETY: the helper has no preconditions.
-    let jiffies = unsafe { bpf_jiffies64() };
+    let jiffies = jiffies();
     if clock.jiffies != jiffies {
-        // SAFETY: as above.
-        clock.now_ns = unsafe { bpf_ktime_get_ns() };
+        clock.now_ns = now_ns();
         clock.jiffies = jiffies;
     }
     // it may have been read before the opening
@@ -84,8 +78,7 @@ pub fn entry(sk: Address) -> Option<&'static mut Sock> {
 #[inline(always)]
 pub fn opened_now() -> Sock {
     Sock {
-        // SAFETY: the helper has no preconditions.
-        opened_ns: unsafe { bpf_ktime_get_ns() },
+        opened_ns: now_ns(),
         fd: -1,
         ..Sock::default()
     }
@@ -129,7 +122,7 @@ fn words(sk: impl Object, offset: usize) -> [u32; 4] {
 }
 
 /// `BPF_NOEXIST`: only if there is none yet.
-const IF_NEW: u64 = 1;
+pub const IF_NEW: u64 = 1;
 /// Answer of [`IF_NEW`] when there is one.
 const EEXIST: i32 = -17;
 /// Answer of a full map.
@@ -367,120 +360,6 @@ pub extern "C" fn count_error(tgid: u32, error: u32) -> u32 {
         count(Counter::ErrorMapFull);
     }
     0
-}
-
-/// The kernel frees a TCP socket.
-#[inline(always)]
-pub fn destroyed(sk: Address) {
-    if active() {
-        fold_socket(sk);
-    }
-}
-
-/// Adds a socket that ended to its aggregate and drops it with its request heads. A global
-/// function, see [`capture_stack`]; the result only exists because such functions return one.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn fold_socket(sk: u64) -> u32 {
-    let Some(sock) = entry(sk) else { return 0 };
-    // SAFETY: the helper has no preconditions.
-    let lifetime = match sock.at_ns(sock.closed_ticks) {
-        Some(closed_ns) => closed_ns - sock.opened_ns,
-        None => unsafe { bpf_ktime_get_ns() }.wrapping_sub(sock.opened_ns),
-    };
-    let (key, turns, heads) = (aggregate_key(sock), sock.turns, sock.heads);
-    // Of several that fold it at the same time one removes it, and only that one counts it. The
-    // entry's memory may be another socket's from here on.
-    if SOCKS.remove(&sk).is_err() {
-        return 0;
-    }
-    count(Counter::Folded);
-    let mut head = HeadKey { sk, latest: 0 };
-    if heads & 1 != 0 {
-        let _ = HEADS.remove(&head);
-    }
-    if heads & 2 != 0 {
-        head.latest = 1;
-        let _ = HEADS.remove(&head);
-    }
-    add(key, lifetime, turns);
-    1
-}
-
-#[inline(always)]
-fn aggregate_key(sock: &Sock) -> AggKey {
-    let mut key = AggKey::default();
-    if sock.role == ROLE_SERVER {
-        key.port = sock.local_port;
-    } else {
-        key.addr = sock.remote_addr;
-        key.port = sock.remote_port;
-    }
-    key.tgid = sock.tgid;
-    key.open_stack = settled(sock.open_stack);
-    key.request_stack = settled(sock.request_stack);
-    key.family = sock.family;
-    key.role = sock.role;
-    key
-}
-
-#[inline(always)]
-fn add(mut key: AggKey, lifetime: u64, turns: u32) {
-    let value = match aggregate(&key) {
-        Some(value) => value,
-        None => {
-            count(Counter::AggregateMapFull);
-            key = AggKey::default();
-            let Some(value) = aggregate(&key) else {
-                return;
-            };
-            value
-        }
-    };
-    let bucket = bounded::<31>(log2(lifetime >> 10)) as usize;
-    // SAFETY: a live map value; its counters are naturally aligned and only added to.
-    unsafe {
-        atomic_add(&raw mut (*value).closed, 1);
-        atomic_add(&raw mut (*value).lifetime_ns, lifetime);
-        atomic_add(&raw mut (*value).turns, u64::from(turns));
-        atomic_add((&raw mut (*value).lifetimes).cast::<u32>().add(bucket), 1);
-    }
-}
-
-#[inline(always)]
-fn aggregate(key: &AggKey) -> Option<*mut AggValue> {
-    if let Some(value) = AGG.get_ptr_mut(key) {
-        return Some(value);
-    }
-    let empty = EMPTY_AGG.get_ptr(0)?;
-    // SAFETY: this CPU's slot, never written.
-    let _ = AGG.insert(key, unsafe { &*empty }, IF_NEW);
-    AGG.get_ptr_mut(key)
-}
-
-/// A stack id, or none for a ticket, whose id only user space knows.
-#[inline(always)]
-fn settled(stack: u32) -> u32 {
-    if stack & STACK_TICKET != 0 {
-        STACK_NONE
-    } else {
-        stack
-    }
-}
-
-/// Floor of the binary logarithm, at most 31; 0 for 0. Without branches, each of which would double
-/// the paths that the verifier has to follow: fill with ones from the top bit down, count them.
-#[inline(always)]
-fn log2(value: u64) -> u32 {
-    let mut v = value >> 1;
-    v |= v >> 1;
-    v |= v >> 2;
-    v |= v >> 4;
-    v |= v >> 8;
-    v |= v >> 16;
-    v |= v >> 32;
-    let log = v.count_ones();
-    if log > 31 { 31 } else { log }
 }
 
 /// Whether a socket is one whose life is followed here.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{EbpfContext as _, macros::raw_tracepoint, programs::RawTracePointContext};
 
-use crate::capture::copy_once;
+use crate::core::capture::copy_once;
 
 /// Copies the current task's stack; the first argument is the size in bytes, 0 for none. Run by
 /// `BPF_PROG_TEST_RUN` (for raw tracepoints since 5.10) in the context of the caller.

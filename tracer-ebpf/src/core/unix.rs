@@ -5,12 +5,13 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel as raw_probe_read_kernel;
 use tracer_ebpf::{Counter, PATH_BYTES, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, Sock};
 
-use crate::{
-    kernel::{Address, SOCK_STREAM, active, read},
+use super::{
+    ends::fold_socket,
+    kernel::{Address, SOCK_STREAM, read},
     maps::{LANE_OPEN, PATHS, SCRATCH, bounded, count},
-    offset,
-    sockets::fold_socket,
+    task::active,
 };
+use crate::offset;
 
 /// Bytes of `sun_family` before the path in `struct sockaddr_un`.
 const FAMILY_BYTES: u32 = 2;

@@ -4,13 +4,14 @@ use tracer_ebpf::{
     ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_NONE, WHEN_ACCEPT, WHEN_CONNECT,
 };
 
-use crate::{
+use super::{
     capture::capture_stack,
-    kernel::{Address, active, current_is_target, current_tgid},
+    kernel::Address,
     maps::{LANE_ACCEPT, LANE_UNIX},
     sockets::{
         ESTABLISHED, entry, insert, insert_again, listener_is_known, opened_now, read_addresses,
     },
+    task::{active, current_is_target, current_tgid},
     transfers,
 };
 

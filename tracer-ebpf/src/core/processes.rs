@@ -2,12 +2,13 @@
 
 use tracer_ebpf::{Counter, FILTER_PROCESS};
 
-use crate::{
-    capture, config,
-    kernel::{Address, active, current_is_target, read},
+use super::{
+    capture,
+    kernel::{Address, read},
     maps::{TARGETS, count},
-    offset,
+    task::{active, current_is_target},
 };
+use crate::{config, offset};
 
 /// `parent` (the current task) made `child`, a thread or a process.
 #[inline(always)]

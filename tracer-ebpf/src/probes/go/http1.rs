@@ -1,6 +1,6 @@
 //! Uprobes on functions of Go's `net/http`: which client and server connections there are, with the
 //! stack that issued the latest request; and on the closing of connections, which tells what a
-//! finalizer had to close. Where they sit and what they find there: [`crate::go_hit`].
+//! finalizer had to close. Where they sit and what they find there: [`super::hit`].
 //!
 //! What a trap costs is many times what its program does, so only one of them is on the way of each
 //! request; how a connection is doing can be read from the program's memory at any time.
@@ -12,11 +12,8 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{GO_CLIENT, GO_HANDED_OVER, GO_NEW, GO_SERVER, GoConn, GoFinalizedKey};
 
-use crate::{
-    go_hit::{Hit, register, set_state},
-    kernel::read_user,
-    maps::SOCKS,
-};
+use super::hit::{Hit, register, set_state};
+use crate::core::{kernel::read_user, maps::SOCKS};
 
 /// Connections closed by a finalizer.
 #[map]

@@ -6,17 +6,17 @@ use tracer_ebpf::{
     SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_PREEXISTING, Sock,
 };
 
-use crate::{
-    config,
+use super::{
+    ends::fold_socket,
     kernel::{AF_UNIX, Address, IPPROTO_TCP, family, netns, protocol, read},
     maps::{LISTENERS, SCAN, TARGETS, count},
-    offset,
     sockets::{
-        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, fold_socket, insert_again, is_inet,
-        opened_now, read_addresses, remember_listener, ticks,
+        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, insert_again, is_inet, opened_now,
+        read_addresses, remember_listener, ticks,
     },
     unix,
 };
+use crate::{config, offset};
 
 /// `S_IFMT`, `S_IFSOCK`: include/uapi/linux/stat.h
 const FILE_TYPE: u16 = 0xf000;

@@ -18,9 +18,7 @@ use core::{
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::{
-        bpf_get_current_task, bpf_ktime_get_ns, generated::bpf_probe_read_user as raw_read_user,
-    },
+    helpers::generated::bpf_probe_read_user as raw_read_user,
     macros::map,
     maps::{Array, HashMap, PerCpuArray},
     programs::ProbeContext,
@@ -30,13 +28,17 @@ use tracer_ebpf::{
     GoProcess, GoStack, STACK_NONE, go_stack_hash as mix,
 };
 
+use super::stacks::remember;
 use crate::{
-    go_stacks::remember,
-    kernel::{Address, UserRegs, active, current_tgid, read, read_user},
-    maps::count,
+    core::{
+        helpers::{current_task, now_ns},
+        kernel::{Address, read, read_user},
+        maps::count,
+        sockets::entry,
+        task::{UserRegs, active, current_tgid},
+        transfers::first_seen,
+    },
     offset,
-    sockets::entry,
-    transfers::first_seen,
 };
 
 /// Go processes to watch.
@@ -201,8 +203,7 @@ impl Hit {
             return 0;
         }
         let layout = self.layout;
-        // SAFETY: the helper has no preconditions.
-        let task = unsafe { bpf_get_current_task() };
+        let task = current_task();
         let files: Address = read(task, layout.task_files as usize);
         let table: Address = read(files, layout.files_fdt as usize);
         let array: Address = read(table, layout.fdt_fd as usize);
@@ -229,8 +230,7 @@ impl Hit {
         conn.stack = stack;
         conn.requests += 1;
         conn.state = GO_IN_FLIGHT;
-        // SAFETY: the helper has no preconditions.
-        conn.request_ns = unsafe { bpf_ktime_get_ns() };
+        conn.request_ns = now_ns();
         conn.state_ns = conn.request_ns;
         conn.method_len = text(request + u64::from(method), &mut conn.method) as u8;
         let url: u64 = read_user(request + u64::from(url));
@@ -334,6 +334,5 @@ fn set_version(conn: &mut GoConn, version: u32) {
 #[inline(always)]
 pub fn set_state(conn: &mut GoConn, state: u8) {
     conn.state = state;
-    // SAFETY: the helper has no preconditions.
-    conn.state_ns = unsafe { bpf_ktime_get_ns() };
+    conn.state_ns = now_ns();
 }

@@ -10,17 +10,17 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{map, uprobe},
     maps::LruHashMap,
     programs::ProbeContext,
 };
 use tracer_ebpf::{STACK_NONE, WHEN_CONNECT};
 
-use crate::{
+use crate::core::{
+    asked::hand_on,
     capture::capture_stack,
-    kernel::{UserRegs, current_is_target, current_tgid},
     maps::LANE_RUNTIME,
+    task::{UserRegs, current_is_target, current_tgid},
 };
 
 /// A libuv handle.
@@ -32,26 +32,9 @@ pub struct UvKey {
     pad: u32,
 }
 
-/// A stack and when it was handed on, monotonic nanoseconds.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct UvAsked {
-    at_ns: u64,
-    stack: u32,
-    pad: u32,
-}
-
 /// Stacks of those who made a handle.
 #[map]
 pub static UV_HANDLES: LruHashMap<UvKey, u32> = LruHashMap::with_max_entries(4_096, 0);
-/// By thread: the stack for the connect that follows.
-#[map]
-pub static UV_CONNECTS: LruHashMap<u64, UvAsked> = LruHashMap::with_max_entries(1_024, 0);
-
-/// From the beginning of `uv_tcp_connect` to the socket's change of state there are two system
-/// calls; what took longer belongs to a connect that failed on the way.
-const PROMPT_NS: u64 = 10_000_000;
-
 macro_rules! argument {
     ($ctx:expr, $name:ident) => {
         // SAFETY: the context of a uprobe is `struct pt_regs`; volatile, so that each register is
@@ -91,40 +74,12 @@ pub fn uv_connecting(ctx: ProbeContext) -> u32 {
             tgid: current_tgid(),
             pad: 0,
         };
-        let thread = bpf_get_current_pid_tgid();
         // SAFETY: a map lookup; the value is copied at once.
-        match unsafe { UV_HANDLES.get(&key) }.copied() {
-            Some(stack) => {
-                let asked = UvAsked {
-                    // SAFETY: the helper has no preconditions.
-                    at_ns: unsafe { bpf_ktime_get_ns() },
-                    stack,
-                    pad: 0,
-                };
-                let _ = UV_CONNECTS.insert(&thread, &asked, 0);
-                let _ = UV_HANDLES.remove(&key);
-            }
-            None => {
-                let _ = UV_CONNECTS.remove(&thread);
-            }
+        let stack = unsafe { UV_HANDLES.get(&key) }.copied();
+        hand_on(stack.unwrap_or(STACK_NONE));
+        if stack.is_some() {
+            let _ = UV_HANDLES.remove(&key);
         }
     }
     0
-}
-
-/// The stack of whoever asked for the connection that the current thread opens now;
-/// [`STACK_NONE`] where none was kept.
-#[inline(always)]
-pub fn asked_for(now_ns: u64) -> u32 {
-    let thread = bpf_get_current_pid_tgid();
-    // SAFETY: a map lookup; the value is copied at once.
-    let Some(asked) = unsafe { UV_CONNECTS.get(&thread) }.copied() else {
-        return STACK_NONE;
-    };
-    let _ = UV_CONNECTS.remove(&thread);
-    if now_ns.wrapping_sub(asked.at_ns) < PROMPT_NS {
-        asked.stack
-    } else {
-        STACK_NONE
-    }
 }

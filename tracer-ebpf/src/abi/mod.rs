@@ -1,0 +1,9 @@
+//! The records, one file for each side of the programs' work. Everything here is what maps hold or
+//! what globals say: a change of it makes pinned maps of another build useless (`tracer/build.rs`).
+
+pub mod config;
+pub mod counters;
+pub mod go;
+pub mod python;
+pub mod socket;
+pub mod stack;

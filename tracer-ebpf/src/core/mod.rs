@@ -1,0 +1,20 @@
+//! What the programs do, whichever way they are attached.
+
+pub mod accepts;
+pub mod asked;
+pub mod calls;
+pub mod capture;
+pub mod descriptors;
+pub mod ends;
+pub mod heads;
+pub mod helpers;
+pub mod kernel;
+pub mod known_paths;
+pub mod maps;
+pub mod processes;
+pub mod python;
+pub mod sockets;
+pub mod syscalls;
+pub mod task;
+pub mod transfers;
+pub mod unix;

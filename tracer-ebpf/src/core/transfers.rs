@@ -1,0 +1,163 @@
+//! Sends and receives: activity, turns, and the owner of accepted sockets.
+
+use tracer_ebpf::{
+    Counter, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO, STACK_NONE, STACK_TICKET,
+    Sock, WHEN_FIRST_IO, WHEN_REQUEST,
+};
+
+use super::{
+    capture::capture_stack,
+    ends::fold_socket,
+    heads::{keep_head, pack, unpack},
+    kernel::{AF_UNIX, Address, Object, family, inode, netns},
+    maps::{LANE_SENT, count},
+    sockets::{ESTABLISHED, coarse_ticks, entry, insert, insert_again, opened_now},
+    task::{active, current_is_target, current_tgid},
+    unix,
+};
+use crate::config;
+
+/// `MSG_PEEK`: looks without taking.
+pub const MSG_PEEK: i32 = 2;
+/// Of `want_stacks`: those of each request, too.
+const STACKS_OF_REQUESTS: u32 = 2;
+const SENT: u8 = 1;
+const RECEIVED: u8 = 2;
+
+/// `bytes` (> 0) were sent or received on `sk` by the current task.
+#[inline(always)]
+pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
+    if bytes <= 0 || !active() {
+        return;
+    }
+    let direction = if sent { SENT } else { RECEIVED };
+    let sk = object.address();
+    let sock = match entry(sk) {
+        Some(sock) if sock.family != AF_UNIX as u8 || is_stale(sk, sock.inode) == 0 => sock,
+        // every transfer of every process that is not watched comes by here: only UNIX sockets of
+        // those that are can be new
+        None if family(object) != AF_UNIX || !current_is_target() => return,
+        _ => {
+            if begin_to_follow(sk) == 0 {
+                return;
+            }
+            let Some(sock) = entry(sk) else { return };
+            sock
+        }
+    };
+    if sock.flags & SOCK_ACCEPT_UNOWNED != 0 && take_over(sk) == 0 {
+        return;
+    }
+    let now = coarse_ticks(sock);
+    if sent {
+        sock.sent_ticks = now;
+    } else {
+        sock.received_ticks = now;
+    }
+    let turn_begins = direction == request_direction(sock.role) && sock.last_direction != direction;
+    sock.last_direction = direction;
+    if !turn_begins && sock.open_stack != STACK_NONE {
+        return;
+    }
+    let when = if turn_begins {
+        WHEN_REQUEST
+    } else {
+        WHEN_FIRST_IO
+    };
+    // A Go program's transport sends on another goroutine; who asked for it is known already.
+    let stack = if sock.request_stack & (STACK_GO | STACK_TICKET) == STACK_GO
+        || (sock.open_stack != STACK_NONE && config!(want_stacks) < STACKS_OF_REQUESTS)
+    {
+        sock.request_stack
+    } else {
+        capture_stack(sk, sock.opened_ns, u32::from(when), lane(sock, sent))
+    };
+    if sock.open_stack == STACK_NONE {
+        sock.open_stack = stack;
+        sock.open_stack_of = WHEN_FIRST_IO;
+    }
+    if turn_begins {
+        sock.turns += 1;
+        sock.turn_ticks = now;
+        sock.request_stack = stack;
+        if config!(want_heads) != 0 {
+            let place = pack(lane(sock, sent), bytes as u32);
+            let kept = pack(u32::from(sock.heads), sock.head_hash);
+            let (heads, hash) = unpack(keep_head(sk, sock.opened_ns, sock.turns, place, kept));
+            sock.heads = heads as u16;
+            sock.head_hash = hash;
+        }
+    }
+}
+
+/// The lane of the program that runs.
+#[inline(always)]
+fn lane(sock: &Sock, sent: bool) -> u32 {
+    LANE_SENT + u32::from(!sent) + 2 * u32::from(sock.family == AF_UNIX as u8)
+}
+
+/// Whether the entry of a UNIX socket, which has this inode, belongs to another one: they may end
+/// unseen, and the kernel may use their memory again. A global function, as are the next, so that
+/// what is seldom needed takes no room on the stack of every run.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn is_stale(sk: u64, known: u32) -> u32 {
+    u32::from(known != 0 && known != inode(sk))
+}
+
+/// Takes up a UNIX socket in place of one that was there before; 0 where it is not one to follow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_to_follow(sk: u64) -> u32 {
+    if fold_socket(sk) != 0 {
+        count(Counter::Replaced);
+    }
+    u32::from(first_seen(sk, false))
+}
+
+/// A UNIX stream socket that a target process opens (`opening`) or uses for the first time; `true`
+/// when it is stored. (TCP sockets are known from their state changes, or found by the descriptor
+/// scan.)
+#[inline(always)]
+pub fn first_seen(sk: Address, opening: bool) -> bool {
+    if !current_is_target() || family(sk) != AF_UNIX || !unix::is_stream(sk) {
+        return false;
+    }
+    let mut sock = opened_now();
+    sock.tgid = current_tgid();
+    sock.inode = inode(sk);
+    sock.netns = netns(sk);
+    sock.family = AF_UNIX as u8;
+    sock.state = ESTABLISHED;
+    sock.flags = SOCK_CONNECTED;
+    unix::identify(&mut sock, sk);
+    if opening {
+        insert(sk, &sock);
+    } else if !insert_again(sk, &sock) {
+        count(Counter::TransferUntracked);
+        return false;
+    }
+    true
+}
+
+/// The current process is the first to use an accepted socket, so it is the owner; 0 where it is
+/// none to follow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn take_over(sk: u64) -> u32 {
+    if !current_is_target() {
+        // another process accepts on the same port: not ours to record
+        fold_socket(sk);
+        return 0;
+    }
+    let Some(sock) = entry(sk) else { return 0 };
+    sock.tgid = current_tgid();
+    sock.flags &= !SOCK_ACCEPT_UNOWNED;
+    1
+}
+
+/// Direction in which requests travel, seen from a role.
+#[inline(always)]
+fn request_direction(role: u8) -> u8 {
+    if role == ROLE_SERVER { RECEIVED } else { SENT }
+}

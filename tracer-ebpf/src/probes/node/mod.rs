@@ -1,0 +1,3 @@
+//! Node.js.
+
+pub mod libuv;
