@@ -26,6 +26,11 @@ pub use abi::go::{
     GO_SCHEME_BYTES, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoFinalizedKey, GoKey,
     GoLayout, GoProcess, GoStack, STACK_GO, go_stack_hash,
 };
+/// How to find the interpreted frames of a process.
+pub type RuntimePlan = PythonPlan;
+/// An interpreted frame.
+pub type RuntimeFrame = PythonFrame;
+
 pub use abi::python::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, TRIE_PYTHON};
 pub use abi::socket::{
     AggKey, AggValue, ErrorKey, HEAD_BYTES, Head, HeadKey, LIFETIME_BUCKETS, ListenKey,
@@ -36,8 +41,8 @@ pub use abi::socket::{
 pub use abi::stack::{
     Budget, COPY_BYTES_MAX, COPY_BYTES_MIDDLE, COPY_BYTES_MIN, CopySizeKey, FRAMES_MAX,
     SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, STACK_NONE, STACK_TICKET, Shape, StackCopy, TRIE_END,
-    TRIE_ROOT, TrieKey, TrieValue, WHEN_ACCEPT, WHEN_CONNECT, WHEN_EXEC, WHEN_FIRST_IO,
-    WHEN_REQUEST,
+    TRIE_FRAME, TRIE_FRAME_BIAS, TRIE_ROOT, TrieKey, TrieValue, WHEN_ACCEPT, WHEN_CONNECT,
+    WHEN_EXEC, WHEN_FIRST_IO, WHEN_REQUEST,
 };
 
 /// Why a ring buffer or map record was refused.

@@ -21,6 +21,7 @@ use tracer::{
     kernel::probes::{Probes, Setup},
     model::Frame,
     procs::maps,
+    runtimes::Runtimes,
     session::stacks::{Limits, Stacks},
 };
 use tracer_ebpf::{COPY_BYTES_MIN, Config, FILTER_PROCESS, StackCopy};
@@ -54,10 +55,11 @@ fn main() -> Result<()> {
 
     let before = anonymous_bytes()?;
     let mut stacks = Stacks::new(Limits::default());
+    let mut runtimes = Runtimes::default();
     let began = Instant::now();
     let ids: Vec<_> = copies
         .iter()
-        .map(|(copy, bytes)| stacks.take(copy, bytes).id)
+        .map(|(copy, bytes)| stacks.take(&mut runtimes, copy, bytes, &[]).id)
         .collect();
     line(
         "unwind, first of a program and call site",
@@ -77,7 +79,7 @@ fn main() -> Result<()> {
     // the maps are read anew for each copy: what is cached does not hide that they changed
     let began = Instant::now();
     for _ in 0..WARM {
-        black_box(stacks.take(black_box(copy), black_box(bytes)));
+        black_box(stacks.take(&mut runtimes, black_box(copy), black_box(bytes), &[]));
     }
     line(
         "take a copy, warm, with /proc/PID/maps",
@@ -91,7 +93,7 @@ fn main() -> Result<()> {
     line("unwind, warm", "µs", per(began, WARM as usize));
 
     let mut fresh = Stacks::new(Limits::default());
-    let id = fresh.take(copy, bytes).id;
+    let id = fresh.take(&mut runtimes, copy, bytes, &[]).id;
     let began = Instant::now();
     let mut known = addresses(&fresh.site(id).frames);
     line(
@@ -102,7 +104,7 @@ fn main() -> Result<()> {
     // other addresses of files whose debug information is known
     let (mut spent, mut named) = (0.0, 0);
     for (copy, bytes) in copies.iter().skip(1).filter(|(c, _)| c.tgid == copy.tgid) {
-        let id = fresh.take(copy, bytes).id;
+        let id = fresh.take(&mut runtimes, copy, bytes, &[]).id;
         let began = Instant::now();
         let frames = addresses(&fresh.site(id).frames);
         spent += per(began, 1);

@@ -7,8 +7,8 @@ use crate::{
     config, kernel, procs,
     procs::maps,
     protocols,
-    runtimes::{go, perf_map, python},
-    symbols::blame,
+    runtimes::{go, python},
+    symbols::{blame, perf_map},
     unwind,
 };
 

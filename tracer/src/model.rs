@@ -55,6 +55,21 @@ pub enum StackQuality {
     None,
 }
 
+/// A function at an address, as its debug information or symbol table has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Named {
+    /// Demangled name.
+    pub function: String,
+    /// Source file as the build recorded it.
+    pub file: Option<String>,
+    /// Line, from 1.
+    pub line: Option<u32>,
+    /// Inlined into the next outer function.
+    pub inlined: bool,
+    /// First line of the function.
+    pub function_line: Option<u32>,
+}
+
 /// One frame, symbolized as far as possible.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Frame {

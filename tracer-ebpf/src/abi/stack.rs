@@ -37,6 +37,12 @@ pub const COPY_BYTES_MAX: usize = 64 << 10;
 pub const TRIE_ROOT: u32 = 0;
 /// [`TrieValue::delta`] of a path's last frame: `node` is then the stack id.
 pub const TRIE_END: u32 = u32::MAX;
+/// Set in [`TrieValue::delta`] where a frame has not the same size at each call (interpreters'):
+/// the word below the current slot is then a frame pointer, and the next slot lies where it
+/// points, plus the lowest 16 bits, minus [`TRIE_FRAME_BIAS`].
+pub const TRIE_FRAME: u32 = 1 << 31;
+/// Distance from a frame pointer that [`TRIE_FRAME`] stands for without any other bit, bytes down.
+pub const TRIE_FRAME_BIAS: u64 = 1 << 15;
 
 /// Key of `TRIE`.
 #[repr(C)]

@@ -4,8 +4,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user as raw_probe_read_user;
 use tracer_ebpf::{
-    FRAMES_MAX, SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, STACK_NONE, TRIE_END, TRIE_PYTHON,
-    TRIE_ROOT, TrieKey, TrieValue,
+    FRAMES_MAX, SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, STACK_NONE, TRIE_END, TRIE_FRAME,
+    TRIE_FRAME_BIAS, TRIE_PYTHON, TRIE_ROOT, TrieKey, TrieValue,
 };
 
 use super::{
@@ -111,7 +111,12 @@ fn walk(regs: &Position, tgid: u32) -> TrieValue {
         if delta == TRIE_END || delta == TRIE_PYTHON {
             return TrieValue { node, delta };
         }
-        slot += u64::from(delta);
+        slot = if delta & TRIE_FRAME == 0 {
+            slot + u64::from(delta)
+        } else {
+            // a frame of an interpreter, whose size varies
+            read_user::<u64>(slot - 8) + u64::from(delta & 0xffff) - TRIE_FRAME_BIAS
+        };
         key.node = node;
         key.address = read_user(slot);
         frame += 1;

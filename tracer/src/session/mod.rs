@@ -26,7 +26,7 @@ use std::{
 
 use thiserror::Error;
 use tracer_ebpf::{
-    AggKey, Config, CopySizeKey, PYTHON_FRAMES_MAX, PythonFrame, Shape, StackCopy, WHEN_EXEC,
+    AggKey, Config, CopySizeKey, PYTHON_FRAMES_MAX, RuntimeFrame, Shape, StackCopy, WHEN_EXEC,
 };
 
 use self::stacks::Stacks;
@@ -38,7 +38,7 @@ use crate::{
         Clock,
         clock::{monotonic_ns, thread_cpu_ns},
     },
-    runtimes::go::GoTracer,
+    runtimes::{Runtimes, Wishes, go::GoTracer},
     unwind::trie::{Learned, shape_index},
 };
 
@@ -136,14 +136,13 @@ pub struct Session {
     pub(crate) engine: Engine,
     pub(crate) people: processes::People,
     pub(crate) go: crate::runtimes::go::session::GoView,
-    pub(crate) loops: crate::runtimes::node::session::EventLoops,
-    pub(crate) jvms: crate::runtimes::java::session::Jvms,
+    pub(crate) runtimes: Runtimes,
     pub(crate) cohorts: cohorts::Cohorts,
     pub(crate) requests: requests::Interner<requests::Request>,
     pub(crate) live: latest_request::Live,
     pub(crate) tickets: pending_stacks::Tickets,
-    /// Processes whose Python frames the kernel can find.
-    pub(crate) python: HashSet<u32>,
+    /// Processes whose interpreted frames the kernel can find.
+    pub(crate) planned: HashSet<u32>,
     pub(crate) lifetimes: lifetimes::Lifetimes,
     /// Cohorts chosen for what sockets have in common.
     pub(crate) chosen: HashMap<sweep::Facts, CohortId>,
@@ -171,8 +170,8 @@ pub struct Session {
     pub(crate) frozen_ns: Option<u64>,
 }
 
-/// Python processes remembered at one time: the capacity of the kernel's map.
-const PYTHON_REMEMBERED: usize = 2_048;
+/// Processes with a plan at one time: the capacity of the kernel's map.
+const PLANS_MAX: usize = 2_048;
 pub(crate) const SECOND_NS: u64 = 1_000_000_000;
 /// Shortest time between sweeps.
 const SWEEP_EVERY_NS: u64 = SECOND_NS / 2;
@@ -223,13 +222,14 @@ impl Session {
             engine: Engine::new(Settings::default()),
             people: processes::People::default(),
             go: crate::runtimes::go::session::GoView::new(go, has("go") == 1),
-            loops: crate::runtimes::node::session::EventLoops::default(),
-            jvms: crate::runtimes::java::session::Jvms::new(options.ask_jvms),
+            runtimes: Runtimes::new(Wishes {
+                ask_jvms: options.ask_jvms,
+            }),
             cohorts: cohorts::Cohorts::default(),
             requests: requests::Interner::new(),
             live: latest_request::Live::default(),
             tickets: pending_stacks::Tickets::default(),
-            python: HashSet::new(),
+            planned: HashSet::new(),
             lifetimes: lifetimes::Lifetimes::default(),
             chosen: HashMap::new(),
             by_aggregate: HashMap::new(),
@@ -279,7 +279,7 @@ impl Session {
             return;
         }
         self.scan = self.probes.last_scan();
-        self.python = self
+        self.planned = self
             .probes
             .python
             .keys()
@@ -334,7 +334,7 @@ impl Session {
         }
         self.take_stacks();
         if scan {
-            self.ask_jvms();
+            self.runtimes.scanned(&self.stacks.unnamed());
             if self.stacks.look_for_names() {
                 self.chosen.clear();
             }
@@ -374,12 +374,12 @@ impl Session {
             self.stacks.executed(copy.tgid);
             return;
         }
-        let Some((python, bytes)) = python_frames(&copy, rest) else {
+        let Some((found, bytes)) = runtime_frames(&copy, rest) else {
             return;
         };
-        let taken = match self.plan_python(copy.tgid) {
-            true => self.stacks.take_first(&copy, bytes),
-            false => self.stacks.take_with_python(&copy, bytes, &python),
+        let taken = match self.plan(copy.tgid) {
+            true => self.stacks.take_first(&mut self.runtimes, &copy, bytes),
+            false => (self.stacks).take(&mut self.runtimes, &copy, bytes, &found),
         };
         self.tickets.redeem(copy.sk, copy.ticket, taken.id);
         self.saving.learned = true;
@@ -441,11 +441,10 @@ impl Session {
     }
 
     fn forget_addresses(&mut self, pid: u32) {
-        self.python.remove(&pid);
+        self.planned.remove(&pid);
         let _ = self.probes.python.remove(&pid);
         self.go.forget(pid);
-        self.loops.forget(pid);
-        self.jvms.forget(pid);
+        self.runtimes.forget(pid);
         let forgotten = self.stacks.forget_process(pid);
         for key in forgotten.keys {
             let _ = self.probes.trie.remove(&key);
@@ -455,21 +454,22 @@ impl Session {
         }
     }
 
-    /// Tells the kernel how to find the Python frames of a process; `true` when it learns it now.
-    fn plan_python(&mut self, pid: u32) -> bool {
-        if self.python.contains(&pid) {
+    /// Tells the kernel how to find the interpreted frames of a process; `true` when it learns it
+    /// now.
+    fn plan(&mut self, pid: u32) -> bool {
+        if self.planned.contains(&pid) {
             return false;
         }
-        let Some(plan) = self.stacks.python_plan(pid) else {
+        let Some(plan) = self.runtimes.plan(pid, self.stacks.modules()) else {
             return false;
         };
-        if self.python.len() >= PYTHON_REMEMBERED {
-            self.python
+        if self.planned.len() >= PLANS_MAX {
+            self.planned
                 .retain(|&pid| crate::procs::start_ticks(pid).is_some());
         }
-        self.python.insert(pid);
+        self.planned.insert(pid);
         if let Err(error) = self.probes.python.set(&pid, &plan) {
-            tracing::debug!(pid, %error, "Python frames can't be asked for");
+            tracing::debug!(pid, %error, "interpreted frames can't be asked for");
         }
         true
     }
@@ -480,9 +480,9 @@ impl Session {
         for &pid in &pids {
             self.people.get(pid);
             self.stacks.pin(pid);
-            self.plan_python(pid);
+            self.plan(pid);
         }
-        self.follow_loops(&pids);
+        (self.runtimes).follow(&pids, self.stacks.modules(), &mut self.probes);
     }
 
     /// How things stand as of the last tick.
@@ -507,9 +507,9 @@ impl Session {
     }
 }
 
-/// The Python frames of a copy and the stack bytes behind them; `None` when the record is short.
-fn python_frames<'a>(copy: &StackCopy, record: &'a [u8]) -> Option<(Vec<PythonFrame>, &'a [u8])> {
-    const EACH: usize = size_of::<PythonFrame>();
+/// The interpreted frames of a copy and the stack bytes behind them; `None` when the record is short.
+fn runtime_frames<'a>(copy: &StackCopy, record: &'a [u8]) -> Option<(Vec<RuntimeFrame>, &'a [u8])> {
+    const EACH: usize = size_of::<RuntimeFrame>();
     let (frames, bytes) = record.split_at_checked(PYTHON_FRAMES_MAX * EACH)?;
     let frames = frames
         .chunks_exact(EACH)

@@ -303,8 +303,7 @@ impl Session {
         let mut degraded = self.probes.degraded().to_vec();
         degraded.extend(self.go.degraded());
         degraded.extend(self.gaps.sentences(self.capacity("SOCKS")));
-        degraded.extend(self.loops.degraded());
-        degraded.extend(self.jvms.degraded());
+        degraded.extend(self.runtimes.degraded());
         Coverage {
             backend: weakest.to_owned(),
             hooks: events

@@ -2,4 +2,5 @@
 
 pub mod blame;
 pub mod naming;
+pub mod perf_map;
 pub mod symbolize;

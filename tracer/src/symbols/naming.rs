@@ -10,6 +10,8 @@ use rustix::fs::{Mode, OFlags, openat};
 use super::{
     blame,
     blame::{Origin, Program, Rule},
+    perf_map,
+    perf_map::PerfMap,
     symbolize::{FunctionTable, Named, Names},
 };
 use crate::model::{Frame, Site, StackQuality};
@@ -17,7 +19,6 @@ use crate::procs;
 use crate::runtimes::go::{GoBinary, callsite};
 use crate::{
     elf::{Image, ImageKey},
-    runtimes::{perf_map, perf_map::PerfMap},
     session::stacks::Kept,
     unwind::{cfi::function_start, modules::Modules, walk::RawFrame},
 };

@@ -21,21 +21,7 @@ use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer, source};
 
 use super::blame::Origin;
 use crate::elf::{Image, ImageKey};
-
-/// A function at an address, as its debug information or symbol table has it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Named {
-    /// Demangled name.
-    pub function: String,
-    /// Source file as the build recorded it.
-    pub file: Option<String>,
-    /// Line, from 1.
-    pub line: Option<u32>,
-    /// Inlined into the next outer function.
-    pub inlined: bool,
-    /// First line of the function.
-    pub function_line: Option<u32>,
-}
+pub use crate::model::Named;
 
 /// A table of functions that a language runtime keeps in its executables, preferred to ELF and
 /// DWARF where there is one (Go's pclntab).

@@ -4,6 +4,7 @@ use tracer_ebpf::{FRAMES_MAX, StackCopy};
 
 use super::{
     cfi::{Rules, cold_part, function_start},
+    managed::Walkers,
     modules::Address,
     walk::{Space, unwind},
 };
@@ -56,7 +57,7 @@ pub fn unwind_hostile(data: &[u8]) {
             saved: [ip, 0x7f00_0080, 0, u64::MAX, text],
             ..StackCopy::default()
         };
-        let unwound = unwind(&space, &mut rules, &copy, stack);
+        let unwound = unwind(&space, &mut rules, &mut Walkers::none(), &copy, stack);
         assert!(unwound.frames.len() <= FRAMES_MAX);
         assert_eq!(unwound.slots.len() + 1, unwound.frames.len());
         let _ = function_start(&space.0, ip);

@@ -3,6 +3,7 @@
 pub mod cfi;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
+pub mod managed;
 pub mod modules;
 pub mod trie;
 pub mod walk;

@@ -8,46 +8,86 @@ use std::collections::HashMap;
 
 use tracer_ebpf::{
     FRAMES_MAX, PYTHON_FRAMES_MAX, PythonFrame, SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, Shape,
-    TRIE_END, TRIE_PYTHON, TRIE_ROOT, TrieKey, TrieValue,
+    TRIE_END, TRIE_FRAME, TRIE_FRAME_BIAS, TRIE_PYTHON, TRIE_ROOT, TrieKey, TrieValue,
 };
 
 use super::walk::Unwound;
 
+/// What the kernel compares of the stack on the way of a path, innermost first: a word, and where
+/// it lies. The first is the instruction pointer, at the stack pointer as far as distances go.
+struct Mark {
+    word: u64,
+    slot: u64,
+    /// The frame pointer by which the next mark is found, in frames whose size is not the same at
+    /// each call. It is the word below this mark's.
+    base: Option<u64>,
+}
+
+/// The return addresses of a path and what its managed frames are told apart by; `None` where
+/// they don't ascend.
+fn marks(unwound: &Unwound, sp: u64) -> Option<Vec<Mark>> {
+    if unwound.ambiguous || unwound.slots.len() + 1 != unwound.frames.len() {
+        return None;
+    }
+    let mut marks = Vec::with_capacity(unwound.frames.len());
+    let slots = std::iter::once(sp).chain(unwound.slots.iter().copied());
+    for (index, (frame, slot)) in unwound.frames.iter().zip(slots).enumerate() {
+        let managed = unwound.managed_at(index);
+        marks.push(Mark {
+            word: frame.address,
+            slot,
+            base: managed.and_then(|managed| managed.base),
+        });
+        let tells = managed.map_or(&[][..], |managed| &managed.tells);
+        marks.extend(tells.iter().map(|&(slot, word)| Mark {
+            word,
+            slot,
+            base: None,
+        }));
+    }
+    let ascending = marks.windows(2).all(|pair| match pair {
+        [below, above] => below.slot <= above.slot,
+        _ => true,
+    });
+    (ascending && marks.len() <= FRAMES_MAX).then_some(marks)
+}
+
+/// [`TrieValue::delta`] of the way from one mark to the next.
+fn delta(from: &Mark, to: &Mark) -> Option<u32> {
+    let Some(base) = from.base else {
+        let bytes = u32::try_from(to.slot.checked_sub(from.slot)?).ok()?;
+        return (bytes < TRIE_FRAME).then_some(bytes);
+    };
+    let above = to.slot.wrapping_sub(base).wrapping_add(TRIE_FRAME_BIAS);
+    u16::try_from(above)
+        .ok()
+        .map(|above| TRIE_FRAME | u32::from(above))
+}
+
 /// The entries that make the kernel recognize `unwound`, on which the Python frames `python` run,
-/// as stack `id` (new ones only), and the value of the last native frame. `None` when the path can't be learned: a frame of varying size
-/// lies in it, so that the same return address is followed at different distances, or it leaves
-/// the stack.
+/// as stack `id` (new ones only), and the value of the last native frame. `None` when the path
+/// can't be learned: a frame of varying size lies in it, so that the same return address is
+/// followed at different distances, or it leaves the stack.
 #[must_use]
-pub fn entries(
-    unwound: &Unwound,
+fn entries(
+    marks: &[Mark],
     python: &[PythonFrame],
-    sp: u64,
     tgid: u32,
     id: u32,
     mut alloc_node: impl FnMut() -> u32,
     existing: impl Fn(&TrieKey) -> Option<TrieValue>,
 ) -> Option<(Vec<(TrieKey, TrieValue)>, TrieValue)> {
-    let frames = &unwound.frames;
-    if frames.is_empty()
-        || frames.len() > FRAMES_MAX
-        || python.len() > PYTHON_FRAMES_MAX
-        || unwound.slots.len() + 1 != frames.len()
-    {
+    if python.len() > PYTHON_FRAMES_MAX {
         return None;
     }
     // Each step: what is looked up, and how the kernel gets to the next one.
-    let mut steps = Vec::with_capacity(frames.len() + python.len());
-    let mut above = sp;
-    for (frame, slot) in frames.iter().zip(&unwound.slots) {
-        let delta = u32::try_from(slot.checked_sub(above)?).ok()?;
-        if delta >= TRIE_PYTHON {
-            return None;
+    let mut steps = Vec::with_capacity(marks.len() + python.len());
+    for pair in marks.windows(2) {
+        if let [from, to] = pair {
+            steps.push((from.word, delta(from, to)?));
         }
-        steps.push((frame.address, delta));
-        above = *slot;
     }
-    let last = frames.last()?;
-    steps.push((last.address, TRIE_PYTHON));
+    steps.push((marks.last()?.word, TRIE_PYTHON));
     steps.extend(python.iter().map(|f| (f.key(), 0)));
     if let Some(end) = steps.last_mut() {
         end.1 = TRIE_END;
@@ -73,7 +113,7 @@ pub fn entries(
                 node
             }
         };
-        if index + 1 == frames.len() {
+        if index + 1 == marks.len() {
             native_end = TrieValue { node, delta };
         }
     }
@@ -82,10 +122,10 @@ pub fn entries(
 
 /// The native frames of a path as a whole; `None` of one that is too long for it, or has no
 /// caller.
-fn shape(unwound: &Unwound, sp: u64, tgid: u32, end: TrieValue) -> Option<Shape> {
-    let callers = unwound.frames.get(1..)?;
+fn shape(marks: &[Mark], tgid: u32, end: TrieValue) -> Option<Shape> {
+    let (first, callers) = marks.split_first()?;
     let mut shape = Shape {
-        ip: unwound.frames.first()?.address,
+        ip: first.word,
         tgid,
         node: end.node,
         end: end.delta,
@@ -96,19 +136,20 @@ fn shape(unwound: &Unwound, sp: u64, tgid: u32, end: TrieValue) -> Option<Shape>
         return None;
     }
     let places = shape.words.iter_mut().zip(&mut shape.addresses);
-    for ((word, address), (frame, slot)) in places.zip(callers.iter().zip(&unwound.slots)) {
-        let bytes = slot.checked_sub(sp)?;
-        if bytes % 8 != 0 || bytes / 8 >= SHAPE_WORDS as u64 || frame.address == 0 {
+    for ((word, address), mark) in places.zip(callers) {
+        let bytes = mark.slot.checked_sub(first.slot)?;
+        if bytes % 8 != 0 || bytes / 8 >= SHAPE_WORDS as u64 || mark.word == 0 {
             return None;
         }
         *word = u16::try_from(bytes / 8).ok()?;
-        *address = frame.address;
+        *address = mark.word;
     }
     Some(shape)
 }
 
 /// The native frames of the path whose last one is `key`, from the entries alone; `None` for the
-/// Python part of a path, or one without a shape.
+/// Python part of a path, or one without a shape: too long, or with a frame of varying size, of
+/// which the entries don't say how large it was.
 fn shape_from(
     known: &HashMap<u32, (TrieKey, u32)>,
     key: &TrieKey,
@@ -139,6 +180,9 @@ fn shape_from(
         let [(_, delta), (found, _)] = pair else {
             return None;
         };
+        if *delta >= TRIE_FRAME {
+            return None;
+        }
         bytes += delta;
         if bytes % 8 != 0 || bytes / 8 >= SHAPE_WORDS as u32 || *found == 0 {
             return None;
@@ -199,16 +243,18 @@ impl Trie {
             *nodes = nodes.wrapping_add(1).max(TRIE_ROOT + 1);
             *nodes
         };
-        let new = entries(unwound, python, sp, tgid, id, alloc, |key| {
-            known.get(key).copied()
+        let existing = |key: &TrieKey| known.get(key).copied();
+        let new = marks(unwound, sp).and_then(|marks| {
+            let (entries, end) = entries(&marks, python, tgid, id, alloc, existing)?;
+            Some((marks, entries, end))
         });
-        let Some((entries, end)) = new else {
+        let Some((marks, entries, end)) = new else {
             return Learned::default();
         };
         known.extend(entries.iter().copied());
         // two paths of one index: the later one is walked
-        let shape = shape(unwound, sp, tgid, end)
-            .filter(|shape| !self.shapes.contains_key(&shape_index(shape)));
+        let shape =
+            shape(&marks, tgid, end).filter(|shape| !self.shapes.contains_key(&shape_index(shape)));
         if let Some(shape) = &shape {
             self.shapes.insert(shape_index(shape), tgid);
         }
@@ -268,9 +314,11 @@ mod tests {
     use std::collections::HashMap;
 
     use proptest::prelude::{any, proptest};
-    use tracer_ebpf::{SHAPES_MAX, TRIE_END, TRIE_ROOT, TrieKey, TrieValue};
+    use tracer_ebpf::{
+        SHAPES_MAX, TRIE_END, TRIE_FRAME, TRIE_FRAME_BIAS, TRIE_ROOT, TrieKey, TrieValue,
+    };
 
-    use super::super::walk::{RawFrame, Stop, Unwound};
+    use super::super::walk::{Managed, RawFrame, Stop, Unwound};
     use super::Trie;
 
     const SP: u64 = 0x7ffd_0000_1000;
@@ -286,6 +334,8 @@ mod tests {
                 })
                 .collect(),
             slots: frames.iter().skip(1).map(|(_, at)| SP + at).collect(),
+            managed: Vec::new(),
+            ambiguous: false,
             stop: Stop::Complete,
         }
     }
@@ -307,7 +357,11 @@ mod tests {
             if value.delta == TRIE_END {
                 return Some(value.node);
             }
-            slot += u64::from(value.delta);
+            slot = if value.delta & TRIE_FRAME == 0 {
+                slot + u64::from(value.delta)
+            } else {
+                words.get(&(slot - 8))? + u64::from(value.delta & 0xffff) - TRIE_FRAME_BIAS
+            };
             (address, node) = (*words.get(&slot)?, value.node);
         }
     }
@@ -398,6 +452,46 @@ mod tests {
                 .shape
                 .is_some()
         );
+    }
+
+    /// Two interpreted functions below one return address, in frames of unequal size: 10 called
+    /// from 20 (interpreted, with its frame pointer below the return address), called from 30.
+    fn interpreted(size: u64, function: u64) -> (Unwound, HashMap<u64, u64>) {
+        let mut unwound = path(&[(10, 0), (20, 16), (30, 16 + size)]);
+        let base = SP + 8 + size;
+        unwound.managed = vec![Managed {
+            frame: 1,
+            functions: Vec::new(),
+            tells: vec![(base - 16, function)],
+            base: Some(base),
+            doubt: None,
+        }];
+        let mut words = words(&[(10, 0), (20, 16), (30, 16 + size)]);
+        words.extend([(SP + 8, base), (base - 16, function)]);
+        (unwound, words)
+    }
+
+    #[test]
+    fn interpreted_frames_are_told_apart_by_their_functions_in_frames_of_any_size() {
+        let mut trie = Trie::default();
+        let mut kernel = HashMap::new();
+        for (id, size, function) in [(1, 64, 100), (2, 96, 101), (3, 64, 102)] {
+            let (unwound, _) = interpreted(size, function);
+            let learned = trie.learn(&unwound, &[], SP, 7, id);
+            assert!(!learned.entries.is_empty(), "{id}");
+            assert_eq!(learned.shape.map(|shape| shape.frames), Some(3));
+            kernel.extend(learned.entries);
+        }
+        for (id, size, function) in [(1, 64, 100), (2, 96, 101), (3, 64, 102)] {
+            let (_, words) = interpreted(size, function);
+            assert_eq!(walk(&kernel, 7, 10, &words), Some(id));
+        }
+        // a larger frame of a function that is known
+        assert_eq!(walk(&kernel, 7, 10, &interpreted(128, 100).1), Some(1));
+        assert_eq!(walk(&kernel, 7, 10, &interpreted(64, 103).1), None);
+        let (mut unwound, _) = interpreted(64, 104);
+        unwound.ambiguous = true;
+        assert!(trie.learn(&unwound, &[], SP, 7, 4).entries.is_empty());
     }
 
     #[test]

@@ -3,16 +3,20 @@
 //!
 //! Frames are followed by the call-frame information of their module. Code without any (JIT
 //! compilers, hand-written assembly) is followed by frame pointers where what they lead to is
-//! plausible: a word in an executable mapping that has a call instruction before it.
+//! plausible: a word in an executable mapping that has a call instruction before it. Code that a
+//! language runtime made is followed by its own walker, where it has one.
+
+use std::cell::Cell;
 
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{COPY_BYTES_MAX, FRAMES_MAX, StackCopy};
 
 use super::{
     cfi::{BP, RA, REGISTERS, Registers, Rules, SP, Step},
+    managed::{ManagedFrame, Place, Walkers},
     modules::{Address, ModuleId},
 };
-use crate::model::StackQuality;
+use crate::model::{Named, StackQuality};
 
 /// One frame before it has names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,6 +84,23 @@ impl Stop {
     }
 }
 
+/// What a runtime's walker made of a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Managed {
+    /// Index of the frame.
+    pub frame: usize,
+    /// The functions that run there, innermost first; none in a stub of the runtime.
+    pub functions: Vec<Named>,
+    /// Words of the stack that tell this call from others at its return address: where they are
+    /// and what they are, ascending.
+    pub tells: Vec<(u64, u64)>,
+    /// The frame pointer of the frame, where the word below its return address is that: what the
+    /// kernel reads there leads to `tells` and to the caller in frames of any size.
+    pub base: Option<u64>,
+    /// Why functions are missing.
+    pub doubt: Option<&'static str>,
+}
+
 /// An unwound stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unwound {
@@ -87,8 +108,22 @@ pub struct Unwound {
     pub frames: Vec<RawFrame>,
     /// For each frame but the first, the stack address its return address was read from.
     pub slots: Vec<u64>,
+    /// Frames of code that a runtime made, inwards to outwards.
+    pub managed: Vec<Managed>,
+    /// What tells managed frames apart could not all be read: the path must not be recognized by
+    /// what there is.
+    pub ambiguous: bool,
     /// Why it ended.
     pub stop: Stop,
+}
+
+impl Unwound {
+    /// What a runtime said of a frame.
+    #[must_use]
+    pub fn managed_at(&self, frame: usize) -> Option<&Managed> {
+        let at = self.managed.binary_search_by_key(&frame, |m| m.frame);
+        self.managed.get(at.ok()?)
+    }
 }
 
 /// What unwinding needs to know about the process: what is at an address.
@@ -101,12 +136,19 @@ pub trait Space {
 pub(crate) fn unwind(
     space: &dyn Space,
     rules: &mut Rules,
+    walkers: &mut Walkers<'_>,
     copy: &StackCopy,
     stack: &[u8],
 ) -> Unwound {
+    // What a walker asked for beyond the end of the copy, bytes from its beginning.
+    let beyond = Cell::new(None);
     let read = |address: u64| -> Option<u64> {
         let at = usize::try_from(address.checked_sub(copy.sp)?).ok()?;
-        let word = stack.get(at..at.checked_add(8)?)?;
+        let end = at.checked_add(8)?;
+        let Some(word) = stack.get(at..end) else {
+            beyond.set(Some(end));
+            return None;
+        };
         Some(u64::from_le_bytes(word.try_into().ok()?))
     };
     let mut regs: Registers = [None; REGISTERS];
@@ -119,6 +161,8 @@ pub(crate) fn unwind(
 
     let mut frames = Vec::with_capacity(24);
     let mut slots = Vec::with_capacity(24);
+    let mut managed = Vec::new();
+    let mut ambiguous = false;
     let mut address = copy.ip;
     // The innermost frame and one interrupted by a signal are at their own next instruction,
     // every other one after a call.
@@ -139,17 +183,48 @@ pub(crate) fn unwind(
                 lookup,
             },
         });
-        let step = match found {
-            Some(Address {
-                image: Some(image),
-                linked,
-                ..
-            }) => rules.step(image, linked, &mut regs, &read),
-            _ => Step::NoRule,
+        beyond.set(None);
+        let place = Place {
+            pc: address,
+            returning: calling,
+            sp: regs[SP].unwrap_or_default(),
+            fp: regs[BP],
         };
-        let step = match step {
-            Step::NoRule => by_frame_pointer(space, &mut regs, !calling, &read),
-            step => step,
+        let step = match walkers.explain(place, &read) {
+            Some(explained) => {
+                let caller = explained.caller;
+                let (frame, all_told) = tell(frames.len() - 1, place, explained, &read);
+                ambiguous |= !all_told;
+                managed.push(frame);
+                match (caller, beyond.get()) {
+                    (Some(caller), _) => {
+                        regs = [None; REGISTERS];
+                        regs[SP] = Some(caller.sp);
+                        regs[BP] = caller.fp;
+                        regs[RA] = Some(caller.pc);
+                        Step::Caller {
+                            slot: caller.slot,
+                            interrupted: false,
+                        }
+                    }
+                    (None, Some(needed)) => break Stop::CopyEnded { needed },
+                    (None, None) => Step::NoRule,
+                }
+            }
+            None => {
+                let step = match found {
+                    Some(Address {
+                        image: Some(image),
+                        linked,
+                        ..
+                    }) => rules.step(image, linked, &mut regs, &read),
+                    _ => Step::NoRule,
+                };
+                match step {
+                    Step::NoRule => by_frame_pointer(space, &mut regs, !calling, &read),
+                    step => step,
+                }
+            }
         };
         match step {
             Step::End => break Stop::Complete,
@@ -191,8 +266,34 @@ pub(crate) fn unwind(
     Unwound {
         frames,
         slots,
+        managed,
+        ambiguous,
         stop,
     }
+}
+
+/// A walker's frame as it is kept; second, whether all that tells it from others is known.
+fn tell(
+    frame: usize,
+    place: Place,
+    explained: ManagedFrame,
+    read: &dyn Fn(u64) -> Option<u64>,
+) -> (Managed, bool) {
+    let slots = explained.tells.iter().copied();
+    let tells: Vec<(u64, u64)> = slots.map_while(|slot| Some((slot, read(slot)?))).collect();
+    let all_told = tells.len() == explained.tells.len();
+    let below = place.sp.wrapping_sub(16);
+    let base = place
+        .fp
+        .filter(|fp| place.returning && read(below) == Some(*fp));
+    let managed = Managed {
+        frame,
+        functions: explained.functions,
+        tells,
+        base,
+        doubt: explained.doubt,
+    };
+    (managed, all_told)
 }
 
 /// The caller of code that has no frame description.

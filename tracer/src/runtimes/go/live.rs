@@ -48,7 +48,7 @@ pub enum Now {
 /// # Errors
 /// [`Implausible`] when what is there can be no such connection.
 pub fn look(
-    memory: &Memory,
+    memory: &dyn Memory,
     members: &Members,
     connection: &GoConnection,
 ) -> Result<Now, Implausible> {

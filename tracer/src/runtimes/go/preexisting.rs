@@ -44,7 +44,7 @@ pub struct Found {
 
 /// What a scan needs to know of a program.
 struct Scan<'a> {
-    memory: &'a Memory,
+    memory: &'a dyn Memory,
     members: &'a Members,
     bias: u64,
     tcp_close: u64,
@@ -58,7 +58,7 @@ struct Scan<'a> {
 pub fn connections(
     binary: &GoBinary,
     members: &Members,
-    memory: &Memory,
+    memory: &dyn Memory,
     bias: u64,
     now_ns: u64,
 ) -> Vec<Found> {
@@ -292,15 +292,12 @@ impl Scan<'_> {
     /// Method, scheme, host, path and query of a `Request`, if it looks like one.
     fn request(&self, address: u64) -> Option<[Vec<u8>; 5]> {
         let layout = offsets::layout(Some(offsets::NEWEST));
-        let method = self.memory.string(address, GO_METHOD_BYTES)?;
+        let method = string(self.memory, address, GO_METHOD_BYTES)?;
         let url = self
             .memory
             .word(address.checked_add(u64::from(layout.request_url))?)?;
-        let text = |offset: u64| {
-            self.memory
-                .string(url.wrapping_add(offset), 0xffff)
-                .unwrap_or_default()
-        };
+        let text =
+            |offset: u64| string(self.memory, url.wrapping_add(offset), 0xffff).unwrap_or_default();
         let scheme = text(0);
         let fits =
             method.iter().all(u8::is_ascii_uppercase) && matches!(&scheme[..], b"http" | b"https");
@@ -316,6 +313,17 @@ impl Scan<'_> {
     }
 }
 
+/// A Go string of at most `max` bytes, given the address of its header.
+fn string(memory: &dyn Memory, header: u64, max: usize) -> Option<Vec<u8>> {
+    let start = memory.word(header)?;
+    let len = usize::try_from(memory.word(header.checked_add(8)?)?).ok()?;
+    if start == 0 || len == 0 || len > max {
+        return None;
+    }
+    let mut bytes = vec![0; len];
+    memory.read(start, &mut bytes).then_some(bytes)
+}
+
 /// Copies what has room; returns the whole length.
 fn put(into: &mut [u8], text: &[u8]) -> u16 {
     let kept = text.len().min(into.len());
@@ -327,7 +335,9 @@ fn put(into: &mut [u8], text: &[u8]) -> u16 {
 /// words say where functions are; for the fuzzer and property tests.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_hostile(data: &[u8]) {
-    let memory = Memory::hostile(data);
+    use crate::memory::Repeated;
+
+    let memory = Repeated(data);
     let word = |i: u64| memory.word(i * 8).unwrap_or_default();
     let reading = word(0)..word(0).saturating_add(word(1));
     for minor in offsets::OLDEST..=offsets::NEWEST {
@@ -367,7 +377,8 @@ pub(crate) fn read_hostile(data: &[u8]) {
 mod tests {
     use tracer_ebpf::GO_IN_FLIGHT;
 
-    use super::{Memory, Scan, offsets, put, read_hostile, referred};
+    use super::{Scan, offsets, put, read_hostile, referred};
+    use crate::memory::Repeated;
 
     /// A goroutine in `readLoop` that waits for the response to `GET http://h/p`.
     fn waiting() -> Vec<u8> {
@@ -433,7 +444,7 @@ mod tests {
     fn a_goroutine_leads_to_its_connection_and_request() {
         let bytes = waiting();
         read_hostile(&bytes);
-        let memory = Memory::hostile(&bytes);
+        let memory = Repeated(&bytes);
         let scan = Scan {
             memory: &memory,
             members: &offsets::members(Some(offsets::NEWEST)),

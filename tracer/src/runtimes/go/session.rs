@@ -389,7 +389,7 @@ impl Session {
             self.alive.clone()
         };
         self.go.follow(&mut self.probes, &mut self.people, &pids);
-        self.follow_loops(&pids);
+        (self.runtimes).follow(&pids, self.stacks.modules(), &mut self.probes);
     }
 
     /// Shows the HTTP/2 streams to the engine as connections of their own: one that is never ended

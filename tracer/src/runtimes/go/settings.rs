@@ -28,7 +28,7 @@ pub struct TransportSettings {
 /// Reads the settings of the transport at an address; `None` when it is not readable or does not
 /// look like one.
 #[must_use]
-pub fn read(memory: &Memory, members: &Members, transport: u64) -> Option<TransportSettings> {
+pub fn read(memory: &dyn Memory, members: &Members, transport: u64) -> Option<TransportSettings> {
     let mut bytes = [0u8; 40];
     if transport == 0
         || !memory.read(

@@ -21,7 +21,7 @@ use super::{
     state,
     state::{GoConnection, GoKind, Implausible},
 };
-use crate::memory::Memory;
+use crate::memory::ProcessMemory;
 use crate::{
     kernel::{
         maps::Table,
@@ -190,7 +190,7 @@ impl GoTracer {
         let found = preexisting::connections(
             &program.binary,
             &program.members,
-            &Memory::open(pid)?,
+            &ProcessMemory::open(pid)?,
             process.bias,
             monotonic_ns(),
         );
@@ -315,7 +315,7 @@ impl GoTracer {
         connections: &mut Vec<GoConnection>,
         implausible: &mut Vec<(GoKey, &'static str)>,
     ) {
-        let mut memories: HashMap<u32, Option<Memory>> = HashMap::new();
+        let mut memories: HashMap<u32, Option<ProcessMemory>> = HashMap::new();
         let mut closed = Vec::new();
         connections.retain_mut(|connection| {
             if connection.kind == GoKind::Stream || connection.state == PoolState::Released {
@@ -324,7 +324,7 @@ impl GoTracer {
             let pid = connection.tgid;
             let memory = memories
                 .entry(pid)
-                .or_insert_with(|| Memory::open(pid).ok());
+                .or_insert_with(|| ProcessMemory::open(pid).ok());
             let now = match (memory, self.program_of(pid)) {
                 (Some(memory), Some(program)) => live::look(memory, &program.members, connection),
                 _ => Ok(Now::Unreadable),
@@ -414,7 +414,7 @@ impl GoTracer {
             return *known;
         }
         let members: Members = self.program_of(pid)?.members;
-        let read = Memory::open(pid)
+        let read = ProcessMemory::open(pid)
             .ok()
             .and_then(|memory| settings::read(&memory, &members, transport));
         if self.settings.len() >= SITES_MAX {

@@ -1,6 +1,6 @@
 //! Asking a Java program for the names of its compiled code: what `jcmd PID Compiler.perfmap` does,
 //! without a JDK (HotSpot since 17). The program then writes `/tmp/perf-PID.map`, which
-//! [`crate::runtimes::perf_map`] reads.
+//! [`crate::symbols::perf_map`] reads.
 //!
 //! Done on request only, since it makes the program do something. The way in is HotSpot's attach
 //! mechanism (`src/hotspot/os/posix/attachListener_posix.cpp`): SIGQUIT, beside a file

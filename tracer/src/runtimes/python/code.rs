@@ -2,27 +2,7 @@
 //! is given.
 
 use super::layout::{Layout, Lines};
-use crate::symbols::symbolize::Named;
-
-/// Reads memory of the process.
-pub trait Memory {
-    /// Fills `buffer` from `address`; `false` when any of it can't be read.
-    fn read(&self, address: u64, buffer: &mut [u8]) -> bool;
-
-    /// A 64-bit word.
-    fn word(&self, address: u64) -> Option<u64> {
-        let mut bytes = [0; 8];
-        self.read(address, &mut bytes)
-            .then(|| u64::from_le_bytes(bytes))
-    }
-
-    /// A signed 32-bit integer.
-    fn int(&self, address: u64) -> Option<i32> {
-        let mut bytes = [0; 4];
-        self.read(address, &mut bytes)
-            .then(|| i32::from_le_bytes(bytes))
-    }
-}
+use crate::{memory::Memory, model::Named};
 
 /// Longest text read, characters.
 const TEXT_MAX: u64 = 4096;
@@ -185,7 +165,8 @@ mod tests {
     use proptest::prelude::{any, proptest};
 
     use super::super::layout::Layout;
-    use super::{Lines, Memory, describe, line};
+    use super::{Lines, describe, line};
+    use crate::memory::Repeated;
 
     #[test]
     fn lnotab_counts_signed_lines() {
@@ -235,18 +216,6 @@ mod tests {
         );
     }
 
-    struct Noise(Vec<u8>);
-
-    impl Memory for Noise {
-        fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
-            for (i, b) in buffer.iter_mut().enumerate() {
-                let at = (address as usize).wrapping_add(i);
-                *b = *self.0.get(at % self.0.len().max(1)).unwrap_or(&0);
-            }
-            !self.0.is_empty()
-        }
-    }
-
     proptest! {
         #[test]
         fn any_table_is_survived(table in any::<Vec<u8>>(), first in any::<i32>(), offset in any::<i64>()) {
@@ -258,7 +227,7 @@ mod tests {
         #[test]
         fn any_memory_is_survived(memory in any::<Vec<u8>>(), code in any::<u64>(), offset in any::<i64>(), minor in 8u32..13) {
             if let Some(layout) = Layout::of(minor, &[]) {
-                let _ = describe(&layout, &Noise(memory), code, offset);
+                let _ = describe(&layout, &Repeated(&memory), code, offset);
             }
         }
     }

@@ -10,21 +10,22 @@
 pub mod code;
 pub mod layout;
 
-use std::{collections::HashMap, fs::File, ops::Range, os::unix::fs::FileExt};
+use std::{collections::HashMap, ops::Range};
 
 use tracer_ebpf::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, StackCopy};
 
 use self::{
-    code::{Memory, describe},
+    code::describe,
     layout::{Current, DEBUG_OFFSETS_BYTES, Entry, Instruction, Layout},
 };
+use super::view::{Copied, InView, Interleaved, MappedFile};
 use crate::{
+    memory::Memory,
+    model::Named,
     procs::maps,
-    symbols::symbolize::Named,
     unwind::{
         cfi::cold_part,
-        modules::{ModuleId, Modules, Process},
-        walk::Unwound,
+        modules::{ModuleId, Process},
     },
 };
 
@@ -40,7 +41,7 @@ const PROCESSES_MAX: usize = 4096;
 
 /// The interpreter of one process.
 #[derive(Debug, Clone)]
-struct Runtime {
+struct Interpreter {
     layout: Layout,
     /// Address of `_PyRuntime`.
     address: u64,
@@ -51,69 +52,44 @@ struct Runtime {
     evaluate: (ModuleId, Vec<Range<u64>>),
 }
 
-/// Frames of interpreted code and where they belong.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Interleaved {
-    /// Index of a native frame that interprets, and the frames to show inside of (before) it,
-    /// innermost first.
-    pub frames: Vec<(usize, Vec<Named>)>,
-    /// They are those of the moment of the copy, beyond doubt.
-    pub exact: bool,
-}
-
 /// Reads the frames of CPython 3.8 to 3.14.
 #[derive(Debug, Default)]
 pub struct Python {
-    processes: HashMap<u32, (Vec<ModuleId>, Option<Runtime>)>,
+    processes: HashMap<u32, (Vec<ModuleId>, Option<Interpreter>)>,
 }
 
-struct ProcessMemory(File);
-
-impl Memory for ProcessMemory {
-    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
-        self.0.read_exact_at(buffer, address).is_ok()
+impl super::Runtime for Python {
+    fn name(&self) -> &'static str {
+        "Python"
     }
-}
 
-impl Python {
-    /// `true` when the process runs an interpreter that is understood.
-    pub fn runs_in(&mut self, tgid: u32, process: &Process, modules: &mut Modules) -> bool {
-        let mapped: Vec<ModuleId> = process.modules().collect();
-        if let Some((known, runtime)) = self.processes.get(&tgid)
-            && *known == mapped
-        {
-            return runtime.is_some();
+    fn look(&mut self, process: &mut InView<'_>) {
+        let files = process.files();
+        let mapped: Vec<ModuleId> = files.iter().map(|file| file.module).collect();
+        let known = self.processes.get(&process.pid());
+        if known.is_some_and(|(known, _)| *known == mapped) {
+            return;
         }
-        let runtime = find(tgid, process, modules);
-        let found = runtime.is_some();
+        let interpreter = find(process, &files);
         if self.processes.len() >= PROCESSES_MAX {
             self.processes.clear();
         }
-        self.processes.insert(tgid, (mapped, runtime));
-        found
+        self.processes.insert(process.pid(), (mapped, interpreter));
     }
 
-    /// How the kernel side can find the frames itself. It is tried out first on a thread of the
-    /// process: another C library keeps thread-local storage elsewhere.
-    pub fn plan(
-        &mut self,
-        tgid: u32,
-        process: &Process,
-        modules: &mut Modules,
-    ) -> Option<PythonPlan> {
-        if !self.runs_in(tgid, process, modules) {
-            return None;
-        }
-        let runtime = self.processes.get(&tgid)?.1.as_ref()?;
+    /// It is tried out first on a thread of the process: another C library keeps thread-local
+    /// storage elsewhere.
+    fn plan(&mut self, process: &mut InView<'_>) -> Option<PythonPlan> {
+        let runtime = self.processes.get(&process.pid())?.1.as_ref()?;
         let layout = &runtime.layout;
-        let memory = ProcessMemory(File::open(format!("/proc/{tgid}/mem")).ok()?);
+        let memory = process.memory().ok()?;
         let key = memory.int(runtime.address.wrapping_add(layout.storage_key))?;
         // glibc's `struct pthread` begins at fsbase, where `pthread_self()` points, too; it has
         // the first 32 thread-specific values, each with a sequence number before it, at 0x310
         // (nptl/descr.h, unchanged since 2.11).
         let key = u32::try_from(key).ok().filter(|key| *key < 32)?;
         let thread_state = 0x310 + key * 16 + 8;
-        let tried = threads(runtime, &memory)?.into_iter().any(|thread| {
+        let tried = threads(runtime, &*memory)?.into_iter().any(|thread| {
             memory
                 .word(thread.wrapping_add(layout.thread_id))
                 .and_then(|base| memory.word(base.wrapping_add(u64::from(thread_state))))
@@ -142,20 +118,9 @@ impl Python {
         })
     }
 
-    /// The frames to show. `stack` are the copied bytes, `found` the frames that the kernel side
-    /// collected; without any they are read from the process now. Called only after
-    /// [`Python::runs_in`] said `true`.
-    pub fn frames(
-        &mut self,
-        copy: &StackCopy,
-        stack: &[u8],
-        process: &Process,
-        unwound: &Unwound,
-        found: &[PythonFrame],
-    ) -> Interleaved {
-        let Some((_, Some(runtime))) = self.processes.get(&copy.tgid) else {
-            return Interleaved::default();
-        };
+    fn interleave(&mut self, copied: &Copied<'_>) -> Option<Interleaved> {
+        let runtime = self.processes.get(&copied.copy.tgid)?.1.as_ref()?;
+        let Copied { unwound, found, .. } = *copied;
         let calls: Vec<usize> = unwound
             .frames
             .iter()
@@ -171,35 +136,33 @@ impl Python {
             .map(|(index, _)| index)
             .collect();
         if calls.is_empty() {
-            return Interleaved {
+            return Some(Interleaved {
                 frames: Vec::new(),
                 exact: true,
-            };
+            });
         }
-        let Ok(memory) = File::open(format!("/proc/{}/mem", copy.tgid)) else {
-            return Interleaved::default();
+        let Ok(memory) = copied.memory() else {
+            return Some(Interleaved::default());
         };
-        let memory = ProcessMemory(memory);
         let given = !found.is_empty();
         let found = if given {
             found.to_vec()
         } else {
-            read_now(runtime, &memory, copy, stack, process).unwrap_or_default()
+            read_now(runtime, &memory, copied).unwrap_or_default()
         };
         let named = describe_all(runtime, &memory, &found);
         // Looked at after the reading: a thread that is still where it was has not changed them.
         let exact = !named.is_empty()
             && named.iter().all(|(name, _)| name.is_some())
-            && (given || has_not_moved(copy));
-        Interleaved {
+            && (given || copied.has_not_moved());
+        Some(Interleaved {
             frames: interleave(&calls, named),
             exact,
-        }
+        })
     }
 
-    /// Forgets what is known of a process.
-    pub fn forget(&mut self, tgid: u32) {
-        self.processes.remove(&tgid);
+    fn forget(&mut self, pid: u32) {
+        self.processes.remove(&pid);
     }
 }
 
@@ -218,23 +181,18 @@ fn interleave(calls: &[usize], named: Vec<(Option<Named>, bool)>) -> Vec<(usize,
     result
 }
 
-/// Finds the interpreter among the modules of a process.
-fn find(tgid: u32, process: &Process, modules: &mut Modules) -> Option<Runtime> {
-    let mut seen = Vec::new();
-    for id in process.modules() {
-        if seen.contains(&id) {
-            continue;
-        }
-        seen.push(id);
-        let Some(path) = modules.module(id).map(|m| m.path.clone()) else {
-            continue;
-        };
+/// Finds the interpreter among the files of a process.
+fn find(process: &InView<'_>, files: &[MappedFile]) -> Option<Interpreter> {
+    for MappedFile {
+        path,
+        image,
+        bias,
+        module,
+    } in files
+    {
         if !path.rsplit('/').next()?.contains("python") {
             continue;
         }
-        let (Some(image), Some(bias)) = (modules.image(id), process.bias(id)) else {
-            continue;
-        };
         let symbols = image.symbols(&[
             "_PyRuntime",
             "PyCode_Type",
@@ -244,26 +202,26 @@ fn find(tgid: u32, process: &Process, modules: &mut Modules) -> Option<Runtime> 
         let [Some(runtime), Some(code_type), Some(evaluate), stated] = symbols[..] else {
             continue;
         };
-        let memory = ProcessMemory(File::open(format!("/proc/{tgid}/mem")).ok()?);
-        let Some(minor) = version(&path).or_else(|| {
+        let memory = process.memory().ok()?;
+        let Some(minor) = version(path).or_else(|| {
             // from 3.11 on, in the form of `PY_VERSION_HEX` (Include/patchlevel.h)
-            let hex = memory.word(stated?.0.wrapping_add(bias))?;
+            let hex = memory.word(stated?.0.wrapping_add(*bias))?;
             (hex >> 24 == 3).then_some((hex >> 16 & 0xff) as u32)
         }) else {
             continue;
         };
         let hot = evaluate.0..evaluate.0.wrapping_add(evaluate.1);
-        let parts = std::iter::once(hot).chain(cold_part(&image, evaluate.0));
-        let address = runtime.0.wrapping_add(bias);
+        let parts = std::iter::once(hot).chain(cold_part(image, evaluate.0));
+        let address = runtime.0.wrapping_add(*bias);
         let mut offsets = [0; DEBUG_OFFSETS_BYTES];
         if minor >= 13 && !memory.read(address, &mut offsets) {
             return None;
         }
-        return Some(Runtime {
+        return Some(Interpreter {
             layout: Layout::of(minor, &offsets)?,
             address,
-            code_type: code_type.0.wrapping_add(bias),
-            evaluate: (id, parts.collect()),
+            code_type: code_type.0.wrapping_add(*bias),
+            evaluate: (*module, parts.collect()),
         });
     }
     None
@@ -284,25 +242,17 @@ fn version(path: &str) -> Option<u32> {
 
 /// The thread's frames as they are now, innermost first: what the kernel side would collect.
 fn read_now(
-    runtime: &Runtime,
+    runtime: &Interpreter,
     memory: &dyn Memory,
-    copy: &StackCopy,
-    stack: &[u8],
-    process: &Process,
+    copied: &Copied<'_>,
 ) -> Option<Vec<PythonFrame>> {
     let layout = &runtime.layout;
-    let thread = thread(runtime, memory, copy, process)?;
+    let thread = thread(runtime, memory, copied.copy, copied.process)?;
     let mut frame = match layout.current {
         Current::Frame(at) => memory.word(thread.wrapping_add(at))?,
         Current::OnStack(at, frame) => {
             let c_frame = memory.word(thread.wrapping_add(at))?.wrapping_add(frame);
-            let offset = c_frame
-                .checked_sub(copy.sp)
-                .and_then(|o| usize::try_from(o).ok());
-            match offset.and_then(|o| stack.get(o..o.checked_add(8)?)) {
-                Some(word) => u64::from_le_bytes(word.try_into().ok()?),
-                None => memory.word(c_frame)?,
-            }
+            copied.word(c_frame).or_else(|| memory.word(c_frame))?
         }
     };
     let mut found = Vec::new();
@@ -335,7 +285,7 @@ fn read_now(
 /// Names frames; with each, whether it is the last one of its native call. A frame that was left
 /// and overwritten ends the list.
 fn describe_all(
-    runtime: &Runtime,
+    runtime: &Interpreter,
     memory: &dyn Memory,
     found: &[PythonFrame],
 ) -> Vec<(Option<Named>, bool)> {
@@ -370,7 +320,7 @@ fn describe_all(
 }
 
 /// The states of all threads of all interpreters, newest first.
-fn threads(runtime: &Runtime, memory: &dyn Memory) -> Option<Vec<u64>> {
+fn threads(runtime: &Interpreter, memory: &dyn Memory) -> Option<Vec<u64>> {
     let layout = &runtime.layout;
     let mut threads = Vec::new();
     let mut interpreter = memory.word(runtime.address.wrapping_add(layout.interpreters_head))?;
@@ -389,7 +339,7 @@ fn threads(runtime: &Runtime, memory: &dyn Memory) -> Option<Vec<u64>> {
 
 /// The state of the thread that was copied.
 fn thread(
-    runtime: &Runtime,
+    runtime: &Interpreter,
     memory: &dyn Memory,
     copy: &StackCopy,
     process: &Process,
@@ -428,37 +378,10 @@ fn thread_in_its_namespace(copy: &StackCopy) -> u32 {
         .unwrap_or(copy.tid)
 }
 
-/// `true` while the thread sits in the system call at which it was copied
-/// (`/proc/PID/task/TID/syscall`: number, arguments, stack pointer, instruction pointer).
-fn has_not_moved(copy: &StackCopy) -> bool {
-    let Ok(text) =
-        std::fs::read_to_string(format!("/proc/{}/task/{}/syscall", copy.tgid, copy.tid))
-    else {
-        return false;
-    };
-    let mut words = text
-        .split_ascii_whitespace()
-        .rev()
-        .map(|w| u64::from_str_radix(w.strip_prefix("0x").unwrap_or(w), 16).ok());
-    words.next().flatten() == Some(copy.ip) && words.next().flatten() == Some(copy.sp)
-}
-
 /// Reads offsets, line tables and objects of any bytes, for the fuzzer and property tests.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_hostile(data: &[u8]) {
-    /// Memory in which the bytes repeat.
-    struct Repeated<'a>(&'a [u8]);
-
-    impl Memory for Repeated<'_> {
-        fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
-            let len = self.0.len().max(1) as u64;
-            for (at, byte) in (0u64..).zip(buffer.iter_mut()) {
-                let place = usize::try_from(address.wrapping_add(at) % len).unwrap_or_default();
-                *byte = self.0.get(place).copied().unwrap_or_default();
-            }
-            !self.0.is_empty()
-        }
-    }
+    use crate::memory::Repeated;
 
     let [first, rest @ ..] = data else {
         return;

@@ -17,15 +17,19 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tracer_ebpf::{PythonFrame, PythonPlan, STACK_NONE, STACK_TICKET, Shape, StackCopy};
+use tracer_ebpf::{RuntimeFrame, STACK_NONE, STACK_TICKET, Shape, StackCopy};
 
 use crate::model::{Site, StackQuality};
 use crate::{
-    elf::Image,
-    runtimes::python::{Interleaved, Python},
-    symbols::{blame::Rule, naming::Naming, symbolize::Named},
+    model::Named,
+    runtimes::{
+        Runtimes,
+        view::{Copied, has_not_moved},
+    },
+    symbols::{blame::Rule, naming::Naming},
     unwind::{
         cfi::Rules,
+        managed::Walkers,
         modules::{Modules, Process},
         trie::{Forgotten, Learned, Trie},
         walk::{RawFrame, Stop, Unwound, unwind},
@@ -109,7 +113,6 @@ pub struct Stacks {
     rules: Rules,
     trie: Trie,
     naming: Naming,
-    python: Python,
     ids: HashMap<(u32, Arc<[Kept]>), StackId>,
     records: HashMap<StackId, Record>,
     last: StackId,
@@ -119,7 +122,7 @@ pub struct Stacks {
 }
 
 impl Stacks {
-    /// An empty table with the built-in rules of blame, which shows Python frames.
+    /// An empty table with the built-in rules of blame.
     #[must_use]
     pub fn new(limits: Limits) -> Stacks {
         Stacks {
@@ -128,7 +131,6 @@ impl Stacks {
             rules: Rules::new(),
             trie: Trie::default(),
             naming: Naming::default(),
-            python: Python::default(),
             ids: HashMap::new(),
             records: HashMap::new(),
             last: 0,
@@ -181,96 +183,82 @@ impl Stacks {
         Some((self.modules.refresh(copy.parent)?, false))
     }
 
-    /// The executable files that a process has mapped, each once, with the paths it sees.
-    pub fn images(&mut self, tgid: u32) -> Vec<(Arc<str>, Arc<Image>)> {
-        let Some(process) = self.modules.refresh(tgid) else {
-            return Vec::new();
-        };
-        let mut found: Vec<(Arc<str>, Arc<Image>)> = Vec::new();
-        for id in process.modules() {
-            if let (Some(image), Some(module)) = (self.modules.image(id), self.modules.module(id))
-                && found.iter().all(|(_, known)| known.key() != image.key())
-            {
-                found.push((Arc::clone(&module.path), image));
-            }
-        }
-        found
-    }
-
-    /// How the kernel side can collect the Python frames of a process; `None` when it runs no
-    /// Python (that is understood).
-    pub fn python_plan(&mut self, tgid: u32) -> Option<PythonPlan> {
-        let known = self.modules.process(tgid).cloned();
-        let process = known.or_else(|| self.modules.refresh(tgid))?;
-        self.python.plan(tgid, &process, &mut self.modules)
+    /// What processes have mapped.
+    pub fn modules(&mut self) -> &mut Modules {
+        &mut self.modules
     }
 
     /// Unwinds one copy; `bytes` are the stack bytes that follow the record (only the first
-    /// [`StackCopy::len`] count).
-    pub fn take(&mut self, copy: &StackCopy, bytes: &[u8]) -> Taken {
-        self.take_with_python(copy, bytes, &[])
-    }
-
-    /// [`Stacks::take`] where the kernel side collects Python frames too. `python` are the Python frames the kernel side found at the
-    /// same moment, innermost first; without any they are read now, which may be late.
-    pub fn take_with_python(
+    /// [`StackCopy::len`] count). `found` are the frames of an interpreter that the kernel side
+    /// found at the same moment, innermost first; without any they are read now, which may be
+    /// late.
+    pub fn take(
         &mut self,
+        runtimes: &mut Runtimes,
         copy: &StackCopy,
         bytes: &[u8],
-        python: &[PythonFrame],
+        found: &[RuntimeFrame],
     ) -> Taken {
-        self.take_some(copy, bytes, python, true)
+        self.take_some(runtimes, copy, bytes, found, true)
     }
 
-    /// [`Stacks::take`] for a process of which the kernel side learns only now that it runs
-    /// Python: where the thread has gone on since, its Python frames are left out, because others
+    /// [`Stacks::take`] for a process of which the kernel side learns only now how to find its
+    /// interpreted frames: where the thread has gone on since, they are left out, because others
     /// would be blamed.
-    pub fn take_first(&mut self, copy: &StackCopy, bytes: &[u8]) -> Taken {
-        self.take_some(copy, bytes, &[], false)
+    pub fn take_first(&mut self, runtimes: &mut Runtimes, copy: &StackCopy, bytes: &[u8]) -> Taken {
+        self.take_some(runtimes, copy, bytes, &[], false)
     }
 
     fn take_some(
         &mut self,
+        runtimes: &mut Runtimes,
         copy: &StackCopy,
         bytes: &[u8],
-        python: &[PythonFrame],
+        found: &[RuntimeFrame],
         even_late: bool,
     ) -> Taken {
         let stack = &bytes[..bytes.len().min(copy.len as usize)];
         let Some((process, own)) = self.mappings(copy) else {
             return Taken::default();
         };
-        let unwound = unwind(&*process, &mut self.rules, copy, stack);
+        runtimes.look(copy.tgid, &process, &mut self.modules);
+        let unwound = runtimes.with_walkers(copy.tgid, |walkers| {
+            unwind(&*process, &mut self.rules, walkers, copy, stack)
+        });
         if !own && unwound.stop != Stop::Complete {
             // not the parent's program after all
             return Taken::default();
         }
-        let runs_python = self.python.runs_in(copy.tgid, &process, &mut self.modules);
-        let mut interpreted = if runs_python {
-            self.python.frames(copy, stack, &process, &unwound, python)
-        } else {
-            Interleaved {
-                exact: true,
-                ..Interleaved::default()
-            }
-        };
+        let mut interpreted = runtimes.interleave(&Copied {
+            copy,
+            stack,
+            found,
+            unwound: &unwound,
+            process: &process,
+        });
         if !interpreted.exact && !even_late {
             interpreted.frames.clear();
         }
-        // Native frames alone don't tell Python's call paths apart.
+        // Native frames alone don't tell an interpreter's call paths apart.
         let native = interpreted.frames.is_empty() && interpreted.exact;
-        let python = if native { &[] } else { python };
+        let found = if native { &[] } else { found };
         let (exact, interpreted) = (interpreted.exact, interpreted.frames);
         let stop = if exact || unwound.stop != Stop::Complete {
             unwound.stop
         } else {
             Stop::Late
         };
-        let id = self.number(copy.tgid, kept(&unwound, &interpreted), stop, &process);
+        let frames = kept(&unwound, &interpreted);
+        // What a compiler made moves: names that were read when the thread had gone on already are
+        // believed for later calls when they are read a second time.
+        let certain = unwound.managed.is_empty()
+            || self.ids.contains_key(&(copy.tgid, Arc::clone(&frames)))
+            || (unwound.managed.iter().all(|frame| frame.doubt.is_none()) && has_not_moved(copy));
+        let id = self.number(copy.tgid, frames, stop, &process);
         let want_bytes = unwound.stop.wants_more().filter(|want| *want > stack.len());
-        let learnable = native || (exact && !python.is_empty());
+        let learnable = certain && (native || (exact && !found.is_empty()));
         let learned = if learnable && want_bytes.is_none() && id != STACK_NONE {
-            self.trie.learn(&unwound, python, copy.sp, copy.tgid, id)
+            self.trie.learn(&unwound, found, copy.sp, copy.tgid, id)
         } else {
             Learned::default()
         };
@@ -368,9 +356,15 @@ impl Stacks {
     pub fn unwind_again(&mut self, copy: &StackCopy, bytes: &[u8]) -> usize {
         let stack = &bytes[..bytes.len().min(copy.len as usize)];
         self.modules.process(copy.tgid).map_or(0, |process| {
-            unwind(&**process, &mut self.rules, copy, stack)
-                .frames
-                .len()
+            unwind(
+                &**process,
+                &mut self.rules,
+                &mut Walkers::none(),
+                copy,
+                stack,
+            )
+            .frames
+            .len()
         })
     }
 
@@ -412,7 +406,6 @@ impl Stacks {
     pub fn forget_process(&mut self, tgid: u32) -> Forgotten {
         self.modules.forget(tgid);
         self.naming.forget(tgid);
-        self.python.forget(tgid);
         self.ids.retain(|(owner, _), _| *owner != tgid);
         self.records.retain(|_, record| record.tgid != tgid);
         self.trie.forget(tgid)
@@ -443,20 +436,30 @@ impl Stacks {
     }
 }
 
+/// The frames to keep: native ones, with the interpreted ones inside of those that run them.
 fn kept(unwound: &Unwound, interpreted: &[(usize, Vec<Named>)]) -> Arc<[Kept]> {
     let mut frames = Vec::with_capacity(unwound.frames.len());
     for (index, frame) in unwound.frames.iter().enumerate() {
         for (_, inner) in interpreted.iter().filter(|(at, _)| *at == index) {
-            frames.extend(inner.iter().map(|f| {
-                Kept::Interpreted(Arc::new(Interpreted {
-                    function: f.function.clone(),
-                    file: f.file.clone(),
-                    line: f.line,
-                    function_line: f.function_line,
-                }))
-            }));
+            frames.extend(inner.iter().map(named));
         }
-        frames.push(Kept::Native(*frame));
+        match unwound.managed_at(index) {
+            None => frames.push(Kept::Native(*frame)),
+            // a perf map may have the name that the runtime's own structures don't give
+            Some(managed) if managed.functions.is_empty() && managed.doubt.is_some() => {
+                frames.push(Kept::Native(*frame));
+            }
+            Some(managed) => frames.extend(managed.functions.iter().map(named)),
+        }
     }
     frames.into()
+}
+
+fn named(frame: &Named) -> Kept {
+    Kept::Interpreted(Arc::new(Interpreted {
+        function: frame.function.clone(),
+        file: frame.file.clone(),
+        line: frame.line,
+        function_line: frame.function_line,
+    }))
 }

@@ -13,7 +13,7 @@ use tracer_ebpf::{COPY_BYTES_MAX, StackCopy, TRIE_END};
 
 use super::{Limits, Stacks};
 use crate::model::{Frame, StackQuality};
-use crate::{elf::Image, symbols::symbolize::Names, unwind::walk::Stop};
+use crate::{elf::Image, runtimes::Runtimes, symbols::symbolize::Names, unwind::walk::Stop};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -212,7 +212,7 @@ fn c_without_frame_pointers_is_unwound_to_the_end_with_file_and_line() -> Result
     let child = Program::start(&mut Command::new(&program))?;
     let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
     let mut stacks = Stacks::new(Limits::default());
-    let taken = stacks.take(&copy, &stack);
+    let taken = stacks.take(&mut Runtimes::default(), &copy, &stack, &[]);
     let site = stacks.site(taken.id);
     assert_eq!(
         stacks.stop(taken.id),
@@ -245,7 +245,7 @@ fn c_without_frame_pointers_is_unwound_to_the_end_with_file_and_line() -> Result
     assert_eq!(functions(&site.frames).last(), Some(&"_start"));
 
     // The same stack again is the same number and teaches nothing new.
-    let again = stacks.take(&copy, &stack);
+    let again = stacks.take(&mut Runtimes::default(), &copy, &stack, &[]);
     assert_eq!((again.id, again.learned.entries.len()), (taken.id, 0));
     // What was learned leads over the very words of the stack to the number.
     let (mut address, mut slot, mut node) = (copy.ip, copy.sp, 0);
@@ -284,7 +284,7 @@ fn a_deleted_and_replaced_binary_keeps_its_own_names() -> Result {
     std::fs::copy("/bin/true", &program)?;
     let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
     let mut stacks = Stacks::new(Limits::default());
-    let id = stacks.take(&copy, &stack).id;
+    let id = stacks.take(&mut Runtimes::default(), &copy, &stack, &[]).id;
     assert_eq!(own(&stacks.site(id).frames), SHAPES);
     Ok(())
 }
@@ -304,7 +304,7 @@ fn a_stripped_binary_has_places_of_functions_and_a_complete_stack() -> Result {
     let child = Program::start(&mut Command::new(&program))?;
     let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
     let mut stacks = Stacks::new(Limits::default());
-    let id = stacks.take(&copy, &stack).id;
+    let id = stacks.take(&mut Runtimes::default(), &copy, &stack, &[]).id;
     let site = stacks.site(id);
     assert_eq!(site.quality, StackQuality::Complete);
     let blamed = site.blamed().ok_or("no call site")?;
@@ -358,7 +358,7 @@ fn a_process_that_is_gone_is_named_from_what_was_pinned() -> Result {
     let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
     drop(child);
     drop(dir);
-    let id = stacks.take(&copy, &stack).id;
+    let id = stacks.take(&mut Runtimes::default(), &copy, &stack, &[]).id;
     assert_eq!(own(&stacks.site(id).frames), SHAPES);
     Ok(())
 }
@@ -373,7 +373,7 @@ fn a_short_copy_says_how_much_it_wants_and_is_not_learned() -> Result {
     let child = Program::start(&mut Command::new(&program))?;
     let (copy, stack) = capture(child.pid(), 1024)?;
     let mut stacks = Stacks::new(Limits::default());
-    let taken = stacks.take(&copy, &stack);
+    let taken = stacks.take(&mut Runtimes::default(), &copy, &stack, &[]);
     assert!(taken.learned.entries.is_empty());
     assert!(
         taken.want_bytes.is_some_and(|want| want > 3000),
@@ -401,7 +401,7 @@ fn a_signal_handler_is_followed_into_the_code_it_interrupted() -> Result {
     let child = Program::start(Command::new(&program).arg("signal"))?;
     let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
     let mut stacks = Stacks::new(Limits::default());
-    let id = stacks.take(&copy, &stack).id;
+    let id = stacks.take(&mut Runtimes::default(), &copy, &stack, &[]).id;
     let site = stacks.site(id);
     let names = functions(&site.frames);
     assert_eq!(stacks.stop(id), Some(Stop::Complete), "{names:?}");
@@ -459,7 +459,7 @@ fn the_test_binary_itself_is_named_by_its_debug_information() -> Result {
             saved: [bx, r12, r13, r14, r15],
             ..StackCopy::default()
         };
-        Ok(stacks.take(&copy, &bytes))
+        Ok(stacks.take(&mut Runtimes::default(), &copy, &bytes, &[]))
     }
     let mut stacks = Stacks::new(Limits::default());
     let taken = here(&mut stacks)?;

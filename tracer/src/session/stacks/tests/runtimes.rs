@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     model::{Frame, StackQuality},
+    runtimes::Runtimes,
     unwind::{trie::Learned, walk::Stop},
 };
 
@@ -123,7 +124,8 @@ fn python_frames_are_shown_inside_the_interpreters() -> Result {
         let (copy, stack, fs_base) = capture_all(child.pid(), COPY_BYTES_MAX)?;
         let python = format!("{command:?}");
         let mut stacks = Stacks::new(Limits::default());
-        let taken = stacks.take(&copy, &stack);
+        let mut runtimes = Runtimes::default();
+        let taken = stacks.take(&mut runtimes, &copy, &stack, &[]);
         assert!(
             taken.learned.entries.is_empty(),
             "{python}: native frames alone say nothing"
@@ -156,9 +158,10 @@ fn python_frames_are_shown_inside_the_interpreters() -> Result {
         assert_eq!(site.line_in_function, Some(2), "{python}");
         assert_eq!(stacks.stop(taken.id), Some(Stop::Complete), "{python}");
         // What the kernel side would collect gives the same stack, and can be learned.
-        let plan = stacks.python_plan(child.pid()).ok_or("no plan")?;
+        let plan = runtimes.plan(child.pid(), stacks.modules());
+        let plan = plan.ok_or("no plan")?;
         let found = follow(child.pid(), &plan, fs_base)?;
-        let with = stacks.take_with_python(&copy, &stack, &found);
+        let with = stacks.take(&mut runtimes, &copy, &stack, &found);
         assert_eq!(with.id, taken.id, "{python}");
         let native = stacks.records[&taken.id]
             .frames
@@ -175,12 +178,13 @@ fn python_frames_are_shown_inside_the_interpreters() -> Result {
         );
         // A thread that has gone on since a first copy shows no Python frames rather than others.
         let gone = StackCopy { tid: 1, ..copy };
-        let first = stacks.take_first(&gone, &stack);
+        let first = stacks.take_first(&mut runtimes, &gone, &stack);
         let late = stacks.site(first.id);
         assert!(!late.frames.is_empty() && late.blamed().is_none());
         assert_eq!(late.quality, StackQuality::Truncated, "{python}");
         assert_eq!(first.learned, Learned::default(), "{python}");
-        assert_eq!(stacks.take_first(&copy, &stack).id, taken.id, "{python}");
+        let again = stacks.take_first(&mut runtimes, &copy, &stack);
+        assert_eq!(again.id, taken.id, "{python}");
         // `sorted` lies between the two calls of the interpreter.
         let names = functions(&site.frames);
         let (inner, outer) = (
@@ -287,7 +291,7 @@ fn native_frames_equal_gdbs() -> Result {
         until_asleep(child.pid())?;
         let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
         let mut stacks = Stacks::new(Limits::default());
-        let id = stacks.take(&copy, &stack).id;
+        let id = stacks.take(&mut Runtimes::default(), &copy, &stack, &[]).id;
         assert_eq!(
             native(&stacks, id),
             expected,
@@ -312,7 +316,7 @@ fn node_frames_are_named_by_its_perf_map() -> Result {
     let child = Program::start(&mut node)?;
     let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
     let mut stacks = Stacks::new(Limits::default());
-    let id = stacks.take(&copy, &stack).id;
+    let id = stacks.take(&mut Runtimes::default(), &copy, &stack, &[]).id;
     let site = stacks.site(id);
     let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", child.pid()));
     assert_eq!(stacks.stop(id), Some(Stop::Complete));
@@ -373,7 +377,7 @@ fn java_frames_are_named_by_its_perf_map() -> Result {
     let tid: u32 = main.file_name().to_str().ok_or("tid")?.parse()?;
     let (copy, stack, _) = capture_thread(child.pid(), tid, COPY_BYTES_MAX)?;
     let mut stacks = Stacks::new(Limits::default());
-    let id = stacks.take(&copy, &stack).id;
+    let id = stacks.take(&mut Runtimes::default(), &copy, &stack, &[]).id;
     let site = stacks.site(id);
     let _ = std::fs::remove_file(format!("/tmp/perf-{}.map", child.pid()));
     let names = functions(&site.frames);

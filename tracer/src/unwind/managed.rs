@@ -6,34 +6,10 @@
 //! there, how to reach the caller, and which words of the stack tell this call from another one at
 //! the same return address (an interpreter has one return address for all functions).
 
-use crate::symbols::symbolize::Named;
-
-/// Memory of a process, for whoever reads a runtime's structures. Every read may fail: the process
-/// goes on, and what it holds is not trusted.
-pub trait Memory {
-    /// Fills `buffer` from `address`; `false` when any of it can't be read.
-    fn read(&self, address: u64, buffer: &mut [u8]) -> bool;
-
-    /// A 64-bit word, little endian.
-    fn word(&self, address: u64) -> Option<u64> {
-        let mut bytes = [0; 8];
-        self.read(address, &mut bytes)
-            .then(|| u64::from_le_bytes(bytes))
-    }
-
-    /// A 32-bit word, little endian.
-    fn half(&self, address: u64) -> Option<u32> {
-        let mut bytes = [0; 4];
-        self.read(address, &mut bytes)
-            .then(|| u32::from_le_bytes(bytes))
-    }
-
-    /// One byte.
-    fn byte(&self, address: u64) -> Option<u8> {
-        let mut byte = [0];
-        self.read(address, &mut byte).then_some(byte[0])
-    }
-}
+use crate::{
+    memory::{Memory, NoMemory},
+    model::Named,
+};
 
 /// Where an unwinder stands: the registers of one frame. What it does not know is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,4 +68,45 @@ pub trait Walker {
         stack: &dyn Fn(u64) -> Option<u64>,
         memory: &dyn Memory,
     ) -> Option<ManagedFrame>;
+}
+
+/// The walkers of one process.
+pub struct Walkers<'a> {
+    walkers: Vec<&'a mut dyn Walker>,
+    memory: &'a dyn Memory,
+}
+
+impl std::fmt::Debug for Walkers<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} walkers", self.walkers.len())
+    }
+}
+
+impl<'a> Walkers<'a> {
+    /// These walkers, who read that memory.
+    #[must_use]
+    pub fn new(walkers: Vec<&'a mut dyn Walker>, memory: &'a dyn Memory) -> Walkers<'a> {
+        Walkers { walkers, memory }
+    }
+
+    /// A process without code that a runtime made.
+    #[must_use]
+    pub fn none() -> Walkers<'static> {
+        Walkers {
+            walkers: Vec::new(),
+            memory: &NoMemory,
+        }
+    }
+
+    /// What the walker who claims it says of a frame; `None` where nobody does, or where he can't
+    /// tell.
+    pub fn explain(
+        &mut self,
+        at: Place,
+        stack: &dyn Fn(u64) -> Option<u64>,
+    ) -> Option<ManagedFrame> {
+        let pc = at.pc.wrapping_sub(u64::from(at.returning));
+        let walker = self.walkers.iter_mut().find(|walker| walker.claims(pc))?;
+        walker.explain(at, stack, self.memory)
+    }
 }

@@ -8,11 +8,10 @@ use std::{
 
 use aya::programs::uprobe::UProbeLink;
 
-use crate::session::Session;
 use crate::{
     elf::{Image, ImageKey},
     kernel::{probes::Probes, uprobes, uprobes::Place},
-    session::stacks::Stacks,
+    runtimes::view::InView,
 };
 
 /// Executables that are looked into, by name.
@@ -44,25 +43,16 @@ pub struct EventLoops {
 type EventLoop = Result<Vec<UProbeLink>, String>;
 
 impl EventLoops {
-    /// Looks at the processes that came into view, and forgets those that are gone.
-    fn follow(&mut self, probes: &mut Probes, stacks: &mut Stacks, pids: &[u32]) {
-        let present: HashSet<u32> = pids.iter().copied().collect();
-        self.known.retain(|pid, _| present.contains(pid));
-        self.refused.retain(|pid| present.contains(pid));
-        for &pid in pids {
-            if self.known.contains_key(&pid) {
-                continue;
-            }
-            let loops = if is_node(pid) {
-                self.consider(probes, stacks, pid)
-            } else {
-                Vec::new()
-            };
+    /// Looks at a process that came into view.
+    pub fn attach(&mut self, process: &mut InView<'_>, probes: &mut Probes) {
+        let pid = process.pid();
+        if is_node(process) {
+            let loops = self.consider(probes, process);
             self.known.insert(pid, loops);
         }
     }
 
-    /// The process runs another program now.
+    /// The process has ended, or runs another program now.
     pub fn forget(&mut self, pid: u32) {
         self.known.remove(&pid);
         self.refused.remove(&pid);
@@ -81,13 +71,14 @@ impl EventLoops {
     }
 
     /// The files that a process has its event loop from, probed where that can be.
-    fn consider(&mut self, probes: &mut Probes, stacks: &mut Stacks, pid: u32) -> Vec<ImageKey> {
+    fn consider(&mut self, probes: &mut Probes, process: &mut InView<'_>) -> Vec<ImageKey> {
         let mut of_process = Vec::new();
-        for (path, image) in stacks.images(pid) {
-            let name = path.rsplit('/').next().unwrap_or(&path);
-            if !FILES.iter().any(|file| name.starts_with(file)) {
+        let pid = process.pid();
+        for file in process.files() {
+            if !FILES.iter().any(|prefix| file.name().starts_with(prefix)) {
                 continue;
             }
+            let (path, image) = (&file.path, &file.image);
             let key = image.key();
             if !self.loops.contains_key(&key) {
                 if self.loops.len() >= LOOPS_MAX {
@@ -97,7 +88,7 @@ impl EventLoops {
                     self.refused.insert(pid);
                     continue;
                 }
-                let probed = attach(probes, &image).map_err(|reason| {
+                let probed = attach(probes, image).map_err(|reason| {
                     format!("{path}: connections are charged to the event loop, because {reason}")
                 });
                 self.loops.insert(key, probed);
@@ -118,17 +109,9 @@ impl EventLoops {
     }
 }
 
-impl Session {
-    /// Probes the event loops of the target.
-    pub(crate) fn follow_loops(&mut self, pids: &[u32]) {
-        self.loops.follow(&mut self.probes, &mut self.stacks, pids);
-    }
-}
-
-fn is_node(pid: u32) -> bool {
-    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| {
-        let name = exe.file_name().unwrap_or_default().to_string_lossy();
-        let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
+fn is_node(process: &InView<'_>) -> bool {
+    process.executable().is_some_and(|exe| {
+        let name = exe.rsplit('/').next().unwrap_or(&exe);
         PROGRAMS.contains(&name)
     })
 }

@@ -9,16 +9,15 @@ use std::{
 
 use super::perf_map_request;
 use crate::procs::clock::monotonic_ns;
-use crate::session::{SECOND_NS, Session};
 
 /// Shortest time between two questions to one program: what it compiled since is in the answer.
-const ASK_EVERY_NS: u64 = 20 * SECOND_NS;
+const ASK_EVERY_NS: u64 = 20_000_000_000;
 /// Programs asked side by side, each by a thread.
 const ASKING_MAX: usize = 4;
 
 /// The programs that were asked.
 #[derive(Debug)]
-pub struct Jvms {
+pub struct Names {
     wanted: bool,
     /// When each may be asked again.
     asked: HashMap<u32, u64>,
@@ -30,10 +29,10 @@ pub struct Jvms {
 
 type Answer = (u32, Result<(), String>);
 
-impl Jvms {
+impl Names {
     /// Nobody was asked yet; nobody ever is where it is not wanted.
-    pub fn new(wanted: bool) -> Jvms {
-        Jvms {
+    pub fn new(wanted: bool) -> Names {
+        Names {
             wanted,
             asked: HashMap::new(),
             refused: HashMap::new(),
@@ -43,7 +42,11 @@ impl Jvms {
     }
 
     /// Asks these programs, which have compiled code without names, without waiting for them.
-    fn ask(&mut self, pids: &[u32], now_ns: u64) {
+    pub fn ask(&mut self, pids: &[u32]) {
+        if !self.wanted {
+            return;
+        }
+        let now_ns = monotonic_ns();
         for (pid, answer) in self.answers.1.try_iter() {
             self.asking -= 1;
             if let Err(reason) = answer {
@@ -86,13 +89,4 @@ impl Jvms {
 /// Whether the process is one of the programs by the name of `java`.
 fn is_java(pid: u32) -> bool {
     crate::procs::exe(pid).is_some_and(|exe| exe.rsplit('/').next() == Some("java"))
-}
-
-impl Session {
-    /// Asks the Java programs of the target whose compiled code lacks names.
-    pub(crate) fn ask_jvms(&mut self) {
-        if self.jvms.wanted {
-            self.jvms.ask(&self.stacks.unnamed(), monotonic_ns());
-        }
-    }
 }
