@@ -3,6 +3,7 @@
 //!
 //! The tests know tracer by its commands, its JSON and its exit statuses only.
 
+pub mod corpus;
 pub mod daemon;
 pub mod fixtures;
 pub mod gdb;

@@ -1,0 +1,279 @@
+//! The corpus: programs that leak and programs that only look so, and how tracer judges them.
+
+pub mod judge;
+pub mod subjects;
+pub mod table;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    go::{self, Variant},
+    host,
+    program::Program,
+    runner::Skip,
+    tracer,
+};
+use judge::Cell;
+use subjects::Subject;
+
+/// Version of Go that the corpus uses.
+const GO: &str = "1.27.3";
+
+/// What became of one subject.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was watched.
+    Seen {
+        /// What was right.
+        cells: Vec<Cell>,
+        /// The report.
+        report: Value,
+    },
+    /// Its language is not on this machine.
+    Skipped(String),
+    /// It could not be run, or tracer failed.
+    Failed(String),
+}
+
+impl Outcome {
+    /// One word or a reason, for a line of progress.
+    #[must_use]
+    pub fn in_short(&self) -> &str {
+        match self {
+            Outcome::Seen { cells, .. } if cells.iter().all(|c| c.right) => "right",
+            Outcome::Seen { .. } => "wrong",
+            Outcome::Skipped(why) | Outcome::Failed(why) => why,
+        }
+    }
+}
+
+/// The programs, built.
+#[derive(Debug)]
+pub struct Programs {
+    directory: TempDir,
+    /// Languages that can't be had, and why.
+    missing: HashMap<String, String>,
+    go: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Builds what the subjects need.
+    ///
+    /// # Errors
+    /// When a compiler that is there fails.
+    pub fn build<'a>(subjects: impl Iterator<Item = &'a Subject>) -> Result<Programs> {
+        let languages: BTreeSet<String> = subjects.map(|s| s.language().to_owned()).collect();
+        let mut programs = Programs {
+            directory: TempDir::new().context("a folder for the programs")?,
+            missing: HashMap::new(),
+            go: None,
+        };
+        for language in languages {
+            match programs.build_language(&language) {
+                Ok(()) => {}
+                Err(error) if error.is::<Skip>() => {
+                    programs.missing.insert(language, error.to_string());
+                }
+                Err(error) => {
+                    return Err(error.context(format!("building the {language} programs")));
+                }
+            }
+        }
+        Ok(programs)
+    }
+
+    fn build_language(&mut self, language: &str) -> Result<()> {
+        let source = subjects::directory().join(language);
+        let out = |name: &str| self.directory.path().join(format!("{language}-{name}"));
+        let need = |tool: &str| {
+            host::tool(tool).map_err(|_| anyhow::Error::from(Skip(format!("skipped, no {tool}"))))
+        };
+        match language {
+            "python" => need("python3").map(drop),
+            "shell" => need("bash").and_then(|_| need("curl")).map(drop),
+            "node" | "ruby" | "php" => need(language).map(drop),
+            "c" => {
+                for name in ["leaks", "healthy"] {
+                    let file = source.join(format!("{name}.c"));
+                    let flags = ["-O1", "-g", "-Wall", "-D_GNU_SOURCE", "-pthread", "-o"];
+                    let mut gcc = Command::new(need("gcc")?);
+                    quietly(gcc.args(flags).arg(out(name)).arg(file))?;
+                }
+                Ok(())
+            }
+            "rust" => {
+                for name in ["leaks", "healthy"] {
+                    let file = source.join(format!("{name}.rs"));
+                    let mut rustc = Command::new(need("rustc")?);
+                    quietly(
+                        rustc
+                            .args(["--edition=2021", "-g", "-o"])
+                            .arg(out(name))
+                            .arg(file),
+                    )?;
+                }
+                Ok(())
+            }
+            "java" => {
+                need("java")?;
+                let mut javac = Command::new(need("javac")?);
+                javac
+                    .arg("-nowarn")
+                    .arg("-d")
+                    .arg(self.directory.path().join("java"));
+                quietly(javac.args(["Leaks.java", "Healthy.java"].map(|f| source.join(f))))
+            }
+            "go" => {
+                self.go = Some(go::build(GO, Variant::Plain)?);
+                Ok(())
+            }
+            other => bail!("no language {other}"),
+        }
+    }
+
+    /// Runs one subject and has it watched for `seconds`.
+    #[must_use]
+    pub fn watch(&self, subject: &Subject, seconds: u64) -> Outcome {
+        if let Some(why) = self.missing.get(subject.language()) {
+            return Outcome::Skipped(why.clone());
+        }
+        match self.report(subject, seconds) {
+            Ok((report, cells)) => Outcome::Seen { cells, report },
+            Err(error) => Outcome::Failed(format!("failed: {error:#}")),
+        }
+    }
+
+    fn report(&self, subject: &Subject, seconds: u64) -> Result<(Value, Vec<Cell>)> {
+        let lines = subject.lines()?;
+        let folder = TempDir::new()?;
+        let (mut server, ports) = self.server(subject, folder.path())?;
+        let mut program = self.start(subject, &ports)?;
+        let word = if subject.language() == "go" {
+            "READY"
+        } else {
+            "ready"
+        };
+        let port = program.line(word, Duration::from_secs(30))?;
+        let mut driver = match &subject.drive {
+            None => None,
+            Some(manner) => Some(Program::start(
+                Command::new(host::tool("python3")?)
+                    .arg(subjects::directory().join("drive.py"))
+                    .args([manner, port.trim()]),
+            )?),
+        };
+        let check = tracer::check(program.pid(), seconds)?.report();
+        ensure!(
+            program.runs()?,
+            "the program ended early: {}",
+            program.stderr()
+        );
+        ensure!(
+            server.runs()?,
+            "the server ended early: {}",
+            server.stderr()
+        );
+        if let Some(driver) = &mut driver {
+            ensure!(
+                driver.runs()?,
+                "the client ended early: {}",
+                driver.stderr()
+            );
+        }
+        let report = check?.0;
+        let cells = judge::judge(subject, &lines, &report);
+        Ok((report, cells))
+    }
+
+    /// The other end, and its ports as it told them.
+    fn server(&self, subject: &Subject, folder: &Path) -> Result<(Program, String)> {
+        let (mut command, word) = match &self.go {
+            Some(program) if subject.language() == "go" => {
+                let mut command = Command::new(program);
+                command.args(["serve", "-dir"]).arg(folder);
+                (command, "READY")
+            }
+            _ => {
+                let mut command = Command::new(host::tool("python3")?);
+                command
+                    .arg(subjects::directory().join("server.py"))
+                    .arg(folder.join("http"));
+                (command, "{")
+            }
+        };
+        let mut server = Program::start(&mut command)?;
+        let rest = server.line(word, Duration::from_secs(20))?;
+        let ports = if word == "{" {
+            format!("{{{rest}")
+        } else {
+            rest
+        };
+        Ok((server, ports.trim().to_owned()))
+    }
+
+    fn start(&self, subject: &Subject, ports: &str) -> Result<Program> {
+        let name = subject.program();
+        let built = if subject.leaks() { "leaks" } else { "healthy" };
+        let mut command = match subject.language() {
+            "go" => {
+                let program = self.go.as_ref().context("no Go program")?;
+                let mut command = Command::new(program);
+                command.args([name, "-servers", ports, "-n", "100000", "-every", "700ms"]);
+                command
+            }
+            "c" | "rust" | "java" => {
+                let ports: Value = serde_json::from_str(ports)?;
+                let port = |name: &str| ports[name].to_string();
+                let language = subject.language();
+                let mut command = match language {
+                    "java" => {
+                        let mut java = Command::new(host::tool("java")?);
+                        let main = if subject.leaks() { "Leaks" } else { "Healthy" };
+                        java.arg("-cp")
+                            .arg(self.directory.path().join("java"))
+                            .arg(main);
+                        java
+                    }
+                    _ => Command::new(self.directory.path().join(format!("{language}-{built}"))),
+                };
+                let unix = ports["unix"].as_str().unwrap_or_default();
+                command.args([name, &port("http"), &port("lines"), unix]);
+                command
+            }
+            language => {
+                let tool = match language {
+                    "python" => "python3",
+                    "shell" => "bash",
+                    other => other,
+                };
+                let mut command = Command::new(host::tool(tool)?);
+                command
+                    .arg(subject.source()?)
+                    .arg(name)
+                    .env("CORPUS", ports);
+                command
+            }
+        };
+        Program::start(&mut command)
+    }
+}
+
+fn quietly(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    ensure!(
+        output.status.success(),
+        "{:?}: {}",
+        command.get_program(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
