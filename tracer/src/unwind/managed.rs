@@ -48,7 +48,7 @@ pub struct Caller {
     pub slot: u64,
     /// The return address.
     pub pc: u64,
-    /// Its stack pointer, just above `slot`.
+    /// Its stack pointer, above `slot`: just above, or above arguments that were pushed for the call.
     pub sp: u64,
     /// Its RBP, where known.
     pub fp: Option<u64>,
