@@ -4,7 +4,9 @@
 use bytes::Bytes;
 
 use crate::{
-    config, kernel, procs,
+    config,
+    elf::{Image, ImageKey},
+    kernel, procs,
     procs::maps,
     protocols,
     runtimes::{go, python},
@@ -36,14 +38,15 @@ pub fn elf(data: &[u8]) {
 
 /// A Go executable: build information, function table, where probes would go.
 pub fn golang(data: &[u8]) {
-    let _ = go::is_go(data);
     let Ok(binary) = go::GoBinary::parse(Bytes::copy_from_slice(data)) else {
         return;
     };
     let names = ["main.main", "net/http.(*persistConn).readLoop"];
     for function in binary.functions_named(&names).into_iter().flatten() {
         let _ = binary.frames(function.entry);
-        let _ = binary.code(function).and_then(go::prologue::attach_offset);
+        let _ = binary
+            .code(function)
+            .map(|code| go::prologue::attach_offset(&code));
     }
     for word in data.chunks_exact(8).take(64) {
         let address = word.iter().fold(0, |sum, b| sum << 8 | u64::from(*b));
@@ -54,7 +57,10 @@ pub fn golang(data: &[u8]) {
 
 /// The types that a Go program's debug information describes.
 pub fn go_dwarf(data: &[u8]) {
-    let _ = go::dwarf::read(data);
+    let key = ImageKey::for_memory(1, data.len() as u64);
+    if let Ok(image) = Image::from_memory(key, data.to_vec()) {
+        let _ = go::dwarf::read(&image);
+    }
 }
 
 /// Goroutines, connections and settings in the memory of a Go program.

@@ -4,7 +4,6 @@ use std::{
     collections::HashMap, fs::File, io::Read, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc,
 };
 
-use bytes::Bytes;
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::{
@@ -206,15 +205,6 @@ impl Naming {
     }
 }
 
-/// A pinned file's contents, shared with Go's reader.
-struct Contents(Arc<Image>);
-
-impl AsRef<[u8]> for Contents {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 /// Go's function table with the names of its main module.
 #[derive(Debug)]
 struct GoTable(GoBinary);
@@ -249,8 +239,7 @@ impl FunctionTable for GoTable {
 
 /// What a language runtime's own table in this file says.
 fn function_table(image: &Arc<Image>) -> Table {
-    // The file that is being parsed lives as long as the table: its descriptor stays open.
-    let binary = GoBinary::parse(Bytes::from_owner(Contents(image.clone()))).ok()?;
+    let binary = GoBinary::read(image.clone()).ok()?;
     Some(Arc::new(GoTable(binary)))
 }
 

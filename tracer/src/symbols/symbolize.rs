@@ -298,7 +298,9 @@ fn debug_file(image: &Image, directories: &[PathBuf]) -> Option<PathBuf> {
     let usual = Path::new(DEBUG_DIRECTORY);
     let places = directories.iter().map(PathBuf::as_path).chain([usual]);
     places.map(|place| place.join(&name)).find(|path| {
-        let debug = std::fs::File::open(path).ok().and_then(Image::open);
+        let debug = std::fs::File::open(path)
+            .ok()
+            .and_then(|file| Image::open(file).ok());
         debug.is_some_and(|debug| debug.build_id() == image.build_id())
     })
 }

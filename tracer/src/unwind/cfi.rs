@@ -556,9 +556,9 @@ impl<'a> Frames<'a> {
     }
 }
 
-/// A part's bytes borrowed for as long as the image.
+/// A part's bytes, held as long as the image.
 fn slice<'a>(image: &'a Image, part: &Part) -> Option<&'a [u8]> {
-    image.get(part.bytes.clone())
+    image.held(part)
 }
 
 /// `.eh_frame` of a file without section table: its address is in the search table's header.

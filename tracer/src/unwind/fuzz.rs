@@ -26,7 +26,7 @@ impl Space for OneFile {
 /// Takes an executable apart and unwinds stacks, made of its own bytes, in its code.
 pub fn unwind_hostile(data: &[u8]) {
     let key = ImageKey::for_memory(7, data.len() as u64);
-    let Some(image) = Image::from_memory(key, data.to_vec()) else {
+    let Ok(image) = Image::from_memory(key, data.to_vec()) else {
         return;
     };
     let _ = image.symbols(&["main", "_PyRuntime"]);
@@ -76,14 +76,15 @@ mod tests {
     #[test]
     fn a_search_table_that_points_before_its_section_is_survived() {
         let mut bytes = std::fs::read("/bin/true").unwrap_or_default();
-        let open = |bytes: &[u8]| Image::from_memory(ImageKey::for_memory(1, 0), bytes.to_vec());
+        let open =
+            |bytes: &[u8]| Image::from_memory(ImageKey::for_memory(1, 0), bytes.to_vec()).ok();
         let image = open(&bytes).unwrap();
         let text = image.section(".text").unwrap().address;
         assert!(function_start(&image, text).is_some());
         // Rows of two numbers of 32 bits each, relative to the table, after twelve bytes of header.
         let table = image.eh_frame_hdr().unwrap().bytes.clone();
-        let first = table.start + 12;
-        for row in (first..table.end - 7).step_by(8) {
+        let first = table.start as usize + 12;
+        for row in (first..table.end as usize - 7).step_by(8) {
             bytes[row + 4..row + 8].copy_from_slice(&i32::MIN.to_le_bytes());
         }
         assert_eq!(function_start(&open(&bytes).unwrap(), text), None);

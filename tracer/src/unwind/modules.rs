@@ -282,7 +282,9 @@ impl Modules {
                 .metadata()
                 .is_ok_and(|m| m.is_file() && m.len() <= IMAGE_BYTES_MAX);
             (
-                usable.then(|| Image::open(file).map(Arc::new)).flatten(),
+                usable
+                    .then(|| Image::open(file).ok().map(Arc::new))
+                    .flatten(),
                 now,
             )
         });
@@ -299,7 +301,7 @@ impl Modules {
             memory.seek(SeekFrom::Start(mapping.range.start)).ok()?;
             memory.read_exact(&mut bytes).ok()?;
             let key = ImageKey::for_memory(0, bytes.len() as u64);
-            let image = Arc::new(Image::from_memory(key, bytes)?);
+            let image = Arc::new(Image::from_memory(key, bytes).ok()?);
             self.images.insert(key, (Some(image.clone()), self.clock));
             self.vdso = Some(image);
         }

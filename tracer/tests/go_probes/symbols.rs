@@ -3,7 +3,10 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tracer::runtimes::go::{GoBinary, dwarf, offsets};
+use tracer::{
+    elf::Image,
+    runtimes::go::{GoBinary, dwarf, offsets},
+};
 use tracer_tests::go::{self, Variant};
 
 use crate::versions;
@@ -14,7 +17,7 @@ tracer_tests::tests![names_and_lines_agree_with_dwarf, offsets_agree_with_dwarf,
 /// version that is not in the table gives the right ones.
 fn offsets_agree_with_dwarf() -> Result<()> {
     for version in versions() {
-        let elf = fs::read(go::build(version, Variant::Plain)?)?;
+        let elf = Image::open(fs::File::open(go::build(version, Variant::Plain)?)?)?;
         let types = dwarf::read(&elf).with_context(|| format!("{version}: no DWARF"))?;
         let minor = version.split('.').nth(1).and_then(|m| m.parse().ok());
         let (members, layout) = (offsets::members(minor), offsets::layout(minor));

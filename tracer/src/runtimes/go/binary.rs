@@ -1,19 +1,19 @@
 //! One Go executable, ready to answer questions about its addresses.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use object::{
-    Endianness, Object as _, ObjectSection as _, ObjectSegment as _, read::elf::ElfFile64,
-};
 
 use super::{
     GoError, buildinfo,
     buildinfo::BuildInfo,
-    callsite,
-    image::Image,
-    moduledata,
+    callsite, moduledata,
     pclntab::{Function, FunctionTable, Position},
 };
-use crate::model::{Frame, Site, StackQuality};
+use crate::{
+    elf::{Image, ImageKey, Loaded},
+    model::{Frame, Site, StackQuality},
+};
 
 /// A position of a Go program.
 pub type GoFrame = Position;
@@ -24,40 +24,42 @@ pub type GoFrame = Position;
 pub struct GoBinary {
     /// Build information; empty where it was removed.
     pub info: BuildInfo,
-    image: Image,
+    image: Loaded,
     table: FunctionTable,
     module_data: u64,
 }
 
-/// `true` when the file is an ELF executable made by the Go linker. Reads headers only; where the
-/// section headers were removed, the writable data too.
+/// `true` when the file is an executable made by the Go linker. Reads headers only; where none of
+/// Go's sections is named, the writable data too.
 #[must_use]
-pub fn is_go(elf: &[u8]) -> bool {
-    let Ok(file) = ElfFile64::<Endianness>::parse(elf) else {
-        return false;
-    };
-    let named = [".go.buildinfo", ".gopclntab", ".note.go.buildid"];
-    if file
+pub fn is_go(image: &Image) -> bool {
+    const NAMED: [&str; 3] = [".go.buildinfo", ".gopclntab", ".note.go.buildid"];
+    image
         .sections()
-        .any(|s| s.name().is_ok_and(|name| named.contains(&name)))
-    {
-        return true;
-    }
-    file.segments().any(|segment| {
-        segment.permissions().writable() && segment.data().is_ok_and(buildinfo::contains_block)
-    })
+        .iter()
+        .any(|section| NAMED.contains(&section.name.as_str()))
+        || buildinfo::is_in(image)
 }
 
 impl GoBinary {
-    /// Reads the tables of an ELF file.
+    /// Reads the tables of an ELF file that is in memory.
+    ///
+    /// # Errors
+    /// As [`GoBinary::read`].
+    pub fn parse(elf: Bytes) -> Result<GoBinary, GoError> {
+        let key = ImageKey::for_memory(1, elf.len() as u64);
+        GoBinary::read(Arc::new(Image::from_memory(key, elf)?))
+    }
+
+    /// Reads the tables of an executable.
     ///
     /// # Errors
     /// [`GoError`]: which part is missing.
-    pub fn parse(elf: Bytes) -> Result<GoBinary, GoError> {
+    pub fn read(elf: Arc<Image>) -> Result<GoBinary, GoError> {
         if !is_go(&elf) {
             return Err(GoError::NotGo);
         }
-        let mut image = Image::parse(elf)?;
+        let mut image = Loaded::new(elf);
         let info = BuildInfo::find(&image).unwrap_or_default();
         let mut table = FunctionTable::find(&image).ok_or(GoError::NoFunctionTable)?;
         let module_data = moduledata::complete(&mut image, &mut table)?;
@@ -71,7 +73,7 @@ impl GoBinary {
 
     /// The executable's bytes by address.
     #[must_use]
-    pub fn image(&self) -> &Image {
+    pub fn image(&self) -> &Loaded {
         &self.image
     }
 
@@ -95,7 +97,7 @@ impl GoBinary {
 
     /// The machine code of a function.
     #[must_use]
-    pub fn code(&self, function: Function) -> Option<&[u8]> {
+    pub fn code(&self, function: Function) -> Option<Bytes> {
         let len = usize::try_from(function.end - function.entry).ok()?;
         self.image.slice(function.entry, len)
     }

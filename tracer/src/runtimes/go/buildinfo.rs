@@ -2,13 +2,21 @@
 //!
 //! Layout: `debug/buildinfo` of the Go standard library.
 
-use super::image::Image;
+use bytes::Bytes;
+
+use crate::elf::{Image, Loaded, Segment};
 
 const MAGIC: &[u8; 14] = b"\xff Go buildinf:";
 /// The block begins at a multiple of this.
 const ALIGN: usize = 16;
 /// Longest string that is believed; the module list of large programs has some 100 KiB.
-const STRING_MAX: usize = 16 << 20;
+const STRING_MAX: usize = 1 << 20;
+/// Bytes of one segment in which a block without a section is looked for; it is near the start.
+const SEARCHED_MAX: u64 = 4 << 20;
+/// Bytes read at a time in that search.
+const STEP: u64 = 64 << 10;
+/// Blocks tried in that search.
+const BLOCKS_MAX: usize = 64;
 
 /// A module and its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,20 +45,15 @@ pub struct BuildInfo {
 impl BuildInfo {
     /// Finds and reads the block in an executable.
     #[must_use]
-    pub fn find(image: &Image) -> Option<BuildInfo> {
-        if let Some((address, _)) = image.section(".go.buildinfo")
-            && let Some(info) = read(image, image.tail(address)?)
+    pub fn find(image: &Loaded) -> Option<BuildInfo> {
+        if let Some(address) = image.section(".go.buildinfo")
+            && let Some(info) = read(image, address)
         {
             return Some(info);
         }
-        // Where the section headers are gone it is near the start of the writable data.
-        image
-            .segments()
-            .iter()
-            .filter(|s| s.writable)
-            .find_map(|segment| {
-                blocks(image.segment_bytes(segment)).find_map(|block| read(image, block))
-            })
+        blocks(image.image())
+            .take(BLOCKS_MAX)
+            .find_map(|address| read(image, address))
     }
 
     /// Minor version: 27 for `go1.27.3`; `None` for development builds and forks.
@@ -71,40 +74,54 @@ impl BuildInfo {
     }
 }
 
-/// `true` when a block begins somewhere in `data`, which begins at a page boundary.
-pub(crate) fn contains_block(data: &[u8]) -> bool {
-    blocks(data).next().is_some()
+/// `true` when a block begins somewhere in the writable data.
+pub(crate) fn is_in(image: &Image) -> bool {
+    blocks(image).next().is_some()
 }
 
-fn blocks(data: &[u8]) -> impl Iterator<Item = &[u8]> {
-    (0..data.len())
-        .step_by(ALIGN)
-        .filter_map(|at| data.get(at..))
-        .filter(|rest| rest.starts_with(MAGIC))
+/// Addresses where blocks begin in the writable data.
+fn blocks(image: &Image) -> impl Iterator<Item = u64> {
+    let segments = image.segments().iter().filter(|s| s.writable);
+    segments.flat_map(|segment| {
+        let steps = (0..segment.file_size.min(SEARCHED_MAX)).step_by(STEP as usize);
+        steps.flat_map(|at| block_starts(image, segment, at))
+    })
 }
 
-fn read(image: &Image, block: &[u8]) -> Option<BuildInfo> {
+fn block_starts(image: &Image, segment: &Segment, at: u64) -> Vec<u64> {
+    let address = segment.address.saturating_add(at);
+    let data = image.up_to(address, STEP as usize).unwrap_or_default();
+    let starts = (0..data.len()).step_by(ALIGN);
+    starts
+        .filter(|at| data.get(*at..).is_some_and(|rest| rest.starts_with(MAGIC)))
+        .map(|at| address.saturating_add(at as u64))
+        .collect()
+}
+
+fn read(image: &Loaded, address: u64) -> Option<BuildInfo> {
+    let block = image.up_to(address, 2 * STRING_MAX)?;
     let flags = *block.strip_prefix(MAGIC)?.get(1)?;
     let (version, modules) = if flags & 2 != 0 {
         // Since Go 1.18: two strings, each after its length.
         let mut rest = block.get(32..)?;
-        (string(&mut rest)?, string(&mut rest)?)
+        let (version, modules) = (string(&mut rest)?, string(&mut rest)?);
+        (block.slice_ref(version), block.slice_ref(modules))
     } else {
         // Before: pointers to string headers.
         if flags & 1 != 0 || *block.get(14)? != 8 {
             return None;
         }
-        let header = |at: usize| -> Option<&[u8]> {
+        let header = |at: usize| -> Option<Bytes> {
             let pointer = u64::from_le_bytes(block.get(at..at + 8)?.try_into().ok()?);
             let len = usize::try_from(image.word(pointer.checked_add(8)?)?).ok()?;
             if len == 0 {
-                return Some(&[]);
+                return Some(Bytes::new());
             }
             image.slice(image.word(pointer)?, len.min(STRING_MAX))
         };
         (header(16)?, header(24)?)
     };
-    let version = text(version);
+    let version = text(&version);
     if version.is_empty() {
         return None;
     }

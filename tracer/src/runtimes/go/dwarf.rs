@@ -7,19 +7,27 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io::Read as _,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use flate2::read::ZlibDecoder;
 use gimli::{AttributeValue, EndianSlice, LittleEndian};
 use object::{
-    CompressionFormat, Endianness, Object as _, ObjectSection as _, read::elf::ElfFile64,
+    elf::{CompressionHeader64, ELFCOMPRESS_ZLIB, SHF_COMPRESSED},
+    pod,
 };
 use tracer_ebpf::GoLayout;
 
 use super::offsets::Members;
+use crate::elf::{DebugInfo, Image};
 
-/// Largest section that is unpacked; programs beyond that get the newest known offsets.
-const SECTION_MAX: u64 = 256 << 20;
+/// Bytes of all sections that are read, unpacked; programs beyond that get the newest known
+/// offsets.
+const UNPACKED_MAX: u64 = 160 << 20;
+/// Time for one program. What is found until then counts: the types wanted are in the first units.
+const TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Members by the type's name: name and offset in bytes.
 pub type Types = HashMap<String, BTreeMap<String, u64>>;
@@ -44,11 +52,16 @@ const WANTED: &[&str] = &[
 
 /// The wanted types of an ELF file; `None` without (readable) DWARF that has `persistConn` and `g`.
 #[must_use]
-pub fn read(elf: &[u8]) -> Option<Types> {
-    let file = ElfFile64::<Endianness>::parse(elf).ok()?;
+pub fn read(image: &Image) -> Option<Types> {
+    if image.debug_info() != DebugInfo::Sound {
+        return None;
+    }
     let mut sections = HashMap::new();
+    let mut left = UNPACKED_MAX;
     for name in [".debug_info", ".debug_abbrev", ".debug_str"] {
-        sections.insert(name, section(&file, name).unwrap_or_default());
+        let bytes = section(image, name, left).unwrap_or_default();
+        left = left.saturating_sub(bytes.len() as u64);
+        sections.insert(name, bytes);
     }
     let load = |id: gimli::SectionId| -> Result<_, gimli::Error> {
         let bytes = sections.get(id.name()).map_or(&[][..], |bytes| &bytes[..]);
@@ -59,33 +72,45 @@ pub fn read(elf: &[u8]) -> Option<Types> {
     enough.then_some(types)
 }
 
-fn section(file: &ElfFile64<'_, Endianness>, name: &str) -> Option<Vec<u8>> {
-    let data = file.section_by_name(name)?.compressed_data().ok()?;
-    match data.format {
-        CompressionFormat::None if data.data.len() as u64 <= SECTION_MAX => {
-            Some(data.data.to_vec())
-        }
-        CompressionFormat::Zlib if data.uncompressed_size <= SECTION_MAX => {
-            let mut unpacked = Vec::new();
-            // What the header promises is not believed either.
-            ZlibDecoder::new(data.data)
-                .take(SECTION_MAX)
-                .read_to_end(&mut unpacked)
-                .ok()?;
-            Some(unpacked)
-        }
-        _ => None,
+/// A section, unpacked; `None` where it is larger than `most`.
+fn section(image: &Image, name: &str, most: u64) -> Option<Bytes> {
+    let section = image.sections().iter().find(|s| s.name == name)?;
+    if section.flags & u64::from(SHF_COMPRESSED.0) == 0 {
+        return (section.part.len() <= most).then(|| image.bytes(&section.part))?;
     }
+    let bytes = image.bytes(&section.part)?;
+    let (header, packed) = pod::from_bytes::<Chdr>(&bytes).ok()?;
+    let size = header.ch_size.get(object::LittleEndian);
+    if header.ch_type.get(object::LittleEndian) != ELFCOMPRESS_ZLIB || size > most {
+        return None;
+    }
+    let mut unpacked = Vec::new();
+    // What the header promises is not believed either.
+    let mut stream = ZlibDecoder::new(packed).take(size);
+    stream.read_to_end(&mut unpacked).ok()?;
+    Some(unpacked.into())
 }
 
+type Chdr = CompressionHeader64<object::LittleEndian>;
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
 fn collect(dwarf: &gimli::Dwarf<Slice<'_>>) -> Result<Types, gimli::Error> {
     let mut types = Types::new();
     let mut units = dwarf.units();
+    let began = Instant::now();
+    // The units of one program share their abbreviations.
+    let mut shared = None;
     while let Some(header) = units.next()? {
         // Not the whole unit with its line table: nothing of that is asked for.
-        let abbreviations = header.abbreviations(&dwarf.debug_abbrev)?;
+        let at = header.debug_abbrev_offset();
+        let abbreviations = match shared {
+            Some((of, ref known)) if of == at => Arc::clone(known),
+            _ => Arc::new(header.abbreviations(&dwarf.debug_abbrev)?),
+        };
+        shared = Some((at, Arc::clone(&abbreviations)));
+        if began.elapsed() > TIME_MAX {
+            break;
+        }
         let mut entries = header.entries(&abbreviations);
         // The wanted type that is being read, and the depth of its members.
         let mut current: Option<(String, isize)> = None;
@@ -210,6 +235,11 @@ mod tests {
 
     use super::super::offsets;
     use super::{Types, apply, read};
+    use crate::elf::{Image, ImageKey};
+
+    fn image(bytes: &[u8]) -> Option<Image> {
+        Image::from_memory(ImageKey::for_memory(1, 0), bytes.to_vec()).ok()
+    }
 
     #[test]
     fn what_is_found_replaces_the_table() {
@@ -240,7 +270,7 @@ mod tests {
 
     #[test]
     fn members_are_read_from_real_dwarf() {
-        let types = read(PROGRAM).unwrap_or_default();
+        let types = image(PROGRAM).and_then(|i| read(&i)).unwrap_or_default();
         assert_eq!(types["net/http.persistConn"]["conn"], 16);
         assert_eq!(types["runtime.g"]["goid"], 8);
         assert_eq!(types["net/url.URL"]["Path"], 16);
@@ -249,7 +279,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_input_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-            let _ = read(&bytes);
+            if let Some(image) = image(&bytes) {
+                let _ = read(&image);
+            }
         }
     }
 }

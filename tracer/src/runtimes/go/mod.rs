@@ -1,6 +1,6 @@
 //! Go programs: build information, pclntab, net/http connection states.
 //!
-//! The parsers ([`image`], [`buildinfo`], [`pclntab`], [`moduledata`], [`callsite`], [`dwarf`],
+//! The parsers ([`buildinfo`], [`pclntab`], [`moduledata`], [`callsite`], [`dwarf`],
 //! [`prologue`], [`state`]) are pure: bytes in, values out. [`GoBinary`] joins them for one executable;
 //! [`GoTracer`] attaches probes to the programs in view and reads what these keep in the kernel.
 
@@ -8,7 +8,6 @@ mod binary;
 pub mod buildinfo;
 pub mod callsite;
 pub mod dwarf;
-pub mod image;
 pub mod live;
 pub mod moduledata;
 mod notes;
@@ -32,15 +31,14 @@ pub use tracer::{GoTracer, is_go_stack};
 
 use thiserror::Error;
 
+use crate::elf::ElfError;
+
 /// Why an executable can't be read as a Go program.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Error)]
 pub enum GoError {
     /// Not an ELF file that can be parsed.
     #[error("not a usable ELF file: {0}")]
-    Elf(String),
-    /// Not little-endian 64-bit, the only kind of program that is read.
-    #[error("only little-endian 64-bit Go programs are supported")]
-    Width,
+    Elf(#[from] ElfError),
     /// There is neither build information nor a function table of the Go linker.
     #[error("not a Go program")]
     NotGo,

@@ -7,9 +7,9 @@
 
 use super::{
     GoError,
-    image::Image,
     pclntab::{FunctionTable, Layout},
 };
+use crate::elf::Loaded;
 
 /// Offsets within `runtime.moduledata`, the same in Go 1.16 to 1.27.
 const NAMES: u64 = 8;
@@ -20,6 +20,10 @@ const END_OF_TEXT: u64 = 184;
 const GOFUNC: [u64; 3] = [320, 344, 304];
 /// Size that covers every version.
 const SIZE: u64 = 1024;
+/// Bytes of one segment in which it is looked for.
+const SEARCHED_MAX: u64 = 256 << 20;
+/// Places tried in that search.
+const CANDIDATES_MAX: usize = 4_096;
 /// Functions with inlined calls that are looked at to tell a right `gofunc`.
 const SAMPLES: u32 = 64;
 
@@ -28,7 +32,7 @@ const SAMPLES: u32 = 64;
 ///
 /// # Errors
 /// [`GoError::NoModuleData`].
-pub fn complete(image: &mut Image, table: &mut FunctionTable) -> Result<u64, GoError> {
+pub fn complete(image: &mut Loaded, table: &mut FunctionTable) -> Result<u64, GoError> {
     let address = find(image, table).ok_or(GoError::NoModuleData)?;
     table.text = image.word(address + TEXT).ok_or(GoError::NoModuleData)?;
     if table.layout != Layout::Go116 {
@@ -38,7 +42,7 @@ pub fn complete(image: &mut Image, table: &mut FunctionTable) -> Result<u64, GoE
     Ok(address)
 }
 
-fn find(image: &Image, table: &FunctionTable) -> Option<u64> {
+fn find(image: &Loaded, table: &FunctionTable) -> Option<u64> {
     let fits = |at: u64| {
         let word = |offset: u64| image.word(at.checked_add(offset)?);
         word(0) == Some(table.address)
@@ -47,8 +51,7 @@ fn find(image: &Image, table: &FunctionTable) -> Option<u64> {
             && matches!((word(TEXT), word(END_OF_TEXT)),
                         (Some(text), Some(end)) if text != 0 && text < end)
     };
-    let by_section = image.section(".go.module").map(|(address, _)| address);
-    if let Some(address) = by_section.filter(|&a| fits(a)) {
+    if let Some(address) = image.section(".go.module").filter(|&a| fits(a)) {
         return Some(address);
     }
     let by_relocation = image
@@ -59,28 +62,25 @@ fn find(image: &Image, table: &FunctionTable) -> Option<u64> {
         return Some(address);
     }
     let wanted = table.address.to_le_bytes();
-    image
-        .segments()
-        .iter()
-        .filter(|s| s.writable)
-        .find_map(|segment| {
-            let bytes = image.segment_bytes(segment);
-            bytes
-                .chunks_exact(8)
-                .zip(0u64..)
-                .filter(|(word, _)| *word == wanted)
-                .map(|(_, i)| segment.address + i * 8)
-                .find(|&at| fits(at))
+    let segments = image.segments().iter().filter(|s| s.writable);
+    let blocks = segments.flat_map(|segment| image.blocks(segment, SEARCHED_MAX));
+    blocks
+        .flat_map(|(address, block)| {
+            let words = block.chunks_exact(8).zip(0u64..);
+            let same = words.filter(|(word, _)| *word == wanted);
+            same.map(|(_, i)| address + i * 8).collect::<Vec<u64>>()
         })
+        .take(CANDIDATES_MAX)
+        .find(|&at| fits(at))
 }
 
 /// The first candidate whose inline trees have names where names begin and call positions inside
 /// their function, for every sample.
-fn inline_base(image: &Image, table: &FunctionTable, module_data: u64) -> Option<u64> {
+fn inline_base(image: &Loaded, table: &FunctionTable, module_data: u64) -> Option<u64> {
     let candidates: Vec<u64> = GOFUNC
         .iter()
         .filter_map(|offset| image.word(module_data.checked_add(*offset)?))
-        .filter(|&base| image.tail(base).is_some())
+        .filter(|&base| image.slice(base, 1).is_some())
         .collect();
     let mut samples = Vec::new();
     // Spread over the program: the runtime's functions come first.

@@ -3,7 +3,9 @@
 //! Layout: `runtime/symtab.go`, `runtime/symtabinl.go` and `cmd/link/internal/ld/pcln.go` of
 //! Go 1.16 to 1.27. It is loaded with the program, so stripping does not remove it.
 
-use super::image::Image;
+use bytes::Bytes;
+
+use crate::elf::Loaded;
 
 /// The three layouts in use since Go 1.16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +67,19 @@ const PCDATA_INLINE_INDEX: u64 = 2;
 /// `_FUNCDATA_InlTree`.
 const FUNCDATA_INLINE_TREE: u64 = 3;
 /// More functions than any program has; a larger count is damage.
-const FUNCTIONS_MAX: u64 = 10_000_000;
+const FUNCTIONS_MAX: u64 = 3_000_000;
 /// Longest name or path that is believed.
 const NAME_MAX: usize = 64 << 10;
+/// Bytes of a name that are read at first; few are longer.
+const NAME_USUAL: usize = 256;
+/// Longest pc-value table that is followed; a function of 10,000 lines has some 40 KiB.
+const VALUES_MAX: usize = 1 << 20;
+/// Bytes of a pc-value table that are read at a time.
+const VALUES_STEP: usize = 1 << 10;
+/// Bytes of one segment in which a table without a section is looked for.
+const SEARCHED_MAX: u64 = 256 << 20;
+/// Headers tried in that search.
+const HEADERS_MAX: usize = 4_096;
 /// Deepest nesting of inlined calls that is followed.
 const INLINE_MAX: usize = 128;
 
@@ -121,31 +133,25 @@ pub struct Position {
 impl FunctionTable {
     /// Finds the table: by section, else by its header.
     #[must_use]
-    pub fn find(image: &Image) -> Option<FunctionTable> {
+    pub fn find(image: &Loaded) -> Option<FunctionTable> {
         for name in [".gopclntab", ".data.rel.ro.gopclntab"] {
-            if let Some((address, _)) = image.section(name)
+            if let Some(address) = image.section(name)
                 && let Some(table) = FunctionTable::read(image, address)
             {
                 return Some(table);
             }
         }
-        image
-            .segments()
-            .iter()
-            .filter(|s| !s.executable)
-            .find_map(|segment| {
-                let bytes = image.segment_bytes(segment);
-                (0..bytes.len()).step_by(8).find_map(|at| {
-                    // The byte test keeps this scan cheap.
-                    (bytes.get(at + 1..at + 4)? == [0xff; 3])
-                        .then(|| FunctionTable::read(image, segment.address + at as u64))?
-                })
-            })
+        let segments = image.segments().iter().filter(|s| !s.executable);
+        let blocks = segments.flat_map(|segment| image.blocks(segment, SEARCHED_MAX));
+        blocks
+            .flat_map(|(address, block)| headers(&block).map(move |at| address + at))
+            .take(HEADERS_MAX)
+            .find_map(|address| FunctionTable::read(image, address))
     }
 
     /// Reads a header; `None` when it is not one.
     #[must_use]
-    pub fn read(image: &Image, address: u64) -> Option<FunctionTable> {
+    pub fn read(image: &Loaded, address: u64) -> Option<FunctionTable> {
         let layout = Layout::of_magic(image.u32(address)?)?;
         let offsets = layout.header_offsets();
         let header = image.slice(address, offsets + 5 * 8)?;
@@ -202,7 +208,7 @@ impl FunctionTable {
 
     /// The function with this index, in address order.
     #[must_use]
-    pub fn function(&self, image: &Image, index: u64) -> Option<Function> {
+    pub fn function(&self, image: &Loaded, index: u64) -> Option<Function> {
         if index >= self.count {
             return None;
         }
@@ -216,7 +222,7 @@ impl FunctionTable {
 
     /// The function that contains an address.
     #[must_use]
-    pub fn function_at(&self, image: &Image, address: u64) -> Option<Function> {
+    pub fn function_at(&self, image: &Loaded, address: u64) -> Option<Function> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -233,16 +239,16 @@ impl FunctionTable {
     /// Finds functions by name, in one pass over the table. Where a name occurs twice (an
     /// assembly function and its wrapper) the larger one is meant.
     #[must_use]
-    pub fn functions_named(&self, image: &Image, names: &[&str]) -> Vec<Option<Function>> {
+    pub fn functions_named(&self, image: &Loaded, names: &[&str]) -> Vec<Option<Function>> {
         let mut found = vec![None::<Function>; names.len()];
+        let longest = names.iter().map(|name| name.len() + 1).max().unwrap_or(0);
         for index in 0..self.count {
             let Some(function) = self.function(image, index) else {
                 break;
             };
-            let Some(bytes) = self
-                .word(image, function, 4)
-                .and_then(|offset| image.tail(self.names.checked_add(u64::from(offset))?))
-            else {
+            let Some(bytes) = self.word(image, function, 4).and_then(|offset| {
+                image.up_to(self.names.checked_add(u64::from(offset))?, longest)
+            }) else {
                 continue;
             };
             for (name, slot) in names.iter().zip(&mut found) {
@@ -257,14 +263,14 @@ impl FunctionTable {
 
     /// The function's name.
     #[must_use]
-    pub fn name(&self, image: &Image, function: Function) -> Option<String> {
+    pub fn name(&self, image: &Loaded, function: Function) -> Option<String> {
         self.name_at(image, self.word(image, function, 4)?)
     }
 
     /// What an address stands for, innermost inlined call first and the function itself last;
     /// empty when no function contains it. For a return address, ask for the address before.
     #[must_use]
-    pub fn positions(&self, image: &Image, address: u64) -> Vec<Position> {
+    pub fn positions(&self, image: &Loaded, address: u64) -> Vec<Position> {
         let mut positions = Vec::new();
         let Some(function) = self.function_at(image, address) else {
             return positions;
@@ -304,7 +310,7 @@ impl FunctionTable {
 
     /// Line the function starts on.
     #[must_use]
-    pub fn start_line(&self, image: &Image, function: Function) -> Option<u32> {
+    pub fn start_line(&self, image: &Loaded, function: Function) -> Option<u32> {
         if self.layout == Layout::Go120 {
             self.word(image, function, 36).filter(|&line| line > 0)
         } else {
@@ -314,7 +320,7 @@ impl FunctionTable {
 
     /// Offsets (from the inline base) of the inline trees of a function; `None` without any.
     /// Go 1.16 and 1.17 hold an address in its place.
-    pub(crate) fn inline_tree_place(&self, image: &Image, function: Function) -> Option<u64> {
+    pub(crate) fn inline_tree_place(&self, image: &Loaded, function: Function) -> Option<u64> {
         let pcdata_words = u64::from(self.word(image, function, 28)?);
         let last = function.record.checked_add(self.layout.pcdata() - 1)?;
         let funcdata = u64::from(*image.slice(last, 1)?.first()?);
@@ -341,7 +347,7 @@ impl FunctionTable {
     /// sense: its name begins where a name begins.
     pub(crate) fn inlined_call(
         &self,
-        image: &Image,
+        image: &Loaded,
         tree: u64,
         index: u64,
     ) -> Option<(String, u32, Option<u32>)> {
@@ -355,7 +361,7 @@ impl FunctionTable {
             .filter(|&line| line > 0);
         if name > 0 {
             let before = self.names.checked_add(u64::from(name))?.checked_sub(1)?;
-            if image.slice(before, 1)? != [0] {
+            if image.slice(before, 1)?.as_ref() != [0] {
                 return None;
             }
         }
@@ -363,7 +369,7 @@ impl FunctionTable {
         Some((name, parent, start_line))
     }
 
-    fn inline_tree(&self, image: &Image, function: Function) -> Option<(u64, u32)> {
+    fn inline_tree(&self, image: &Loaded, function: Function) -> Option<(u64, u32)> {
         let place = self.inline_tree_place(image, function)?;
         let tree = match self.layout {
             Layout::Go116 => place,
@@ -379,7 +385,7 @@ impl FunctionTable {
     }
 
     /// (address, offset of the record) of an index entry.
-    fn index_entry(&self, image: &Image, index: u64) -> Option<(u64, u64)> {
+    fn index_entry(&self, image: &Loaded, index: u64) -> Option<(u64, u64)> {
         if self.layout == Layout::Go116 {
             let at = self.functions.checked_add(index.checked_mul(16)?)?;
             return Some((image.word(at)?, image.word(at.checked_add(8)?).unwrap_or(0)));
@@ -392,18 +398,18 @@ impl FunctionTable {
     }
 
     /// A 32-bit member of `_func`, by its offset since Go 1.18.
-    fn word(&self, image: &Image, function: Function, offset: u64) -> Option<u32> {
+    fn word(&self, image: &Loaded, function: Function, offset: u64) -> Option<u32> {
         let at = offset.checked_add(self.layout.function_shift())?;
         image.u32(function.record.checked_add(at)?)
     }
 
-    fn name_at(&self, image: &Image, offset: u32) -> Option<String> {
+    fn name_at(&self, image: &Loaded, offset: u32) -> Option<String> {
         string(image, self.names.checked_add(u64::from(offset))?)
     }
 
     fn line(
         &self,
-        image: &Image,
+        image: &Loaded,
         function: Function,
         address: u64,
     ) -> (Option<String>, Option<u32>) {
@@ -415,7 +421,7 @@ impl FunctionTable {
         (self.file(image, function, address), line)
     }
 
-    fn file(&self, image: &Image, function: Function, address: u64) -> Option<String> {
+    fn file(&self, image: &Loaded, function: Function, address: u64) -> Option<String> {
         let table = self.word(image, function, 20)?;
         let number = self.value(image, function, table, address)?;
         let unit = u64::from(self.word(image, function, 32)?);
@@ -428,14 +434,14 @@ impl FunctionTable {
     }
 
     /// The value that a pc-value table has at an address; -1 is a value.
-    fn value(&self, image: &Image, function: Function, table: u32, address: u64) -> Option<i32> {
+    fn value(&self, image: &Loaded, function: Function, table: u32, address: u64) -> Option<i32> {
         if table == 0 {
             return None;
         }
-        let mut bytes = image.tail(self.values.checked_add(u64::from(table))?)?;
+        let mut bytes = Varints::new(image, self.values.checked_add(u64::from(table))?);
         let (mut pc, mut value, mut first) = (function.entry, -1i32, true);
         loop {
-            let step = varint(&mut bytes)?;
+            let step = bytes.next()?;
             if step == 0 && !first {
                 return None;
             }
@@ -447,7 +453,7 @@ impl FunctionTable {
                 step >> 1
             };
             value = value.wrapping_add(change as i32);
-            pc = pc.checked_add(u64::from(varint(&mut bytes)?).checked_mul(self.quantum)?)?;
+            pc = pc.checked_add(u64::from(bytes.next()?).checked_mul(self.quantum)?)?;
             if address < pc {
                 return Some(value);
             }
@@ -455,22 +461,69 @@ impl FunctionTable {
     }
 }
 
-fn varint(bytes: &mut &[u8]) -> Option<u32> {
-    let mut value = 0u32;
-    for shift in (0..35).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u32::from(byte & 0x7f).checked_shl(shift)?;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
+/// Where in a block a header of a function table may begin.
+fn headers(block: &[u8]) -> impl Iterator<Item = u64> + use<> {
+    let found: Vec<u64> = (0..block.len())
+        .step_by(8)
+        .filter(|at| block.get(at + 1..at + 4) == Some(&[0xff; 3]))
+        .map(|at| at as u64)
+        .collect();
+    found.into_iter()
 }
 
-fn string(image: &Image, address: u64) -> Option<String> {
-    let bytes = image.tail(address)?;
-    let bytes = &bytes[..bytes.len().min(NAME_MAX)];
-    let end = bytes.iter().position(|&b| b == 0)?;
-    Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
+/// Numbers of base 128 from an address on, read in steps.
+struct Varints<'a> {
+    image: &'a Loaded,
+    next: u64,
+    bytes: Bytes,
+    at: usize,
+    left: usize,
+}
+
+impl<'a> Varints<'a> {
+    fn new(image: &'a Loaded, address: u64) -> Varints<'a> {
+        Varints {
+            image,
+            next: address,
+            bytes: Bytes::new(),
+            at: 0,
+            left: VALUES_MAX,
+        }
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        if self.at >= self.bytes.len() {
+            self.bytes = self.image.up_to(self.next, VALUES_STEP.min(self.left))?;
+            self.at = 0;
+            self.left -= self.bytes.len();
+            self.next = self.next.checked_add(self.bytes.len() as u64)?;
+        }
+        let byte = *self.bytes.get(self.at)?;
+        self.at += 1;
+        Some(byte)
+    }
+}
+
+impl Iterator for Varints<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let mut value = 0u32;
+        for shift in (0..35).step_by(7) {
+            let byte = self.byte()?;
+            value |= u32::from(byte & 0x7f).checked_shl(shift)?;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+fn string(image: &Loaded, address: u64) -> Option<String> {
+    [NAME_USUAL, NAME_MAX].into_iter().find_map(|most| {
+        let bytes = image.up_to(address, most)?;
+        let end = bytes.iter().position(|&b| b == 0)?;
+        Some(String::from_utf8_lossy(bytes.get(..end)?).into_owned())
+    })
 }

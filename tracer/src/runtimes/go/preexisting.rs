@@ -83,7 +83,7 @@ pub fn connections(
     };
     let Some((goroutines, count)) = binary
         .code(add)
-        .and_then(|code| scan.all_goroutines(code, add.entry))
+        .and_then(|code| scan.all_goroutines(&code, add.entry))
     else {
         return Vec::new();
     };

@@ -1,7 +1,7 @@
 //! The executables that are probed: parsed once each, probes attached once each.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     fs::{self, File},
     io,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
@@ -10,24 +10,27 @@ use std::{
 };
 
 use aya::{Ebpf, programs::uprobe::UProbeLink};
-use bytes::Bytes;
-use memmap2::Mmap;
 use tracer_ebpf::{GoLayout, GoProcess};
 
 use super::{
-    GoBinary, dwarf, image, offsets,
+    GoBinary, GoError, dwarf, offsets,
     offsets::{Family, Members, ProbedFunction},
     pclntab::Function,
     prologue,
     removal::Removal,
 };
 use crate::{
+    elf::{ElfError, Image, ImageKey, Loaded},
     kernel::uprobes::{self, Place},
     model::OffsetsFrom,
 };
 
-/// Identity of an executable file: device and inode.
+/// Identity of an executable file that is probed: device and inode, as probes know it.
 pub(crate) type FileId = (u64, u64);
+
+/// Identity of a file that is no Go program, with the time that its inode was changed at: an inode
+/// that is used again by a program of the same size and age is another file.
+type ForeignId = (ImageKey, i64, i64);
 
 /// Executables probed at one time; also the size of `GO_LAYOUTS`.
 const PROGRAMS_MAX: u32 = 256;
@@ -100,7 +103,7 @@ pub(crate) enum Admitted {
 #[derive(Debug)]
 pub(crate) struct Programs {
     by_file: HashMap<FileId, GoProgram>,
-    foreign: HashMap<FileId, ()>,
+    foreign: HashSet<ForeignId>,
     free_layouts: Vec<u32>,
     removal: Removal,
     kernel: FileOffsets,
@@ -110,7 +113,7 @@ impl Programs {
     pub(crate) fn new(kernel: FileOffsets) -> Programs {
         Programs {
             by_file: HashMap::new(),
-            foreign: HashMap::new(),
+            foreign: HashSet::new(),
             // Number 0 stays unused, so that 0 can stand for none.
             free_layouts: (1..PROGRAMS_MAX).rev().collect(),
             removal: Removal::default(),
@@ -139,7 +142,9 @@ impl Programs {
         let file = File::open(&link)?;
         let meta = file.metadata()?;
         let id = (meta.dev(), meta.ino());
-        if self.foreign.contains_key(&id) {
+        let key = ImageKey::of_metadata(&meta);
+        let foreign = (key, meta.ctime(), meta.ctime_nsec());
+        if self.foreign.contains(&foreign) {
             return Ok(Admitted::Foreign);
         }
         self.free_layouts.extend(self.removal.gone());
@@ -148,15 +153,18 @@ impl Programs {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             let path = fs::read_link(&link)?.to_string_lossy().into_owned();
-            // SAFETY: the file is the text of a running program, which the kernel protects from
-            // being written (ETXTBSY); it is only read.
-            let map = unsafe { Mmap::map(&file) }?;
-            let Ok(binary) = GoBinary::parse(Bytes::from_owner(map)) else {
-                if self.foreign.len() >= FOREIGN_MAX {
-                    self.foreign.clear();
+            let image = Image::open(file.try_clone()?).map(Arc::new);
+            let binary = match image.map_err(GoError::Elf).and_then(GoBinary::read) {
+                Ok(binary) => binary,
+                // It may be readable the next time.
+                Err(GoError::Elf(ElfError::Io(error))) => return Err(error),
+                Err(_) => {
+                    if self.foreign.len() >= FOREIGN_MAX {
+                        self.foreign.clear();
+                    }
+                    self.foreign.insert(foreign);
+                    return Ok(Admitted::Foreign);
                 }
-                self.foreign.insert(id, ());
-                return Ok(Admitted::Foreign);
             };
             let program = self.probe(ebpf, binary, path, &file, set_layout);
             self.by_file.insert(id, program);
@@ -355,7 +363,7 @@ fn family_places(
                 function(probe).ok_or_else(|| format!("this version of it has no {name}"))?;
             binary
                 .code(*function)
-                .and_then(prologue::attach_offset)
+                .and_then(|code| prologue::attach_offset(&code))
                 .and_then(|at| binary.image().file_offset(function.entry + at as u64))
                 .map(|place| (probe.program, place))
                 .ok_or_else(|| format!("{name} does not begin as Go's functions do"))
@@ -373,7 +381,7 @@ fn offsets_of(binary: &GoBinary) -> (Members, GoLayout, OffsetsFrom) {
     if minor.is_some_and(|m| (offsets::OLDEST..=offsets::NEWEST).contains(&m)) {
         return (members, layout, OffsetsFrom::Table);
     }
-    let from = match dwarf::read(binary.image().file()) {
+    let from = match dwarf::read(binary.image().image()) {
         Some(types) => {
             dwarf::apply(&types, &mut members, &mut layout);
             OffsetsFrom::Dwarf
@@ -384,7 +392,7 @@ fn offsets_of(binary: &GoBinary) -> (Members, GoLayout, OffsetsFrom) {
 }
 
 /// Where a process has its executable, relative to the file's addresses.
-pub(crate) fn load_bias(pid: u32, image: &image::Image) -> io::Result<u64> {
+pub(crate) fn load_bias(pid: u32, image: &Loaded) -> io::Result<u64> {
     if !image.position_independent() {
         return Ok(0);
     }

@@ -130,7 +130,7 @@ fn attach(probes: &mut Probes, image: &Image) -> EventLoop {
         .zip(functions)
         .map(|((program, function), symbol)| {
             let part = symbol.and_then(|(address, _)| image.part_at(address));
-            let start = part.map(|part| part.bytes.start as u64);
+            let start = part.map(|part| part.bytes.start);
             start
                 .map(|start| (program, start))
                 .ok_or_else(|| format!("it has no {function}"))

@@ -321,11 +321,12 @@ fn damaged_debug_information_costs_lines_and_not_the_symbol_table() -> Result {
     let dir = tempfile::tempdir()?;
     let program = compile(dir.path(), &["-O1", "-g", "-gz=none"])?;
     let whole = std::fs::read(&program)?;
-    let sound = Image::open(std::fs::File::open(&program)?).ok_or("no image")?;
+    let sound = Image::open(std::fs::File::open(&program)?)?;
     let (leaf, _) = sound.symbols(&["leaf"])[0].ok_or("no leaf")?;
     let mut names = Names::default();
     for section in [".debug_info", ".debug_abbrev", ".debug_line", ".debug_str"] {
-        let part = sound.section(section).ok_or(section)?.bytes.clone();
+        let part = &sound.section(section).ok_or(section)?.bytes;
+        let part = part.start as usize..part.end as usize;
         for step in [1, 3, 7, 31] {
             let mut damaged = whole.clone();
             for (turn, at) in part.clone().step_by(step).enumerate() {
@@ -333,7 +334,7 @@ fn damaged_debug_information_costs_lines_and_not_the_symbol_table() -> Result {
             }
             let file = dir.path().join(format!("damaged{section}{step}"));
             std::fs::write(&file, damaged)?;
-            let image = Arc::new(Image::open(std::fs::File::open(&file)?).ok_or("no image")?);
+            let image = Arc::new(Image::open(std::fs::File::open(&file)?)?);
             let found = names.at(&image, leaf + 1);
             let outer = found.last().ok_or("no name")?;
             // Strings are names, too: what is written there is believed.
