@@ -20,18 +20,15 @@ pub use abi::config::{
     SCAN_UNSTORED,
 };
 pub use abi::counters::Counter;
+pub use abi::frames::{
+    RUNTIME_FRAMES_MAX, RUNTIME_NONE, RUNTIME_WAY, RuntimeFrame, RuntimePlan, TRIE_RUNTIME,
+};
 pub use abi::go::{
     GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_HOST_BYTES, GO_IDLE, GO_IN_FLIGHT,
     GO_METHOD_BYTES, GO_NEW, GO_PATH_BYTES, GO_QUERY_BYTES, GO_READING, GO_RESPONSE,
     GO_SCHEME_BYTES, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoFinalizedKey, GoKey,
     GoLayout, GoProcess, GoStack, STACK_GO, go_stack_hash,
 };
-/// How to find the interpreted frames of a process.
-pub type RuntimePlan = PythonPlan;
-/// An interpreted frame.
-pub type RuntimeFrame = PythonFrame;
-
-pub use abi::python::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, TRIE_PYTHON};
 pub use abi::socket::{
     AggKey, AggValue, ErrorKey, HEAD_BYTES, Head, HeadKey, LIFETIME_BUCKETS, ListenKey,
     ListenValue, PATH_BYTES, PathValue, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, ROLE_UNKNOWN,

@@ -3,7 +3,7 @@
 
 pub mod config;
 pub mod counters;
+pub mod frames;
 pub mod go;
-pub mod python;
 pub mod socket;
 pub mod stack;

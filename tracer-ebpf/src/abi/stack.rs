@@ -91,7 +91,7 @@ pub struct Shape {
     pub tgid: u32,
     /// [`TrieValue::node`] of the last native frame; 0: no entry.
     pub node: u32,
-    /// [`TrieValue::delta`] of the last native frame: [`TRIE_END`] or [`crate::TRIE_PYTHON`].
+    /// [`TrieValue::delta`] of the last native frame: [`TRIE_END`] or [`crate::TRIE_RUNTIME`].
     pub end: u32,
     /// Return addresses, at most [`SHAPE_FRAMES`].
     pub frames: u32,
@@ -102,8 +102,8 @@ pub struct Shape {
     pub addresses: [u64; SHAPE_FRAMES],
 }
 
-/// Head of a stack copy in the ring buffer `STACKS`. After it come [`crate::PYTHON_FRAMES_MAX`]
-/// [`crate::PythonFrame`]s, of which `python_frames` are valid, and then the stack from the address
+/// Head of a stack copy in the ring buffer `STACKS`. After it come [`crate::RUNTIME_FRAMES_MAX`]
+/// [`crate::RuntimeFrame`]s, of which `found_frames` are valid, and then the stack from the address
 /// in `sp` on, of which `len` bytes are valid: copies come in fixed sizes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,8 +125,8 @@ pub struct StackCopy {
     pub len: u32,
     /// One of the `WHEN_*` constants.
     pub when: u32,
-    /// Python frames found at the same moment, of [`crate::PYTHON_FRAMES_MAX`].
-    pub python_frames: u32,
+    /// Interpreted frames found at the same moment, of [`crate::RUNTIME_FRAMES_MAX`].
+    pub found_frames: u32,
     /// User instruction pointer.
     pub ip: u64,
     /// User stack pointer.

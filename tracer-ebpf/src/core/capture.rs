@@ -7,15 +7,15 @@ use aya_ebpf::helpers::generated::{
 };
 use tracer_ebpf::{
     Budget, COPY_BYTES_MAX, COPY_BYTES_MIDDLE, COPY_BYTES_MIN, CopySizeKey, Counter,
-    PYTHON_FRAMES_MAX, PythonFrame, STACK_NONE, STACK_TICKET, StackCopy,
+    RUNTIME_FRAMES_MAX, RuntimeFrame, STACK_NONE, STACK_TICKET, StackCopy,
 };
 
 use super::{
+    frames::collect_frames,
     helpers::{cpu, current_task, now_ns},
     kernel::read,
     known_paths::recognize,
     maps::{BUDGETS, COPY_SIZES, SCRATCH, STACKS, TICKETS, bounded, count},
-    python::collect_python,
     task::{Position, current_tgid, current_tid, position, saved_regs},
 };
 use crate::{config, offset};
@@ -27,7 +27,7 @@ const NS_PER_S: u64 = 1_000_000_000;
 #[repr(C)]
 struct Record<const BYTES: usize> {
     head: StackCopy,
-    python: [PythonFrame; PYTHON_FRAMES_MAX],
+    frames: [RuntimeFrame; RUNTIME_FRAMES_MAX],
     bytes: [u8; BYTES],
 }
 
@@ -154,7 +154,7 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
     };
     let ticket = next_ticket();
     let saved = saved_regs();
-    let python_frames = collect_python(tgid, occasion.lane);
+    let found_frames = collect_frames(tgid, occasion.lane);
     let record = entry.as_mut_ptr();
     // SAFETY: the reserved entry is ours until submitted, and every byte that user space reads
     // (the head and `len` bytes) is written here.
@@ -174,13 +174,13 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
             }
             done += PAGE as usize;
         }
-        if python_frames != 0
+        if found_frames != 0
             && let Some(scratch) = SCRATCH.get_ptr(occasion.lane)
         {
             raw_probe_read_kernel(
-                (&raw mut (*record).python).cast::<c_void>(),
-                bounded::<0x7ff>(python_frames * size_of::<PythonFrame>() as u32),
-                (&raw const (*scratch).python).cast::<c_void>(),
+                (&raw mut (*record).frames).cast::<c_void>(),
+                bounded::<0x7ff>(found_frames * size_of::<RuntimeFrame>() as u32),
+                (&raw const (*scratch).frames).cast::<c_void>(),
             );
         }
         (*record).head = StackCopy {
@@ -192,7 +192,7 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
             ticket,
             len: done as u32,
             when: occasion.when,
-            python_frames,
+            found_frames,
             ip: regs.ip,
             sp: regs.sp,
             bp: saved.bp,

@@ -5,13 +5,13 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_probe_read_user as raw_probe_read_user;
 use tracer_ebpf::{
     FRAMES_MAX, SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, STACK_NONE, TRIE_END, TRIE_FRAME,
-    TRIE_FRAME_BIAS, TRIE_PYTHON, TRIE_ROOT, TrieKey, TrieValue,
+    TRIE_FRAME_BIAS, TRIE_ROOT, TRIE_RUNTIME, TrieKey, TrieValue,
 };
 
 use super::{
+    frames::walk_frames,
     kernel::read_user,
     maps::{HINTS, SCRATCH, SHAPES, TRIE, bounded},
-    python::walk_python,
     task::Position,
 };
 
@@ -35,8 +35,8 @@ pub fn recognize(regs: &Position, tgid: u32, lane: u32) -> u32 {
         // SAFETY: as above.
         unsafe { *hint = end.node };
     }
-    if end.delta == TRIE_PYTHON {
-        return walk_python(tgid, end.node);
+    if end.delta == TRIE_RUNTIME {
+        return walk_frames(tgid, end.node);
     }
     end.node
 }
@@ -108,7 +108,7 @@ fn walk(regs: &Position, tgid: u32) -> TrieValue {
             return unknown;
         };
         let (node, delta) = (step.node, step.delta);
-        if delta == TRIE_END || delta == TRIE_PYTHON {
+        if delta == TRIE_END || delta == TRIE_RUNTIME {
             return TrieValue { node, delta };
         }
         slot = if delta & TRIE_FRAME == 0 {

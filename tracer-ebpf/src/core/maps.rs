@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     AggKey, AggValue, Budget, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
-    ListenValue, PYTHON_FRAMES_MAX, PathValue, PythonFrame, PythonPlan, SHAPE_WORDS, SHAPES_MAX,
+    ListenValue, PathValue, RUNTIME_FRAMES_MAX, RuntimeFrame, RuntimePlan, SHAPE_WORDS, SHAPES_MAX,
     Shape, Sock, TrieKey, TrieValue,
 };
 
@@ -49,9 +49,9 @@ pub static STACKS: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
 /// Call sites that need larger copies.
 #[map]
 pub static COPY_SIZES: LruHashMap<CopySizeKey, u32> = LruHashMap::with_max_entries(4_096, 0);
-/// How to find the Python frames of processes that run Python.
+/// How to find the interpreted frames of processes.
 #[map]
-pub static PYTHON: HashMap<u32, PythonPlan> = HashMap::with_max_entries(2_048, 0);
+pub static PLANS: HashMap<u32, RuntimePlan> = HashMap::with_max_entries(2_048, 0);
 /// Stack copies each process may still cost.
 #[map]
 pub static BUDGETS: LruHashMap<u32, Budget> = LruHashMap::with_max_entries(4_096, 0);
@@ -115,8 +115,8 @@ pub struct Scratch {
     pub path: PathValue,
     /// The beginning of a user stack.
     pub stack: [u64; SHAPE_WORDS],
-    /// Python frames.
-    pub python: [PythonFrame; PYTHON_FRAMES_MAX],
+    /// Interpreted frames.
+    pub frames: [RuntimeFrame; RUNTIME_FRAMES_MAX],
     /// Room for what [`bounded`] lets a length exceed its buffer by.
     slack: [u8; 32],
 }

@@ -41,7 +41,7 @@ pub const MAPS: &[&str] = &[
     "TRIE",
     "STACKS",
     "COPY_SIZES",
-    "PYTHON",
+    "PLANS",
     "BUDGETS",
     "COUNTERS",
     "SCAN",

@@ -19,7 +19,7 @@ use aya::{
 use thiserror::Error;
 use tracer_ebpf::{
     AggKey, AggValue, Config, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
-    ListenValue, Offsets, PathValue, PythonPlan, SCAN_NUMBER, SCAN_UNSTORED, Shape, Sock, TrieKey,
+    ListenValue, Offsets, PathValue, RuntimePlan, SCAN_NUMBER, SCAN_UNSTORED, Shape, Sock, TrieKey,
     TrieValue,
 };
 
@@ -104,8 +104,8 @@ pub struct Probes {
     pub shapes: Table<u32, Shape>,
     /// Call sites that need larger copies.
     pub copy_sizes: Table<CopySizeKey, u32>,
-    /// How to find the frames of Python processes.
-    pub python: Table<u32, PythonPlan>,
+    /// How to find the interpreted frames of processes.
+    pub plans: Table<u32, RuntimePlan>,
     /// Counters by cause.
     pub counters: Counters,
     scan: Table<u32, u32>,
@@ -208,7 +208,7 @@ impl Probes {
         let (targets, trie) = (tables.table("TARGETS")?, tables.table("TRIE")?);
         let shapes = tables.table("SHAPES")?;
         let (copy_sizes, scan) = (tables.table("COPY_SIZES")?, tables.table("SCAN")?);
-        let python = tables.table("PYTHON")?;
+        let plans = tables.table("PLANS")?;
         let counters = Counters::new(tables.data("COUNTERS")?.fd())
             .map_err(|e| ProbeError::Load(e.to_string()))?;
         let mut probes = Probes {
@@ -223,7 +223,7 @@ impl Probes {
             trie,
             shapes,
             copy_sizes,
-            python,
+            plans,
             counters,
             scan,
             capacities,

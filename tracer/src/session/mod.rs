@@ -26,7 +26,7 @@ use std::{
 
 use thiserror::Error;
 use tracer_ebpf::{
-    AggKey, Config, CopySizeKey, PYTHON_FRAMES_MAX, RuntimeFrame, Shape, StackCopy, WHEN_EXEC,
+    AggKey, Config, CopySizeKey, RUNTIME_FRAMES_MAX, RuntimeFrame, Shape, StackCopy, WHEN_EXEC,
 };
 
 use self::stacks::Stacks;
@@ -281,7 +281,7 @@ impl Session {
         self.scan = self.probes.last_scan();
         self.planned = self
             .probes
-            .python
+            .plans
             .keys()
             .unwrap_or_default()
             .into_iter()
@@ -442,7 +442,7 @@ impl Session {
 
     fn forget_addresses(&mut self, pid: u32) {
         self.planned.remove(&pid);
-        let _ = self.probes.python.remove(&pid);
+        let _ = self.probes.plans.remove(&pid);
         self.go.forget(pid);
         self.runtimes.forget(pid);
         let forgotten = self.stacks.forget_process(pid);
@@ -468,7 +468,7 @@ impl Session {
                 .retain(|&pid| crate::procs::start_ticks(pid).is_some());
         }
         self.planned.insert(pid);
-        if let Err(error) = self.probes.python.set(&pid, &plan) {
+        if let Err(error) = self.probes.plans.set(&pid, &plan) {
             tracing::debug!(pid, %error, "interpreted frames can't be asked for");
         }
         true
@@ -510,10 +510,10 @@ impl Session {
 /// The interpreted frames of a copy and the stack bytes behind them; `None` when the record is short.
 fn runtime_frames<'a>(copy: &StackCopy, record: &'a [u8]) -> Option<(Vec<RuntimeFrame>, &'a [u8])> {
     const EACH: usize = size_of::<RuntimeFrame>();
-    let (frames, bytes) = record.split_at_checked(PYTHON_FRAMES_MAX * EACH)?;
+    let (frames, bytes) = record.split_at_checked(RUNTIME_FRAMES_MAX * EACH)?;
     let frames = frames
         .chunks_exact(EACH)
-        .take(copy.python_frames as usize)
+        .take(copy.found_frames as usize)
         .filter_map(|frame| tracer_ebpf::decode(frame).ok())
         .collect();
     Some((frames, bytes))

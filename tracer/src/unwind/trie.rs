@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 
 use tracer_ebpf::{
-    FRAMES_MAX, PYTHON_FRAMES_MAX, PythonFrame, SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, Shape,
-    TRIE_END, TRIE_FRAME, TRIE_FRAME_BIAS, TRIE_PYTHON, TRIE_ROOT, TrieKey, TrieValue,
+    FRAMES_MAX, RUNTIME_FRAMES_MAX, RuntimeFrame, SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, Shape,
+    TRIE_END, TRIE_FRAME, TRIE_FRAME_BIAS, TRIE_ROOT, TRIE_RUNTIME, TrieKey, TrieValue,
 };
 
 use super::walk::Unwound;
@@ -64,31 +64,31 @@ fn delta(from: &Mark, to: &Mark) -> Option<u32> {
         .map(|above| TRIE_FRAME | u32::from(above))
 }
 
-/// The entries that make the kernel recognize `unwound`, on which the Python frames `python` run,
+/// The entries that make the kernel recognize `unwound`, on which the interpreted frames `found` run,
 /// as stack `id` (new ones only), and the value of the last native frame. `None` when the path
 /// can't be learned: a frame of varying size lies in it, so that the same return address is
 /// followed at different distances, or it leaves the stack.
 #[must_use]
 fn entries(
     marks: &[Mark],
-    python: &[PythonFrame],
+    found: &[RuntimeFrame],
     tgid: u32,
     id: u32,
     mut alloc_node: impl FnMut() -> u32,
     existing: impl Fn(&TrieKey) -> Option<TrieValue>,
 ) -> Option<(Vec<(TrieKey, TrieValue)>, TrieValue)> {
-    if python.len() > PYTHON_FRAMES_MAX {
+    if found.len() > RUNTIME_FRAMES_MAX {
         return None;
     }
     // Each step: what is looked up, and how the kernel gets to the next one.
-    let mut steps = Vec::with_capacity(marks.len() + python.len());
+    let mut steps = Vec::with_capacity(marks.len() + found.len());
     for pair in marks.windows(2) {
         if let [from, to] = pair {
             steps.push((from.word, delta(from, to)?));
         }
     }
-    steps.push((marks.last()?.word, TRIE_PYTHON));
-    steps.extend(python.iter().map(|f| (f.key(), 0)));
+    steps.push((marks.last()?.word, TRIE_RUNTIME));
+    steps.extend(found.iter().map(|f| (f.key(), 0)));
     if let Some(end) = steps.last_mut() {
         end.1 = TRIE_END;
     }
@@ -148,7 +148,7 @@ fn shape(marks: &[Mark], tgid: u32, end: TrieValue) -> Option<Shape> {
 }
 
 /// The native frames of the path whose last one is `key`, from the entries alone; `None` for the
-/// Python part of a path, or one without a shape: too long, or with a frame of varying size, of
+/// interpreted part of a path, or one without a shape: too long, or with a frame of varying size, of
 /// which the entries don't say how large it was.
 fn shape_from(
     known: &HashMap<u32, (TrieKey, u32)>,
@@ -231,7 +231,7 @@ impl Trie {
     pub fn learn(
         &mut self,
         unwound: &Unwound,
-        python: &[PythonFrame],
+        found: &[RuntimeFrame],
         sp: u64,
         tgid: u32,
         id: u32,
@@ -245,7 +245,7 @@ impl Trie {
         };
         let existing = |key: &TrieKey| known.get(key).copied();
         let new = marks(unwound, sp).and_then(|marks| {
-            let (entries, end) = entries(&marks, python, tgid, id, alloc, existing)?;
+            let (entries, end) = entries(&marks, found, tgid, id, alloc, existing)?;
             Some((marks, entries, end))
         });
         let Some((marks, entries, end)) = new else {
@@ -280,10 +280,12 @@ impl Trie {
         for known in self.known.values() {
             let native: HashMap<u32, (TrieKey, u32)> = known
                 .iter()
-                .filter(|(_, value)| value.delta < TRIE_PYTHON)
+                .filter(|(_, value)| value.delta < TRIE_RUNTIME)
                 .map(|(key, value)| (value.node, (*key, value.delta)))
                 .collect();
-            let ends = known.iter().filter(|(_, value)| value.delta >= TRIE_PYTHON);
+            let ends = known
+                .iter()
+                .filter(|(_, value)| value.delta >= TRIE_RUNTIME);
             shapes.extend(ends.filter_map(|(key, end)| shape_from(&native, key, *end)));
         }
         shapes.retain(|shape| {

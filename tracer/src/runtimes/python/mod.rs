@@ -12,7 +12,7 @@ pub mod layout;
 
 use std::{collections::HashMap, ops::Range};
 
-use tracer_ebpf::{PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, StackCopy};
+use tracer_ebpf::{RUNTIME_FRAMES_MAX, RUNTIME_NONE, RuntimeFrame, RuntimePlan, StackCopy};
 
 use self::{
     code::describe,
@@ -79,7 +79,7 @@ impl super::Runtime for Python {
 
     /// It is tried out first on a thread of the process: another C library keeps thread-local
     /// storage elsewhere.
-    fn plan(&mut self, process: &mut InView<'_>) -> Option<PythonPlan> {
+    fn plan(&mut self, process: &mut InView<'_>) -> Option<RuntimePlan> {
         let runtime = self.processes.get(&process.pid())?.1.as_ref()?;
         let layout = &runtime.layout;
         let memory = process.memory().ok()?;
@@ -95,26 +95,32 @@ impl super::Runtime for Python {
                 .and_then(|base| memory.word(base.wrapping_add(u64::from(thread_state))))
                 == Some(thread)
         });
-        let small = |offset: u64| u32::try_from(offset).ok();
+        let small = |offset: u64| i32::try_from(offset).ok();
         let (current, c_frame_current) = match layout.current {
-            Current::Frame(at) => (small(at)?, u32::MAX),
+            Current::Frame(at) => (small(at)?, RUNTIME_NONE),
             Current::OnStack(at, frame) => (small(at)?, small(frame)?),
         };
-        tried.then_some(PythonPlan {
-            thread_state,
-            current,
-            c_frame_current,
-            frame_code: small(layout.frame_code)?,
-            frame_previous: small(layout.frame_previous)?,
-            frame_instruction: small(layout.frame_instruction)?,
+        let thread_state = i32::try_from(thread_state).ok()?;
+        tried.then_some(RuntimePlan {
+            base: 0,
+            way: [thread_state, current, c_frame_current, RUNTIME_NONE],
+            code: small(layout.frame_code)?,
+            instruction: small(layout.frame_instruction)?,
             instruction_bytes: match layout.instruction {
                 Instruction::Bytes | Instruction::Units => 4,
                 Instruction::Pointer(_) => 8,
             },
-            frame_owner: match layout.entry {
-                Entry::Every => u32::MAX,
+            extra: match layout.entry {
+                Entry::Every => RUNTIME_NONE,
                 Entry::Flag(at) | Entry::Shim(at) => small(at)?,
             },
+            extra_bytes: match layout.entry {
+                Entry::Every => 0,
+                Entry::Flag(_) | Entry::Shim(_) => 1,
+            },
+            extra_next: RUNTIME_NONE,
+            previous: small(layout.frame_previous)?,
+            stride: 0,
         })
     }
 
@@ -245,7 +251,7 @@ fn read_now(
     runtime: &Interpreter,
     memory: &dyn Memory,
     copied: &Copied<'_>,
-) -> Option<Vec<PythonFrame>> {
+) -> Option<Vec<RuntimeFrame>> {
     let layout = &runtime.layout;
     let thread = thread(runtime, memory, copied.copy, copied.process)?;
     let mut frame = match layout.current {
@@ -256,13 +262,13 @@ fn read_now(
         }
     };
     let mut found = Vec::new();
-    while frame != 0 && found.len() < PYTHON_FRAMES_MAX {
+    while frame != 0 && found.len() < RUNTIME_FRAMES_MAX {
         let at = frame.wrapping_add(layout.frame_instruction);
         let instruction = match layout.instruction {
             Instruction::Bytes | Instruction::Units => u64::from(memory.int(at)? as u32),
             Instruction::Pointer(_) => memory.word(at)?,
         };
-        let owner = match layout.entry {
+        let extra = match layout.entry {
             Entry::Every => 0,
             Entry::Flag(at) | Entry::Shim(at) => {
                 let mut byte = [0];
@@ -272,10 +278,10 @@ fn read_now(
             }
         };
         let code = memory.word(frame.wrapping_add(layout.frame_code))?;
-        found.push(PythonFrame {
+        found.push(RuntimeFrame {
             code,
             instruction,
-            owner,
+            extra,
         });
         frame = memory.word(frame.wrapping_add(layout.frame_previous))?;
     }
@@ -287,12 +293,12 @@ fn read_now(
 fn describe_all(
     runtime: &Interpreter,
     memory: &dyn Memory,
-    found: &[PythonFrame],
+    found: &[RuntimeFrame],
 ) -> Vec<(Option<Named>, bool)> {
     let layout = &runtime.layout;
     let mut named: Vec<(Option<Named>, bool)> = Vec::new();
     for frame in found {
-        if matches!(layout.entry, Entry::Shim(_)) && frame.owner >= SHIM {
+        if matches!(layout.entry, Entry::Shim(_)) && frame.extra >= SHIM {
             if let Some(last) = named.last_mut() {
                 last.1 = true;
             }
@@ -311,7 +317,7 @@ fn describe_all(
         };
         let entry = match layout.entry {
             Entry::Every => true,
-            Entry::Flag(_) => frame.owner != 0,
+            Entry::Flag(_) => frame.extra != 0,
             Entry::Shim(_) => false,
         };
         named.push((describe(layout, memory, code, offset), entry));

@@ -5,7 +5,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use tracer_ebpf::{COPY_BYTES_MAX, PYTHON_FRAMES_MAX, PythonFrame, PythonPlan, StackCopy};
+use tracer_ebpf::{
+    COPY_BYTES_MAX, RUNTIME_FRAMES_MAX, RUNTIME_NONE, RuntimeFrame, RuntimePlan, StackCopy,
+};
 
 use super::{
     Limits, Program, Result, Stacks, capture, capture_all, capture_thread, compile, functions,
@@ -85,31 +87,29 @@ fn pythons() -> Vec<Command> {
 }
 
 /// What the kernel side does with a plan.
-fn follow(pid: u32, plan: &PythonPlan, fs_base: u64) -> Result<Vec<PythonFrame>> {
+fn follow(pid: u32, plan: &RuntimePlan, fs_base: u64) -> Result<Vec<RuntimeFrame>> {
     let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
-    let word = |address: u64, len: u32| -> Result<u64> {
+    let word = |address: u64, distance: i32, len: u32| -> Result<u64> {
         let mut bytes = [0; 8];
-        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes[..len as usize], address)?;
+        let at = address.wrapping_add_signed(i64::from(distance));
+        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes[..len as usize], at)?;
         Ok(u64::from_le_bytes(bytes))
     };
-    let state = word(fs_base + u64::from(plan.thread_state), 8)?;
-    let mut frame = word(state + u64::from(plan.current), 8)?;
-    if plan.c_frame_current != u32::MAX {
-        frame = word(frame + u64::from(plan.c_frame_current), 8)?;
+    assert_eq!(plan.base, 0);
+    let mut frame = fs_base;
+    for distance in plan.way {
+        if distance != RUNTIME_NONE {
+            frame = word(frame, distance, 8)?;
+        }
     }
     let mut found = Vec::new();
-    while frame != 0 && found.len() < PYTHON_FRAMES_MAX {
-        let at = |offset: u32| frame + u64::from(offset);
-        found.push(PythonFrame {
-            code: word(at(plan.frame_code), 8)?,
-            instruction: word(at(plan.frame_instruction), plan.instruction_bytes)?,
-            owner: if plan.frame_owner == u32::MAX {
-                0
-            } else {
-                word(at(plan.frame_owner), 1)?
-            },
+    while frame != 0 && found.len() < RUNTIME_FRAMES_MAX {
+        found.push(RuntimeFrame {
+            code: word(frame, plan.code, 8)?,
+            instruction: word(frame, plan.instruction, plan.instruction_bytes)?,
+            extra: word(frame, plan.extra.max(0), plan.extra_bytes)?,
         });
-        frame = word(at(plan.frame_previous), 8)?;
+        frame = word(frame, plan.previous, 8)?;
     }
     Ok(found)
 }
