@@ -15,5 +15,6 @@ pub mod pace;
 pub mod program;
 pub mod runner;
 pub mod schema;
+pub mod terminal;
 pub mod tracer;
 pub mod wait;

@@ -1,5 +1,8 @@
 //! Holds JSON against a JSON Schema (draft 2020-12), as far as `docs/schema` makes use of it.
 //!
+//! Not the `jsonschema` crate: it alone takes longer to compile than tracer itself, in each test
+//! build, for a dozen keywords.
+//!
 //! A keyword that is not understood here is an error: a check that silently skips half of a schema
 //! would prove nothing.
 

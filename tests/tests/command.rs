@@ -23,6 +23,7 @@ tests![
     exit_code_of_a_clean_command_is_its_own,
     interrupt_reaches_the_command,
     broken_pipe_is_no_error,
+    until_found_ends_when_it_is_certain,
 ];
 
 /// Runs `tracer check OPTIONS -- sh -c SCRIPT` with `input`.
@@ -262,5 +263,26 @@ fn broken_pipe_is_no_error() -> Result<()> {
         );
         ensure!(stderr.is_empty(), "{arguments:?}: {stderr}");
     }
+    Ok(())
+}
+
+fn until_found_ends_when_it_is_certain() -> Result<()> {
+    host::require_root()?;
+    let scene = scenes::client("client", "fetch", 8, 900, "leak")?;
+    let pid = scene.pid().to_string();
+    let words = [
+        "check",
+        "--pid",
+        &pid,
+        "-d",
+        "20m",
+        "--until-found",
+        "-o",
+        "json",
+    ];
+    let ended = tracer::run(&words, seconds(120))?;
+    let report = Report::parse(&ended.stdout)?;
+    ensure!(report.verdict() == "leak", "{report}");
+    ensure!(report.only()?["confidence"] == "high", "{report}");
     Ok(())
 }

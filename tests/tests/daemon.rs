@@ -23,6 +23,8 @@ tests![
     local_socket_is_for_root_only,
     sigterm_detaches_everything,
     several_daemons_are_merged_and_a_dead_one_is_named,
+    a_choice_of_pods_is_not_met_in_silence,
+    doctor_of_a_daemon_tells_what_it_sees,
 ];
 
 /// A daemon that watches a leaky client.
@@ -78,6 +80,11 @@ impl Watched {
         Ok(ended.stdout)
     }
 
+    /// The command of a live view of this daemon.
+    pub fn live(&self) -> Result<Command> {
+        tracer::command(&["top", "-w", "--endpoint", &self.socket])
+    }
+
     /// Waits until `top` has the leak.
     pub fn leak(&self) -> Result<Report> {
         wait::for_value("top to show the leak", seconds(60), || {
@@ -109,6 +116,11 @@ fn findings_and_connections_are_served() -> Result<()> {
     }
     let csv = watched.ask(&["top", "-o", "csv"])?;
     ensure!(csv.lines().count() == 2 && csv.contains(id), "csv: {csv}");
+    let wide = watched.ask(&["top", "-o", "wide"])?;
+    ensure!(
+        !wide.contains("POD") && !wide.contains("NAMESPACE") && wide.contains("RUNTIME"),
+        "columns that nobody fills: {wide}"
+    );
     for order in ["leaked", "rate", "age", "open"] {
         watched.ask(&["top", "--sort-by", order, "--limit", "1"])?;
     }
@@ -302,5 +314,54 @@ fn several_daemons_are_merged_and_a_dead_one_is_named() -> Result<()> {
     let finding = report.only()?;
     let instances = finding["instances"].as_array().context("no instances")?;
     ensure!(instances.len() == 2, "instances: {report}");
+    Ok(())
+}
+
+fn a_choice_of_pods_is_not_met_in_silence() -> Result<()> {
+    let watched = watched()?;
+    watched.leak()?;
+    for (choice, shown) in [
+        (&["-n", "shop"][..], 0),
+        (&["-l", "app=web"], 0),
+        (&["-A"], 1),
+    ] {
+        let words = [
+            &["top", "-o", "jsonl", "--endpoint", &watched.socket],
+            choice,
+        ]
+        .concat();
+        let ended = tracer::run(&words, seconds(30))?;
+        ensure!(ended.code() == 0, "{choice:?}: {}", ended.stderr);
+        ensure!(
+            ended
+                .stderr
+                .contains("no pod names are known here, because"),
+            "{choice:?}: {}",
+            ended.stderr
+        );
+        ensure!(
+            ended.stdout.lines().count() == shown,
+            "{choice:?}: {}",
+            ended.stdout
+        );
+    }
+    Ok(())
+}
+
+/// The daemon runs on this machine with these privileges, so it must say what a local doctor says.
+fn doctor_of_a_daemon_tells_what_it_sees() -> Result<()> {
+    let watched = watched()?;
+    let asked: Value = serde_json::from_str(&watched.ask(&["doctor", "-o", "json"])?)?;
+    let local = tracer::run(&["doctor", "-o", "json"], seconds(60))?;
+    let local: Value = serde_json::from_str(&local.stdout)?;
+    for field in ["kernel", "architecture", "btf", "lockdown", "capabilities"] {
+        ensure!(asked[field] == local[field], "{field}: {asked:#} {local:#}");
+    }
+    ensure!(
+        asked["capabilities"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty()),
+        "{asked:#}"
+    );
     Ok(())
 }

@@ -13,6 +13,7 @@ mod fixtures;
 mod go;
 mod go_views;
 mod languages;
+mod live;
 mod moved;
 mod output;
 mod pairs;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         faults::TESTS,
         restart::TESTS,
         output::TESTS,
+        live::TESTS,
         scenarios::TESTS,
         schema::TESTS,
         targets::TESTS,

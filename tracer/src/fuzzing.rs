@@ -9,7 +9,7 @@ use crate::{
     kernel, procs,
     procs::maps,
     protocols,
-    runtimes::{go, php, python, ruby},
+    runtimes::{go, python},
     symbols::{blame, perf_map},
     unwind,
 };
@@ -25,9 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("go_memory", go_memory),
     ("perf_map", perf_map),
     ("proc_files", proc_files),
-    ("php", php_frames),
     ("python", python_code),
-    ("ruby", ruby_frames),
     ("http", http_bytes),
     ("btf", btf),
     ("config", config),
@@ -103,16 +101,6 @@ pub fn proc_files(data: &[u8]) {
 /// CPython's published offsets, line tables and objects.
 pub fn python_code(data: &[u8]) {
     python::read_hostile(data);
-}
-
-/// PHP's frames, functions and strings.
-pub fn php_frames(data: &[u8]) {
-    php::read_hostile(data);
-}
-
-/// Ruby's frames, instruction sequences, tables of lines and strings.
-pub fn ruby_frames(data: &[u8]) {
-    ruby::read_hostile(data);
 }
 
 /// The first bytes of a connection: an HTTP request, a TLS hello, or neither; and a URL.

@@ -16,6 +16,8 @@ pub mod procs;
 pub mod protocols;
 pub mod report;
 pub mod runtimes;
+#[cfg(test)]
+mod schema;
 pub mod session;
 pub mod symbols;
 pub mod unwind;

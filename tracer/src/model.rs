@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Which side of the connection the process is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Role {
     /// It connected (or is one end of a `socketpair`, or nobody can tell).
     Client,
@@ -17,9 +18,21 @@ pub enum Role {
     Server,
 }
 
+impl Role {
+    /// Its name, as JSON has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Client => "client",
+            Role::Server => "server",
+        }
+    }
+}
+
 /// Address family and transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Family {
     /// TCP over IPv4.
     Tcp4,
@@ -29,9 +42,22 @@ pub enum Family {
     Unix,
 }
 
+impl Family {
+    /// Its name, as JSON has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Tcp4 => "tcp4",
+            Family::Tcp6 => "tcp6",
+            Family::Unix => "unix",
+        }
+    }
+}
+
 /// The moment a stack was taken at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum StackOf {
     /// The send (or the runtime's own call) that began the latest request.
     Request,
@@ -46,6 +72,7 @@ pub enum StackOf {
 /// How much of a stack is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum StackQuality {
     /// Unwound to the thread's first frame.
     Complete,
@@ -72,6 +99,7 @@ pub struct Named {
 
 /// One frame, symbolized as far as possible.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Frame {
     /// Demangled function name, or `module+0xoffset` when there is no symbol.
     pub function: String,
@@ -86,6 +114,7 @@ pub struct Frame {
     /// Address to look up: as linked in the module, or in the process where the code is in no
     /// file. That of a caller lies in its call instruction. `None` for interpreted frames.
     #[serde(with = "hex", default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub address: Option<u64>,
 }
 
@@ -318,6 +347,7 @@ pub enum PoolState {
 /// Where the offsets come from by which a Go program's structures are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum OffsetsFrom {
     /// Its version of Go is known.
     Table,
@@ -341,6 +371,7 @@ pub struct Ended {
 /// The kinds of leak, in the order in which the first that fits names a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Kind {
     /// The opener closed it or is gone; another process still holds the descriptor.
     InheritedFd,
@@ -389,6 +420,7 @@ impl fmt::Display for Kind {
 /// How sure a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Confidence {
     /// Suggestive; not enough to call it a leak.
     Low,
@@ -396,4 +428,16 @@ pub enum Confidence {
     Medium,
     /// Proof per connection, or a long and steady growth.
     High,
+}
+
+impl Confidence {
+    /// Its name, as JSON has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Confidence::Low => "low",
+            Confidence::Medium => "medium",
+            Confidence::High => "high",
+        }
+    }
 }

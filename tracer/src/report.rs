@@ -15,6 +15,7 @@ pub const SCHEMA: u32 = 1;
 
 /// The overall verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// At least one finding of medium or high confidence.
@@ -27,8 +28,10 @@ pub enum Verdict {
 
 /// What `tracer check -o json` and `tracer top -o json` print.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Report {
-    /// [`SCHEMA`].
+    /// Version of the layout.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
     pub schema: u32,
     /// The verdict.
     pub verdict: Verdict,
@@ -62,6 +65,7 @@ pub struct Report {
 
 /// A report against an earlier one; every list holds ids of findings.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Comparison {
     /// File of the earlier report.
     pub file: String,
@@ -79,6 +83,7 @@ pub struct Comparison {
 
 /// One of several daemons asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Node {
     /// How it was reached.
     pub endpoint: String,
@@ -90,6 +95,7 @@ pub struct Node {
 
 /// What could be seen, and what could not.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Coverage {
     /// The weakest hook backend in use: `syscalls`, `raw_tracepoint`, `tracepoint`, `kprobe` or
     /// `fentry`.
@@ -119,6 +125,7 @@ pub struct Coverage {
 
 /// One leak: the same program, call site, role and remote, on however many instances.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
     /// Stable across restarts and nodes.
     pub id: String,
@@ -176,6 +183,7 @@ pub struct Finding {
 
 /// A caller of a call site's function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Caller {
     /// Function name.
     pub function: String,
@@ -187,6 +195,7 @@ pub struct Caller {
 
 /// What a Go program's connection pools say about the connections of a finding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GoInfo {
     /// Path of the main module; empty when it was built outside of one.
     pub main_module: String,
@@ -216,6 +225,7 @@ pub struct GoInfo {
 
 /// Which view of a Go program a finding rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GoSight {
     /// Its own connection pools were asked.
@@ -226,6 +236,7 @@ pub enum GoSight {
 
 /// Settings of an `http.Transport` as they are in the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GoTransport {
     /// `MaxConnsPerHost`; 0: no limit.
     pub max_conns_per_host: u64,
@@ -241,8 +252,10 @@ pub struct GoTransport {
 
 /// What `tracer describe -o json` prints: one finding and its past.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FindingDetail {
-    /// [`SCHEMA`].
+    /// Version of the layout.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
     pub schema: u32,
     /// When it was asked for.
     pub observed_at: Timestamp,
@@ -254,6 +267,7 @@ pub struct FindingDetail {
 
 /// Counts of a finding at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TimelinePoint {
     /// The moment.
     pub at: Timestamp,
@@ -265,6 +279,7 @@ pub struct TimelinePoint {
 
 /// The process of a finding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProcessInfo {
     /// In the host's pid namespace.
     pub pid: u32,
@@ -287,6 +302,7 @@ pub struct ProcessInfo {
 
 /// The line to blame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CallSite {
     /// Function.
     pub function: String,
@@ -300,6 +316,7 @@ pub struct CallSite {
 
 /// One process with the leak.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Instance {
     /// Node name, when known.
     pub node: Option<String>,
@@ -313,6 +330,7 @@ pub struct Instance {
 
 /// The other end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RemoteInfo {
     /// Family.
     pub family: Family,
@@ -330,6 +348,7 @@ pub struct RemoteInfo {
 
 /// Counts of one finding.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Connections {
     /// Open now.
     pub open: u64,
@@ -345,6 +364,7 @@ pub struct Connections {
 
 /// Limits of one process.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Resources {
     /// Process.
     pub pid: u32,
@@ -362,6 +382,7 @@ pub struct Resources {
 
 /// Ephemeral ports in use towards one destination.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EphemeralPorts {
     /// Address and port.
     pub destination: String,
@@ -375,6 +396,7 @@ pub struct EphemeralPorts {
 
 /// One open socket, as `tracer connections -o json` lists it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConnectionRow {
     /// Process that opened or accepted it.
     pub pid: u32,
@@ -417,8 +439,10 @@ pub struct ConnectionRow {
 
 /// What `tracer connections -o json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConnectionList {
-    /// [`SCHEMA`].
+    /// Version of the layout.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
     pub schema: u32,
     /// The connections, oldest first.
     pub connections: Vec<ConnectionRow>,
@@ -428,8 +452,10 @@ pub struct ConnectionList {
 
 /// What `tracer doctor -o json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Doctor {
-    /// [`SCHEMA`].
+    /// Version of the layout.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
     pub schema: u32,
     /// Kernel release (`uname -r`).
     pub kernel: String,
@@ -453,6 +479,7 @@ pub struct Doctor {
 
 /// One Linux capability.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Capability {
     /// Such as `CAP_BPF`.
     pub name: String,
@@ -464,6 +491,7 @@ pub struct Capability {
 
 /// How one event is observed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventStatus {
     /// Event, such as `tcp_open`.
     pub event: String,
@@ -479,6 +507,7 @@ pub struct EventStatus {
 
 /// A hook that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Refusal {
     /// Backend.
     pub backend: String,

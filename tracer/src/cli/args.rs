@@ -124,6 +124,9 @@ pub struct Check {
     /// How long to watch: 60, 60s, 5m, 1h [default: 60s; to its end with -- COMMAND]
     #[arg(long, short = 'd', value_name = "TIME", value_parser = units::parse_duration)]
     pub duration: Option<Duration>,
+    /// End the watch as soon as a leak of high confidence is found
+    #[arg(long)]
+    pub until_found: bool,
     /// Form of the report
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
     pub output: ReportForm,
@@ -213,6 +216,9 @@ pub struct NamespaceArgs {
     /// Only findings in this Kubernetes namespace
     #[arg(short, long, value_name = "NS")]
     pub namespace: Option<String>,
+    /// Only findings in pods with these labels
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
     /// Findings in all namespaces, which is the default
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
@@ -352,6 +358,15 @@ pub enum ConnectionSort {
     Idle,
     /// By process, then age
     Pid,
+}
+
+impl SortBy {
+    /// Its name, as `--sort-by` takes it.
+    #[must_use]
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 #[cfg(test)]

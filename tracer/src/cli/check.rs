@@ -12,11 +12,12 @@ use super::{
     preflight,
     signals::Signals,
     target, text, users, watch,
-    watch::Ended,
+    watch::{Ended, Look},
 };
 use crate::{
     config::Config,
-    report::{Report, Verdict},
+    model::Confidence,
+    report::{Finding, Report, Verdict},
     session::{MAX_SOCKETS, Options, Session, Target},
 };
 
@@ -70,7 +71,14 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
         Some(_) => args.duration,
         None => Some(args.duration.unwrap_or(DURATION_DEFAULT)),
     };
-    let (ended, outcome) = observe(session, &target, command.as_ref(), &signals, duration);
+    let mut look = |session: &mut Session| {
+        session.report().is_ok_and(|mut report| {
+            config.ignore.apply(&mut report);
+            is_certain(&report)
+        })
+    };
+    let look: Option<Look<'_>> = args.until_found.then_some(&mut look);
+    let (ended, outcome) = observe(session, &target, command.as_ref(), &signals, duration, look);
     let own_status = finish(command, &ended, &signals)?;
 
     let report = match outcome {
@@ -109,10 +117,17 @@ fn observe(
     command: Option<&Running>,
     signals: &Signals,
     duration: Option<Duration>,
+    look: Option<Look<'_>>,
 ) -> (Ended, Result<Report, String>) {
-    let ended = watch::watch(&mut session, target, command, signals, duration);
+    let ended = watch::watch(&mut session, target, command, signals, duration, look);
     let report = session.report();
     (ended, report)
+}
+
+/// Whether more watching can't change the verdict.
+fn is_certain(report: &Report) -> bool {
+    let high = |finding: &Finding| finding.confidence == Confidence::High;
+    report.verdict == Verdict::Leak && report.findings.iter().any(high)
 }
 
 fn open(path: Option<&std::path::Path>, purpose: &str) -> Result<Option<OutputFile>, Failure> {

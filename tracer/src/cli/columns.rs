@@ -1,12 +1,16 @@
-//! Lists in columns: one definition of a column serves the table, the wide table and CSV.
+//! Lists in columns: one definition of a column serves the table, the wide table, the live view
+//! and CSV.
 
-use std::fmt::Write as _;
-
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Failure, args::ListForm, output::clean, units};
+use super::{
+    Failure,
+    args::ListForm,
+    fit::{self, Fit, Room},
+    output::clean,
+    units,
+};
 
 /// A value in a cell: rounded with units in tables, exact in base units in CSV.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,14 +63,190 @@ impl Cell {
     }
 }
 
+/// Where a column appears. CSV has them all, so that its columns never change places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// In every table.
+    Always,
+    /// In `-o wide`.
+    Wide,
+    /// In `-o wide`, where a row has a value for it.
+    WideWhereKnown,
+}
+
 /// A column of rows of type `T`.
 pub struct Column<T> {
-    /// Heading in tables; in lower case with `_` the name in CSV.
-    pub heading: &'static str,
-    /// Shown in `-o wide` and CSV only.
-    pub wide: bool,
-    /// Its value; the date is now.
-    pub cell: fn(&T, Timestamp) -> Cell,
+    heading: &'static str,
+    short: &'static str,
+    shown: Shown,
+    room: Room,
+    in_live_view: bool,
+    cell: fn(&T, Timestamp) -> Cell,
+}
+
+impl<T> Column<T> {
+    /// A column of the narrow table. Its heading in lower case with `_` is its name in CSV.
+    pub const fn new(heading: &'static str, cell: fn(&T, Timestamp) -> Cell) -> Column<T> {
+        Column {
+            heading,
+            short: heading,
+            shown: Shown::Always,
+            room: Room::WHOLE,
+            in_live_view: true,
+            cell,
+        }
+    }
+
+    /// A heading for where there is a terminal's width only.
+    #[must_use]
+    pub const fn short(mut self, heading: &'static str) -> Column<T> {
+        self.short = heading;
+        self
+    }
+
+    /// Only in `-o wide`.
+    #[must_use]
+    pub const fn wide(mut self) -> Column<T> {
+        self.shown = Shown::Wide;
+        self
+    }
+
+    /// Only in `-o wide`, and only where a row has a value.
+    #[must_use]
+    pub const fn where_known(mut self) -> Column<T> {
+        self.shown = Shown::WideWhereKnown;
+        self
+    }
+
+    /// Where room is short its text is elided in the middle, down to `least` columns.
+    #[must_use]
+    pub const fn elastic(mut self, least: usize) -> Column<T> {
+        self.room = Room::Elastic { least };
+        self
+    }
+
+    /// Where room is short it goes; the one with the smallest number goes first.
+    #[must_use]
+    pub const fn leaves(mut self, turn: u8) -> Column<T> {
+        self.room = Room::Leaves { turn };
+        self
+    }
+
+    /// Not in the live view, which has other ways to say it.
+    #[must_use]
+    pub const fn not_live(mut self) -> Column<T> {
+        self.in_live_view = false;
+        self
+    }
+}
+
+/// What a table shows: headings and cells as text, and how they fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Laid {
+    /// Headings, one for each shown column.
+    pub headings: Vec<&'static str>,
+    /// Cells of each row, elided to their width.
+    pub rows: Vec<Vec<String>>,
+    /// Numbers are set to the right.
+    pub right: Vec<bool>,
+    /// Width of each shown column.
+    pub widths: Vec<usize>,
+    /// Lines below each row: what found no room beside the rest.
+    pub below: Vec<Vec<String>>,
+}
+
+impl Laid {
+    /// The line of headings.
+    #[must_use]
+    pub fn heading(&self) -> String {
+        self.line(self.headings.iter().copied())
+    }
+
+    /// The lines of a row: its cells, and below them what found no room.
+    #[must_use]
+    pub fn lines(&self, row: usize) -> Vec<String> {
+        let cells = self.rows.get(row).into_iter().flatten();
+        let below = self.below.get(row).into_iter().flatten();
+        let first = self.line(cells.map(String::as_str));
+        let indented = below.map(|text| format!("{:indent$}{text}", "", indent = fit::INDENT));
+        std::iter::once(first).chain(indented).collect()
+    }
+
+    fn line<'a>(&self, cells: impl Iterator<Item = &'a str>) -> String {
+        let mut line = String::new();
+        for ((cell, &width), &right) in cells.zip(&self.widths).zip(&self.right) {
+            if !line.is_empty() {
+                line.push_str(&" ".repeat(fit::GAP));
+            }
+            line.push_str(&fit::pad(cell, width, right));
+        }
+        line.truncate(line.trim_end().len());
+        line
+    }
+}
+
+/// Lays out rows in the columns of the narrow table, for a live view of this width.
+pub fn lay<T>(columns: &[Column<T>], rows: &[T], now: Timestamp, width: usize) -> Laid {
+    let columns: Vec<&Column<T>> = columns
+        .iter()
+        .filter(|column| column.shown == Shown::Always && column.in_live_view)
+        .collect();
+    lay_out(&columns, rows, now, Some(width))
+}
+
+fn lay_out<T>(columns: &[&Column<T>], rows: &[T], now: Timestamp, width: Option<usize>) -> Laid {
+    let cells: Vec<Vec<Cell>> = rows
+        .iter()
+        .map(|row| {
+            columns
+                .iter()
+                .map(|column| (column.cell)(row, now))
+                .collect()
+        })
+        .collect();
+    let shown: Vec<Vec<String>> = cells
+        .iter()
+        .map(|row| row.iter().map(Cell::shown).collect())
+        .collect();
+    let headings: Vec<&'static str> = columns
+        .iter()
+        .map(|column| {
+            if width.is_some() {
+                column.short
+            } else {
+                column.heading
+            }
+        })
+        .collect();
+    let rooms: Vec<Room> = columns.iter().map(|column| column.room).collect();
+    let Fit { beside, below } = fit::fit(&headings, &rooms, &shown, width);
+    Laid {
+        headings: beside.iter().map(|&(column, _)| headings[column]).collect(),
+        rows: shown
+            .iter()
+            .map(|row| {
+                let cells = beside.iter();
+                cells
+                    .map(|&(column, width)| fit::elide(&row[column], width))
+                    .collect()
+            })
+            .collect(),
+        right: beside
+            .iter()
+            .map(|&(column, _)| cells.iter().any(|row| row[column].is_number()))
+            .collect(),
+        widths: beside.iter().map(|&(_, width)| width).collect(),
+        below: shown
+            .iter()
+            .map(|row| {
+                let room = width.unwrap_or(usize::MAX).saturating_sub(fit::INDENT);
+                let below = below.iter();
+                below
+                    .map(|&column| fit::elide(&row[column], room))
+                    .collect()
+            })
+            .collect(),
+    }
 }
 
 /// Writes rows in any form; `document` is the whole answer, for JSON. Tables are fitted to
@@ -82,85 +262,61 @@ pub fn write<T: Serialize>(
     now: Timestamp,
     width: Option<usize>,
 ) -> Result<String, Failure> {
-    let error = |e: serde_json::Error| Failure::from(anyhow::Error::from(e));
-    let mut out = String::new();
     match form {
-        ListForm::Table => out = table(columns.iter().filter(|c| !c.wide), rows, now, width),
-        ListForm::Wide => out = table(columns.iter(), rows, now, None),
-        ListForm::Csv => out = csv(columns, rows, now),
-        ListForm::Json => {
-            out = serde_json::to_string_pretty(document).map_err(error)?;
+        ListForm::Table => {
+            let narrow: Vec<_> = columns
+                .iter()
+                .filter(|column| column.shown == Shown::Always)
+                .collect();
+            Ok(table(&lay_out(&narrow, rows, now, width)))
+        }
+        ListForm::Wide => {
+            let known = |column: &Column<T>| {
+                column.shown != Shown::WideWhereKnown
+                    || rows.iter().any(|row| (column.cell)(row, now) != Cell::None)
+            };
+            let wide: Vec<_> = columns.iter().filter(|column| known(column)).collect();
+            Ok(table(&lay_out(&wide, rows, now, None)))
+        }
+        ListForm::Csv => csv(columns, rows, now),
+        ListForm::Json => Ok(json_line(serde_json::to_string_pretty(document))?),
+        ListForm::Jsonl => {
+            let lines = rows.iter().map(|row| json_line(serde_json::to_string(row)));
+            Ok(lines.collect::<Result<String, _>>()?)
+        }
+    }
+}
+
+fn json_line(text: serde_json::Result<String>) -> Result<String, anyhow::Error> {
+    Ok(text? + "\n")
+}
+
+fn table(laid: &Laid) -> String {
+    let mut out = laid.heading() + "\n";
+    for number in 0..laid.rows.len() {
+        for line in laid.lines(number) {
+            out.push_str(&line);
             out.push('\n');
         }
-        ListForm::Jsonl => {
-            for row in rows {
-                let _ = writeln!(out, "{}", serde_json::to_string(row).map_err(error)?);
-            }
-        }
-    }
-    Ok(out)
-}
-
-fn table<'a, T: 'a>(
-    columns: impl Iterator<Item = &'a Column<T>>,
-    rows: &[T],
-    now: Timestamp,
-    width: Option<usize>,
-) -> String {
-    let columns: Vec<&Column<T>> = columns.collect();
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    if let Some(width) = width.and_then(|width| u16::try_from(width).ok()) {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_width(width);
-    }
-    table.set_header(columns.iter().map(|column| column.heading));
-    for row in rows {
-        table.add_row(columns.iter().map(|column| {
-            let cell = (column.cell)(row, now);
-            let alignment = if cell.is_number() {
-                CellAlignment::Right
-            } else {
-                CellAlignment::Left
-            };
-            comfy_table::Cell::new(cell.shown()).set_alignment(alignment)
-        }));
-    }
-    let lines = table.lines();
-    lines.fold(String::new(), |mut out, line| {
-        // The preset pads the left edge too.
-        out.push_str(line.strip_prefix(' ').unwrap_or(&line).trim_end());
-        out.push('\n');
-        out
-    })
-}
-
-/// RFC 4180, with line feeds alone.
-fn csv<T>(columns: &[Column<T>], rows: &[T], now: Timestamp) -> String {
-    let mut out = String::new();
-    let names = columns
-        .iter()
-        .map(|c| c.heading.to_lowercase().replace([' ', '/'], "_"));
-    csv_line(&mut out, names);
-    for row in rows {
-        csv_line(&mut out, columns.iter().map(|c| (c.cell)(row, now).exact()));
     }
     out
 }
 
-fn csv_line(out: &mut String, fields: impl Iterator<Item = String>) {
-    for (index, field) in fields.enumerate() {
-        if index > 0 {
-            out.push(',');
-        }
-        if field.contains([',', '"', '\n', '\r']) {
-            let _ = write!(out, "\"{}\"", field.replace('"', "\"\""));
-        } else {
-            out.push_str(&field);
-        }
+fn csv<T>(columns: &[Column<T>], rows: &[T], now: Timestamp) -> Result<String, Failure> {
+    let failed = |error: csv::Error| Failure::from(anyhow::Error::from(error));
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let names = columns
+        .iter()
+        .map(|column| column.heading.to_lowercase().replace([' ', '/'], "_"));
+    writer.write_record(names).map_err(failed)?;
+    for row in rows {
+        let cells = columns.iter().map(|column| (column.cell)(row, now).exact());
+        writer.write_record(cells).map_err(failed)?;
     }
-    out.push('\n');
+    let bytes = writer
+        .into_inner()
+        .map_err(|e| failed(e.into_error().into()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -173,55 +329,67 @@ mod tests {
     struct Row {
         name: &'static str,
         age: f64,
+        node: Option<&'static str>,
     }
 
     const COLUMNS: &[Column<Row>] = &[
-        Column {
-            heading: "NAME",
-            wide: false,
-            cell: |row, _| Cell::Text(row.name.to_owned()),
-        },
-        Column {
-            heading: "OPEN FOR",
-            wide: false,
-            cell: |row, _| Cell::Seconds(row.age),
-        },
-        Column {
-            heading: "NODE",
-            wide: true,
-            cell: |_, _| Cell::None,
-        },
+        Column::<Row>::new("NAME", |row, _| Cell::Text(row.name.to_owned())).elastic(7),
+        Column::<Row>::new("OPEN FOR", |row, _| Cell::Seconds(row.age)).short("OPEN"),
+        Column::<Row>::new("NODE", |row, _| Cell::text(row.node)).where_known(),
     ];
 
-    fn written(form: ListForm) -> String {
-        let rows = [
-            Row {
-                name: "a",
-                age: 75.25,
-            },
-            Row {
-                name: "b, \"c\"",
-                age: 4000.0,
-            },
-        ];
-        write(form, COLUMNS, &rows, &rows.len(), samples::start(), None).unwrap()
+    fn written(form: ListForm, rows: &[Row], width: Option<usize>) -> String {
+        write(form, COLUMNS, rows, &rows.len(), samples::start(), width).unwrap()
+    }
+
+    fn rows(node: Option<&'static str>) -> [Row; 2] {
+        [("a", 75.25), ("b, \"c\"", 4000.0)].map(|(name, age)| Row { name, age, node })
     }
 
     #[test]
     fn every_form_has_the_same_rows() {
-        assert_eq!(
-            written(ListForm::Table),
-            "NAME    OPEN FOR\na            75s\nb, \"c\"     1h 6m\n"
-        );
-        assert!(written(ListForm::Wide).starts_with("NAME    OPEN FOR  NODE\n"));
+        let rows = rows(None);
+        let written = |form| written(form, &rows, None);
+        let table = "NAME    OPEN FOR\na            75s\nb, \"c\"     1h 6m\n";
+        assert_eq!(written(ListForm::Table), table);
         assert_eq!(
             written(ListForm::Csv),
             "name,open_for,node\na,75.25,\n\"b, \"\"c\"\"\",4000,\n"
         );
         assert_eq!(
             written(ListForm::Jsonl),
-            "{\"name\":\"a\",\"age\":75.25}\n{\"name\":\"b, \\\"c\\\"\",\"age\":4000.0}\n"
+            "{\"name\":\"a\",\"age\":75.25,\"node\":null}\n\
+             {\"name\":\"b, \\\"c\\\"\",\"age\":4000.0,\"node\":null}\n"
         );
         assert_eq!(written(ListForm::Json), "2\n");
+    }
+
+    #[test]
+    fn a_column_that_nobody_fills_is_left_out_of_tables_alone() {
+        let heading = |node, form| {
+            let text = written(form, &rows(node), None);
+            text.lines().next().unwrap().to_owned()
+        };
+        assert!(!heading(None, ListForm::Wide).contains("NODE"));
+        assert!(heading(Some("n1"), ListForm::Wide).contains("NODE"));
+        assert!(!heading(Some("n1"), ListForm::Table).contains("NODE"));
+        assert!(heading(None, ListForm::Csv).contains("node"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_elided_or_goes_below() {
+        let rows = [Row {
+            name: "main.fetch /src/main.go:24",
+            age: 75.0,
+            node: None,
+        }];
+        assert_eq!(
+            written(ListForm::Table, &rows, Some(20)),
+            "NAME            OPEN\nmain.fe….go:24   75s\n"
+        );
+        assert_eq!(
+            written(ListForm::Table, &rows, Some(12)),
+            "OPEN\n 75s\n  main.…o:24\n"
+        );
     }
 }

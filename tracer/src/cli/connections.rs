@@ -19,96 +19,40 @@ use crate::report::{ConnectionList, ConnectionRow, SCHEMA};
 const ALL: usize = 1_000_000;
 
 const COLUMNS: &[Column<ConnectionRow>] = &[
-    Column {
-        heading: "PID",
-        wide: false,
-        cell: |c, _| Cell::Count(u64::from(c.pid)),
-    },
-    Column {
-        heading: "PROCESS",
-        wide: false,
-        cell: |c, _| Cell::Text(c.comm.clone()),
-    },
-    Column {
-        heading: "FD",
-        wide: false,
-        cell: |c, _| Cell::text(c.fd.map(|fd| fd.to_string())),
-    },
-    Column {
-        heading: "STATE",
-        wide: false,
-        cell: |c, _| Cell::Text(c.state.clone()),
-    },
-    Column {
-        heading: "AGE",
-        wide: false,
-        cell: |c, _| Cell::Seconds(c.age_seconds),
-    },
-    Column {
-        heading: "IDLE",
-        wide: false,
-        cell: |c, _| Cell::Seconds(c.idle_seconds),
-    },
-    Column {
-        heading: "REQUESTS",
-        wide: false,
-        cell: |c, _| Cell::Count(u64::from(c.requests)),
-    },
-    Column {
-        heading: "UNREAD",
-        wide: false,
-        cell: |c, _| Cell::Count(u64::from(c.unread)),
-    },
-    Column {
-        heading: "CALL SITE",
-        wide: false,
-        cell: |c, _| {
-            Cell::Text(match &c.call_site {
-                None if c.preexisting => "(opened before tracing)".to_owned(),
-                site => text::call_site(site.as_ref()),
-            })
-        },
-    },
-    Column {
-        heading: "REMOTE",
-        wide: false,
-        cell: |c, _| Cell::Text(c.url.clone().unwrap_or_else(|| c.remote.clone())),
-    },
-    Column {
-        heading: "ROLE",
-        wide: true,
-        cell: |c, _| Cell::Text(format!("{:?}", c.role).to_lowercase()),
-    },
-    Column {
-        heading: "FAMILY",
-        wide: true,
-        cell: |c, _| Cell::Text(format!("{:?}", c.family).to_lowercase()),
-    },
-    Column {
-        heading: "LOCAL PORT",
-        wide: true,
-        cell: |c, _| Cell::text(c.local_port.map(|port| port.to_string())),
-    },
-    Column {
-        heading: "ADDRESS",
-        wide: true,
-        cell: |c, _| Cell::Text(c.remote.clone()),
-    },
-    Column {
-        heading: "HOLDER",
-        wide: true,
-        cell: |c, _| Cell::text(c.holder_pid.map(|pid| pid.to_string())),
-    },
-    Column {
-        heading: "OPENED AT",
-        wide: true,
-        cell: |c, _| Cell::Date(c.opened_at),
-    },
-    Column {
-        heading: "INODE",
-        wide: true,
-        cell: |c, _| Cell::Count(u64::from(c.inode)),
-    },
+    Column::<ConnectionRow>::new("PID", |c, _| Cell::Count(u64::from(c.pid))),
+    Column::<ConnectionRow>::new("PROCESS", |c, _| Cell::Text(c.comm.clone())).elastic(8),
+    Column::<ConnectionRow>::new("FD", |c, _| Cell::text(c.fd.map(|fd| fd.to_string()))).leaves(1),
+    Column::<ConnectionRow>::new("STATE", |c, _| Cell::Text(c.state.clone())),
+    Column::<ConnectionRow>::new("AGE", |c, _| Cell::Seconds(c.age_seconds)),
+    Column::<ConnectionRow>::new("IDLE", |c, _| Cell::Seconds(c.idle_seconds)).leaves(4),
+    Column::<ConnectionRow>::new("REQUESTS", |c, _| Cell::Count(u64::from(c.requests)))
+        .short("REQS")
+        .leaves(3),
+    Column::<ConnectionRow>::new("UNREAD", |c, _| Cell::Count(u64::from(c.unread))).leaves(2),
+    Column::<ConnectionRow>::new("CALL SITE", |c, _| {
+        Cell::Text(match &c.call_site {
+            None if c.preexisting => "(opened before tracing)".to_owned(),
+            site => text::call_site(site.as_ref()),
+        })
+    })
+    .elastic(24),
+    Column::<ConnectionRow>::new("REMOTE", |c, _| {
+        Cell::Text(c.url.clone().unwrap_or_else(|| c.remote.clone()))
+    })
+    .elastic(20),
+    Column::<ConnectionRow>::new("ROLE", |c, _| Cell::Text(c.role.name().to_owned())).wide(),
+    Column::<ConnectionRow>::new("FAMILY", |c, _| Cell::Text(c.family.name().to_owned())).wide(),
+    Column::<ConnectionRow>::new("LOCAL PORT", |c, _| {
+        Cell::text(c.local_port.map(|port| port.to_string()))
+    })
+    .wide(),
+    Column::<ConnectionRow>::new("ADDRESS", |c, _| Cell::Text(c.remote.clone())).wide(),
+    Column::<ConnectionRow>::new("HOLDER", |c, _| {
+        Cell::text(c.holder_pid.map(|pid| pid.to_string()))
+    })
+    .where_known(),
+    Column::<ConnectionRow>::new("OPENED AT", |c, _| Cell::Date(c.opened_at)).wide(),
+    Column::<ConnectionRow>::new("INODE", |c, _| Cell::Count(u64::from(c.inode))).wide(),
 ];
 
 /// Runs the command.

@@ -1,8 +1,6 @@
 //! `tracer doctor`: what this kernel and these privileges allow.
 
-use std::{fmt::Write as _, fs, path::Path};
-
-use rustix::system::uname;
+use std::fmt::Write as _;
 
 use super::{
     Failure, STATUS_UNSUPPORTED,
@@ -11,16 +9,11 @@ use super::{
     client::Endpoint,
     output,
     output::{Paint, clean, wrap},
-    preflight::BTF,
 };
 use crate::{
-    procs::capabilities::{capabilities, kernel_version},
-    report::{Doctor, EventStatus, SCHEMA},
-    session::{MAX_SOCKETS, Options, Session, Target},
+    report::{Doctor, EventStatus},
+    session::{MAX_SOCKETS, Options, Session, Surroundings, Target},
 };
-
-/// Lockdown state; missing where securityfs is not mounted.
-const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
 /// Runs the command: status 0 when everything needed works, else 3.
 ///
@@ -86,79 +79,13 @@ fn local(args: &DoctorArgs) -> Doctor {
         pin: None,
     });
     match started {
-        Ok(session) => complete(session.doctor(), args.attach.btf.as_deref(), None),
-        Err(error) => complete(None, args.attach.btf.as_deref(), Some(error.to_string())),
-    }
-}
-
-/// Fills in what the session does not know; `error` says why there is none.
-fn complete(known: Option<Doctor>, btf: Option<&Path>, error: Option<String>) -> Doctor {
-    let system = uname();
-    let release = system.release().to_string_lossy().into_owned();
-    let mut doctor = known.unwrap_or_else(|| Doctor {
-        schema: SCHEMA,
-        kernel: String::new(),
-        architecture: String::new(),
-        btf: String::new(),
-        lockdown: None,
-        capabilities: Vec::new(),
-        events: Vec::new(),
-        degraded: Vec::new(),
-        accounting: Default::default(),
-        usable: error.is_none(),
-    });
-    let fill = |field: &mut String, value: &dyn Fn() -> String| {
-        if field.is_empty() {
-            *field = value();
+        Ok(session) => session.doctor(),
+        Err(error) => {
+            let mut doctor = Surroundings::read(args.attach.btf.as_deref()).doctor();
+            doctor.degraded.insert(0, error.to_string());
+            doctor
         }
-    };
-    fill(&mut doctor.kernel, &|| release.clone());
-    fill(&mut doctor.architecture, &|| {
-        system.machine().to_string_lossy().into_owned()
-    });
-    fill(&mut doctor.btf, &|| describe_btf(btf));
-    if doctor.lockdown.is_none() {
-        doctor.lockdown = fs::read_to_string(LOCKDOWN)
-            .ok()
-            .and_then(|text| chosen(&text));
     }
-    if doctor.capabilities.is_empty() {
-        doctor.capabilities = capabilities(kernel_version(&release).unwrap_or((0, 0)));
-    }
-    doctor.degraded.extend(error);
-    if let Some(reason) = user_namespace() {
-        doctor.degraded.push(reason);
-    }
-    doctor
-}
-
-fn describe_btf(given: Option<&Path>) -> String {
-    let path = given.unwrap_or(Path::new(BTF));
-    match fs::metadata(path) {
-        Ok(meta) => format!("{} ({} bytes)", path.display(), meta.len()),
-        Err(error) => format!(
-            "none: {}: {error}; the kernel needs CONFIG_DEBUG_INFO_BTF, or give a file with --btf",
-            path.display()
-        ),
-    }
-}
-
-/// The word in brackets, as in `none [integrity] confidentiality`.
-fn chosen(text: &str) -> Option<String> {
-    let (_, rest) = text.split_once('[')?;
-    let (word, _) = rest.split_once(']')?;
-    Some(word.to_owned())
-}
-
-/// Capabilities of a user namespace are not those of the host.
-fn user_namespace() -> Option<String> {
-    let map = fs::read_to_string("/proc/self/uid_map").ok()?;
-    let all: Vec<&str> = map.split_ascii_whitespace().collect();
-    (all != ["0", "0", "4294967295"]).then(|| {
-        "this process runs in a user namespace, whose capabilities do not count for eBPF: run it \
-         as the host's root, or in a privileged container"
-            .to_owned()
-    })
 }
 
 fn render(doctor: &Doctor, paint: Paint, width: usize) -> String {
@@ -179,7 +106,7 @@ fn render(doctor: &Doctor, paint: Paint, width: usize) -> String {
     let lockdown = doctor
         .lockdown
         .as_deref()
-        .unwrap_or("unknown: securityfs is not mounted");
+        .unwrap_or("unknown: there is no /sys/kernel/security/lockdown");
     let _ = writeln!(out, "  lockdown  {}", clean(lockdown));
 
     let _ = writeln!(out, "\n{}", paint.bold("Capabilities"));
@@ -258,7 +185,7 @@ fn event(out: &mut String, event: &EventStatus, paint: Paint, width: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Capability, Refusal};
+    use crate::report::{Capability, Refusal, SCHEMA};
 
     fn doctor() -> Doctor {
         Doctor {
@@ -314,25 +241,5 @@ Accounting (seen = live + folded + lost)
 ";
         let shown = render(&doctor(), Paint::OFF, 100);
         assert_eq!(shown, expected, "{shown}");
-    }
-
-    #[test]
-    fn without_a_session_the_reason_and_the_facts_remain() {
-        let doctor = complete(None, None, Some("CAP_BPF is missing".to_owned()));
-        assert!(!doctor.usable);
-        assert!(doctor.degraded.contains(&"CAP_BPF is missing".to_owned()));
-        assert!(!doctor.kernel.is_empty() && !doctor.architecture.is_empty());
-        assert!(!doctor.capabilities.is_empty());
-        let missing = complete(None, Some(Path::new("/no/btf")), None);
-        assert!(missing.btf.starts_with("none: /no/btf"), "{}", missing.btf);
-    }
-
-    #[test]
-    fn the_lockdown_in_force_is_the_one_in_brackets() {
-        assert_eq!(
-            chosen("none [integrity] confidentiality\n").as_deref(),
-            Some("integrity")
-        );
-        assert_eq!(chosen("none"), None);
     }
 }

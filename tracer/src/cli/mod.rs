@@ -9,6 +9,7 @@ mod command;
 mod connections;
 mod describe;
 mod doctor;
+mod fit;
 mod live;
 mod merge;
 pub mod output;

@@ -8,8 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anstream::{AutoStream, ColorChoice, stream::RawStream};
+use anstyle::{AnsiColor, Style};
 use anyhow::Context as _;
 use rustix::termios::tcgetwinsize;
+use textwrap::{WordSplitter, WrapAlgorithm};
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
@@ -63,17 +66,17 @@ impl Paint {
     /// No colour.
     pub const OFF: Paint = Paint { on: false };
 
-    /// Colour when `stream` is a terminal and `NO_COLOR` is unset or empty (no-color.org).
-    pub fn on(stream: &impl io::IsTerminal) -> Paint {
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    /// Colour when `stream` is a terminal that has any, and `NO_COLOR` (no-color.org) and its kin
+    /// don't refuse it.
+    pub fn on(stream: &impl RawStream) -> Paint {
         Paint {
-            on: !refused && stream.is_terminal(),
+            on: AutoStream::choice(stream) != ColorChoice::Never,
         }
     }
 
-    fn wrap(self, code: &str, text: &str) -> String {
+    fn wrap(self, style: Style, text: &str) -> String {
         if self.on {
-            format!("\x1b[{code}m{text}\x1b[0m")
+            format!("{style}{text}{style:#}")
         } else {
             text.to_owned()
         }
@@ -82,32 +85,36 @@ impl Paint {
     /// For what the eye should find first.
     #[must_use]
     pub fn bold(self, text: &str) -> String {
-        self.wrap("1", text)
+        self.wrap(Style::new().bold(), text)
     }
 
     /// For what can be skipped.
     #[must_use]
     pub fn dim(self, text: &str) -> String {
-        self.wrap("2", text)
+        self.wrap(Style::new().dimmed(), text)
     }
 
     /// Bad news.
     #[must_use]
     pub fn bad(self, text: &str) -> String {
-        self.wrap("1;31", text)
+        self.wrap(bright(AnsiColor::Red), text)
     }
 
     /// Doubtful news.
     #[must_use]
     pub fn doubtful(self, text: &str) -> String {
-        self.wrap("1;33", text)
+        self.wrap(bright(AnsiColor::Yellow), text)
     }
 
     /// Good news.
     #[must_use]
     pub fn good(self, text: &str) -> String {
-        self.wrap("1;32", text)
+        self.wrap(bright(AnsiColor::Green), text)
     }
+}
+
+fn bright(color: AnsiColor) -> Style {
+    color.on_default().bold()
 }
 
 /// Columns of the terminal behind stdout or stderr, else 100; at most 120.
@@ -149,30 +156,22 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Breaks text between words so that no line is longer than `width` characters, unless a single
-/// word is.
+/// Breaks text between words so that no line is wider than `width` columns, unless a single word
+/// is: names and addresses are never broken.
 #[must_use]
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut line = String::new();
-    let mut columns = 0;
-    for word in text.split_whitespace() {
-        let length = word.chars().count();
-        if columns > 0 && columns + 1 + length > width {
-            lines.push(std::mem::take(&mut line));
-            columns = 0;
-        }
-        if columns > 0 {
-            line.push(' ');
-            columns += 1;
-        }
-        line.push_str(word);
-        columns += length;
-    }
-    if !line.is_empty() {
-        lines.push(line);
-    }
+    let options = textwrap::Options::new(width)
+        .break_words(false)
+        .word_splitter(WordSplitter::NoHyphenation)
+        .wrap_algorithm(WrapAlgorithm::FirstFit);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let text = words.join(" ");
+    let lines = textwrap::wrap(&text, options);
     lines
+        .into_iter()
+        .map(Cow::into_owned)
+        .filter(|line| !line.is_empty())
+        .collect()
 }
 
 /// A file that is known to be writable before the work begins, and keeps its content until the

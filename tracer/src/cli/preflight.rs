@@ -6,10 +6,11 @@ use std::{fs::File, path::Path};
 use rustix::system::uname;
 
 use super::{Failure, STATUS_UNSUPPORTED, args::AttachArgs};
-use crate::procs::capabilities::{kernel_version, missing};
+use crate::{
+    procs::capabilities::{kernel_version, missing},
+    session::BTF,
+};
 
-/// Kernel type information of the running kernel.
-pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Oldest kernel that is tested.
 const OLDEST: (u32, u32) = (5, 10);
 

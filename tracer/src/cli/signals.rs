@@ -1,15 +1,26 @@
 //! Signals as readable events, so that one `poll` waits for everything.
 
 use std::{
-    io, mem,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
-    ptr,
+    fs, io,
+    os::fd::{AsFd, BorrowedFd},
 };
 
+use nix::sys::{
+    signal::{SigSet, Signal as Number},
+    signalfd::{SfdFlags, SignalFd},
+};
+
+use crate::procs::parse;
+
 /// Signals that end a watch.
-const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+const ENDING: [Number; 4] = [
+    Number::SIGINT,
+    Number::SIGTERM,
+    Number::SIGHUP,
+    Number::SIGQUIT,
+];
 /// Signals that only a started command is interested in.
-const PASSED_ON: [i32; 2] = [libc::SIGUSR1, libc::SIGUSR2];
+const PASSED_ON: [Number; 2] = [Number::SIGUSR1, Number::SIGUSR2];
 
 /// A signal that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,36 +36,27 @@ impl Signal {
     /// Asks for the end.
     #[must_use]
     pub fn ends(self) -> bool {
-        ENDING.contains(&self.number)
+        ENDING.iter().any(|&ending| ending as i32 == self.number)
     }
 }
 
 /// The signals of this process, held back from their default action.
 #[derive(Debug)]
 pub struct Signals {
-    fd: OwnedFd,
+    fd: SignalFd,
     before: Mask,
 }
 
 /// A signal mask, such as the one before signals were held back.
-#[derive(Clone, Copy)]
-pub struct Mask(libc::sigset_t);
-
-impl std::fmt::Debug for Mask {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Mask")
-    }
-}
+#[derive(Debug, Clone, Copy)]
+pub struct Mask(SigSet);
 
 impl Mask {
     /// The mask of this thread.
     #[must_use]
     pub fn current() -> Mask {
-        // SAFETY: an all-zero `sigset_t` is a valid value for the call to overwrite.
-        let mut set: libc::sigset_t = unsafe { mem::zeroed() };
-        // SAFETY: no new mask is given; `set` is valid for writing.
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), &raw mut set) };
-        Mask(set)
+        // asked only for the mask, the call can't fail
+        Mask(SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty()))
     }
 
     /// Makes it the mask of this thread; async-signal-safe.
@@ -62,13 +64,7 @@ impl Mask {
     /// # Errors
     /// The error of sigprocmask(2).
     pub fn apply(self) -> io::Result<()> {
-        // SAFETY: the mask is initialized; the old one is not asked for.
-        let result =
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, ptr::null_mut()) };
-        match result {
-            0 => Ok(()),
-            error => Err(io::Error::from_raw_os_error(error)),
-        }
+        Ok(self.0.thread_set_mask()?)
     }
 }
 
@@ -80,32 +76,17 @@ impl Signals {
     /// # Errors
     /// The error of sigprocmask(2) or signalfd(2), which only a lack of descriptors explains.
     pub fn hold(pass_on: bool) -> io::Result<Signals> {
-        let passed_on: &[i32] = if pass_on { &PASSED_ON } else { &[] };
+        let passed_on: &[Number] = if pass_on { &PASSED_ON } else { &[] };
         let before = Mask::current();
-        // SAFETY: an all-zero `sigset_t` is a valid value, and `sigemptyset` initializes it.
-        let mut set: libc::sigset_t = unsafe { mem::zeroed() };
-        // SAFETY: `set` is a valid, exclusive `sigset_t`.
-        unsafe { libc::sigemptyset(&raw mut set) };
-        for &number in ENDING.iter().chain(passed_on) {
-            if !ignored(number) {
-                // SAFETY: as above; the numbers are valid signals.
-                unsafe { libc::sigaddset(&raw mut set, number) };
-            }
-        }
-        // SAFETY: `set` is initialized; the old mask is not asked for.
-        let result =
-            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
-        if result != 0 {
-            return Err(io::Error::from_raw_os_error(result));
-        }
-        // SAFETY: `set` is initialized; -1 asks for a new descriptor.
-        let fd =
-            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just created and belongs to nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let held: SigSet = ENDING
+            .into_iter()
+            .chain(passed_on.iter().copied())
+            .filter(|&number| !parse::ignores(&status, number as i32))
+            .collect();
+        held.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let fd = SignalFd::with_flags(&held, flags)?;
         Ok(Signals { fd, before })
     }
 
@@ -118,12 +99,8 @@ impl Signals {
     /// The next signal that is waiting.
     #[must_use]
     pub fn next(&self) -> Option<Signal> {
-        // SAFETY: all fields are integers, for which zero is valid.
-        let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
-        let size = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: the buffer is exactly one record large and lives through the call.
-        let read = unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut info).cast(), size) };
-        (usize::try_from(read) == Ok(size)).then(|| Signal {
+        let info = self.fd.read_signal().ok()??;
+        Some(Signal {
             number: i32::try_from(info.ssi_signo).unwrap_or_default(),
             by_kernel: info.ssi_code == libc::SI_KERNEL,
         })
@@ -134,12 +111,4 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-fn ignored(number: i32) -> bool {
-    // SAFETY: an all-zero `sigaction` is a valid value for the kernel to overwrite.
-    let mut action: libc::sigaction = unsafe { mem::zeroed() };
-    // SAFETY: no new action is set; `action` is valid for writing.
-    let result = unsafe { libc::sigaction(number, ptr::null(), &raw mut action) };
-    result == 0 && action.sa_sigaction == libc::SIG_IGN
 }

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Failure,
-    args::{ListForm, SortBy, Top},
+    args::{ListForm, NamespaceArgs, SortBy, Top},
     client,
     client::Endpoint,
     columns,
@@ -23,121 +23,52 @@ const ID_DIGITS: usize = 12;
 
 /// The columns of a list of findings.
 pub const COLUMNS: &[Column<Finding>] = &[
-    Column {
-        heading: "ID",
-        wide: false,
-        cell: |f, _| Cell::Text(f.id.chars().take(ID_DIGITS).collect()),
-    },
-    Column {
-        heading: "LEAKED",
-        wide: false,
-        cell: |f, _| Cell::Count(f.connections.outlived),
-    },
-    Column {
-        heading: "OPEN",
-        wide: false,
-        cell: |f, _| Cell::Count(f.connections.open),
-    },
-    Column {
-        heading: "PER MINUTE",
-        wide: false,
-        cell: |f, _| Cell::Number(f.growth_per_minute),
-    },
-    Column {
-        heading: "OLDEST",
-        wide: false,
-        cell: |f, now| age(f, now).map_or(Cell::None, Cell::Seconds),
-    },
-    Column {
-        heading: "KIND",
-        wide: false,
-        cell: |f, _| Cell::Text(f.kind.name().to_owned()),
-    },
-    Column {
-        heading: "CONFIDENCE",
-        wide: false,
-        cell: |f, _| Cell::Text(format!("{:?}", f.confidence).to_lowercase()),
-    },
-    Column {
-        heading: "PROCESS",
-        wide: false,
-        cell: |f, _| Cell::Text(f.process.comm.clone()),
-    },
-    Column {
-        heading: "PID",
-        wide: false,
-        cell: |f, _| Cell::Count(u64::from(f.process.pid)),
-    },
-    Column {
-        heading: "CALL SITE",
-        wide: false,
-        cell: |f, _| Cell::Text(text::call_site(f.call_site.as_ref())),
-    },
-    Column {
-        heading: "REMOTE",
-        wide: false,
-        cell: |f, _| Cell::Text(text::remote(f)),
-    },
-    Column {
-        heading: "OPENED",
-        wide: true,
-        cell: |f, _| Cell::Count(f.connections.opened),
-    },
-    Column {
-        heading: "CLOSED",
-        wide: true,
-        cell: |f, _| Cell::Count(f.connections.closed),
-    },
-    Column {
-        heading: "REQUESTS",
-        wide: true,
-        cell: |f, _| Cell::Count(f.requests),
-    },
-    Column {
-        heading: "LEAKED PER REQUEST",
-        wide: true,
-        cell: |f, _| Cell::Number(f.leaked_per_request),
-    },
-    Column {
-        heading: "ROLE",
-        wide: true,
-        cell: |f, _| Cell::Text(format!("{:?}", f.role).to_lowercase()),
-    },
-    Column {
-        heading: "RUNTIME",
-        wide: true,
-        cell: |f, _| Cell::text(f.process.runtime.as_deref()),
-    },
-    Column {
-        heading: "NAMESPACE",
-        wide: true,
-        cell: |f, _| Cell::text(f.process.namespace.as_deref()),
-    },
-    Column {
-        heading: "POD",
-        wide: true,
-        cell: |f, _| Cell::text(f.process.pod.as_deref()),
-    },
-    Column {
-        heading: "CONTAINER",
-        wide: true,
-        cell: |f, _| Cell::text(f.process.container_id.as_deref()),
-    },
-    Column {
-        heading: "INSTANCES",
-        wide: true,
-        cell: |f, _| Cell::Count(f.instances.len() as u64),
-    },
-    Column {
-        heading: "ADDRESS",
-        wide: true,
-        cell: |f, _| Cell::Text(f.remote.address.clone()),
-    },
-    Column {
-        heading: "FULL ID",
-        wide: true,
-        cell: |f, _| Cell::Text(f.id.clone()),
-    },
+    Column::<Finding>::new("ID", |f, _| {
+        Cell::Text(f.id.chars().take(ID_DIGITS).collect())
+    })
+    .not_live(),
+    Column::<Finding>::new("LEAKED", |f, _| Cell::Count(f.connections.outlived)),
+    Column::<Finding>::new("OPEN", |f, _| Cell::Count(f.connections.open)).leaves(3),
+    Column::<Finding>::new("PER MINUTE", |f, _| Cell::Number(f.growth_per_minute)).short("/MIN"),
+    Column::<Finding>::new("OLDEST", |f, now| {
+        age(f, now).map_or(Cell::None, Cell::Seconds)
+    })
+    .leaves(2),
+    Column::<Finding>::new("KIND", |f, _| Cell::Text(f.kind.name().to_owned())),
+    Column::<Finding>::new("CONFIDENCE", |f, _| {
+        Cell::Text(f.confidence.name().to_owned())
+    })
+    .leaves(1),
+    Column::<Finding>::new("PROCESS", |f, _| Cell::Text(f.process.comm.clone())).leaves(4),
+    Column::<Finding>::new("PID", |f, _| Cell::Count(u64::from(f.process.pid)))
+        .leaves(0)
+        .not_live(),
+    Column::<Finding>::new("CALL SITE", |f, _| {
+        Cell::Text(text::call_site(f.call_site.as_ref()))
+    })
+    .elastic(24),
+    Column::<Finding>::new("REMOTE", |f, _| Cell::Text(text::remote(f))).elastic(30),
+    Column::<Finding>::new("OPENED", |f, _| Cell::Count(f.connections.opened)).wide(),
+    Column::<Finding>::new("CLOSED", |f, _| Cell::Count(f.connections.closed)).wide(),
+    Column::<Finding>::new("REQUESTS", |f, _| Cell::Count(f.requests)).wide(),
+    Column::<Finding>::new("LEAKED PER REQUEST", |f, _| {
+        Cell::Number(f.leaked_per_request)
+    })
+    .wide(),
+    Column::<Finding>::new("ROLE", |f, _| Cell::Text(f.role.name().to_owned())).wide(),
+    Column::<Finding>::new("RUNTIME", |f, _| Cell::text(f.process.runtime.as_deref())).wide(),
+    Column::<Finding>::new("NAMESPACE", |f, _| {
+        Cell::text(f.process.namespace.as_deref())
+    })
+    .where_known(),
+    Column::<Finding>::new("POD", |f, _| Cell::text(f.process.pod.as_deref())).where_known(),
+    Column::<Finding>::new("CONTAINER", |f, _| {
+        Cell::text(f.process.container_id.as_deref())
+    })
+    .where_known(),
+    Column::<Finding>::new("INSTANCES", |f, _| Cell::Count(f.instances.len() as u64)).wide(),
+    Column::<Finding>::new("ADDRESS", |f, _| Cell::Text(f.remote.address.clone())).wide(),
+    Column::<Finding>::new("FULL ID", |f, _| Cell::Text(f.id.clone())).wide(),
 ];
 
 /// Seconds since the oldest open connection was opened.
@@ -161,28 +92,52 @@ pub fn run(args: &Top) -> Result<u8, Failure> {
         }
         return live::run(args, &endpoints).map(|()| 0);
     }
-    let report = fetch(&endpoints, args)?;
+    let mut report = fetch(&endpoints)?;
+    let no_pods = no_pods(&report, &args.namespaces);
+    select(&mut report, args, args.sort_by);
     let now = end(&report);
     let width = terminal.then(output::width);
     let text = columns::write(args.output, COLUMNS, &report.findings, &report, now, width)?;
     output::print(&text)?;
-    if report.findings.is_empty() && matches!(args.output, ListForm::Table | ListForm::Wide) {
+    if let Some(reason) = no_pods {
+        output::note(&reason);
+    } else if report.findings.is_empty() && matches!(args.output, ListForm::Table | ListForm::Wide)
+    {
         output::note("no findings");
     }
     Ok(0)
 }
 
-/// The merged report of all daemons, filtered, sorted and cut.
+/// The merged report of all daemons.
 ///
 /// # Errors
 /// [`Failure`] when none answers.
-fn fetch(endpoints: &[Endpoint], args: &Top) -> Result<Report, Failure> {
+fn fetch(endpoints: &[Endpoint]) -> Result<Report, Failure> {
     let answers = client::ask::<Report>(endpoints, "/v1/report")?;
     client::need_one(&answers)?;
     let report = merge::merge(answers);
-    let mut report = report.ok_or_else(|| Failure::failed("no daemon answered"))?;
-    select(&mut report, args, args.sort_by);
-    Ok(report)
+    report.ok_or_else(|| Failure::failed("no daemon answered"))
+}
+
+/// Why a choice of namespace or labels can't be met, where nothing in the report has a pod's name.
+#[must_use]
+pub fn no_pods(report: &Report, chosen: &NamespaceArgs) -> Option<String> {
+    let asked = if let Some(namespace) = &chosen.namespace {
+        format!("nothing can be said of namespace {namespace}")
+    } else if let Some(selector) = &chosen.selector {
+        format!("nothing can be said of pods with {selector}")
+    } else if chosen.all_namespaces {
+        "all findings are shown, without namespaces".to_owned()
+    } else {
+        return None;
+    };
+    let known = |f: &Finding| f.process.namespace.is_some() || f.process.pod.is_some();
+    (!report.findings.iter().any(known)).then(|| {
+        format!(
+            "{asked}: no pod names are known here, because the daemon does not ask Kubernetes for \
+             them; `-o wide` shows containers"
+        )
+    })
 }
 
 /// When the report was made.
@@ -202,6 +157,10 @@ pub fn select(report: &mut Report, args: &Top, sort_by: SortBy) {
     }
     if let Some(namespace) = &args.namespaces.namespace {
         findings.retain(|f| f.process.namespace.as_ref() == Some(namespace));
+    }
+    if args.namespaces.selector.is_some() {
+        // labels come with the pods' names, and no daemon sends any
+        findings.clear();
     }
     sort(findings, sort_by);
     findings.truncate(args.limit);
@@ -283,6 +242,25 @@ mod tests {
         assert_eq!(ids(&["-n", "shop"]), "bca");
         assert_eq!(ids(&["-n", "other"]), "");
         assert_eq!(ids(&["-A"]), "bca");
+    }
+
+    #[test]
+    fn without_pod_names_a_choice_of_pods_says_why_it_can_not_be_met() {
+        let mut report = report();
+        let reason = |report: &Report, words: &[&str]| no_pods(report, &args(words).namespaces);
+        assert_eq!(reason(&report, &["-n", "shop"]), None);
+        for finding in &mut report.findings {
+            finding.process.pod = None;
+            finding.process.namespace = None;
+        }
+        assert_eq!(reason(&report, &[]), None);
+        for words in [&["-n", "shop"][..], &["-A"], &["-l", "app=web"]] {
+            let said = reason(&report, words).unwrap();
+            assert!(
+                said.contains("no pod names are known here, because"),
+                "{said}"
+            );
+        }
     }
 
     #[test]

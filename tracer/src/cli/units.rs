@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
+
 /// Longest duration accepted; a watch of more than a year is a typing error.
 const LONGEST_SECONDS: f64 = 366.0 * 86_400.0;
 
@@ -12,33 +14,17 @@ const LONGEST_SECONDS: f64 = 366.0 * 86_400.0;
 /// A sentence saying what is accepted.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no duration; write 60, 60s, 5m, 1h or 1h30m");
-    let mut rest = text.trim();
-    let mut seconds = 0.0;
-    if rest.is_empty() {
+    let number = text.trim();
+    let seconds = if let Ok(seconds) = number.parse::<f64>() {
+        seconds
+    } else {
+        let span = SpanParser::new().parse_span(number).map_err(|_| wrong())?;
+        // of the units beyond, months and years have no length of their own
+        let length = span.to_duration(SpanRelativeTo::days_are_24_hours());
+        length.map_err(|_| wrong())?.as_secs_f64()
+    };
+    if seconds.is_nan() {
         return Err(wrong());
-    }
-    let alone = rest.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
-        let (number, after) = rest.split_at(digits);
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        let letters = after
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(after.len());
-        let (unit, after) = after.split_at(letters);
-        seconds += number
-            * match unit {
-                "" if alone => 1.0,
-                "ms" => 0.001,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                "d" => 86_400.0,
-                _ => return Err(wrong()),
-            };
-        rest = after;
     }
     if !(0.001..=LONGEST_SECONDS).contains(&seconds) {
         return Err(format!("`{text}` is out of range: 1ms to 366d"));
@@ -46,7 +32,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// A duration in at most two units: `850ms`, `4.2s`, `75s`, `12m 30s`, `3h 5m`, `2d 4h`.
+/// A duration in at most two units (jiff's printer has no such limit, and changes unit at 60 s,
+/// where a watch of 75 s is still one): `850ms`, `4.2s`, `75s`, `12m 30s`, `3h 5m`, `2d 4h`.
 #[must_use]
 pub fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
@@ -119,6 +106,7 @@ mod tests {
             ("0.5", 0.5),
             ("500ms", 0.5),
             ("2d", 172_800.0),
+            ("5 minutes", 300.0),
         ] {
             assert_eq!(
                 parse_duration(text),
@@ -127,7 +115,7 @@ mod tests {
             );
         }
         for text in [
-            "", "0", "-1", "5 m", "m", "1x", "1.2.3", "1e9", "9999d", "NaN", "5m3", "∞",
+            "", "0", "-1", "m", "1x", "1.2.3", "1e9", "9999d", "NaN", "5m3", "∞", "1mo", "-5m",
         ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }

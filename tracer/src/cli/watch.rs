@@ -1,12 +1,12 @@
 //! The loop of `check`: drives a session until time, target or user end it.
 
 use std::{
-    io::{self, Write as _},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
@@ -23,6 +23,9 @@ use crate::session::{Session, Status, Target};
 /// How often the progress line changes.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
+/// How often `--until-found` judges; a judgement includes a scan of all descriptors.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
 /// Why a watch ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
@@ -34,9 +37,14 @@ pub enum Ended {
     Target,
     /// The command that was started ended.
     Command,
+    /// What was looked for is found.
+    Found,
     /// The collector stopped working.
     Broken(String),
 }
+
+/// Looks at the session every now and then; `true` ends the watch.
+pub type Look<'a> = &'a mut dyn FnMut(&mut Session) -> bool;
 
 /// Runs `session` until something ends the watch. Signals that don't end it go to `command`.
 pub fn watch(
@@ -45,15 +53,18 @@ pub fn watch(
     command: Option<&Running>,
     signals: &Signals,
     duration: Option<Duration>,
+    mut found: Option<Look<'_>>,
 ) -> Ended {
     // A command writes to the same terminal; its output must not be disturbed.
-    let mut progress = (command.is_none() && output::stderr_is_terminal()).then(Progress::default);
+    let mut progress =
+        (command.is_none() && output::stderr_is_terminal()).then(|| Progress::new(duration));
     if command.is_none() && progress.is_none() {
         // Where nobody sees the line change, a script still wants to know that it may begin.
         output::note(&opening_line(duration, session.status()));
     }
     let deadline = duration.and_then(|duration| Instant::now().checked_add(duration));
     let mut ends = ends_of(target, command);
+    let mut looked = Instant::now();
     loop {
         let wait = match session.tick() {
             Ok(wait) => wait,
@@ -63,6 +74,14 @@ pub fn watch(
         if command.is_none() && target_ended(target, status, Path::exists) {
             return Ended::Target;
         }
+        if let Some(look) = &mut found
+            && looked.elapsed() >= LOOK_EVERY
+        {
+            if look(session) {
+                return Ended::Found;
+            }
+            looked = Instant::now();
+        }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
             return Ended::Time;
@@ -71,6 +90,9 @@ pub fn watch(
             progress.show(left, status);
         }
         let mut timeout = left.map_or(wait, |left| left.min(wait));
+        if found.is_some() {
+            timeout = timeout.min(LOOK_EVERY.saturating_sub(looked.elapsed()));
+        }
         if progress.is_some() {
             timeout = timeout.min(PROGRESS_EVERY);
         }
@@ -170,32 +192,49 @@ pub fn wait_for_command(command: &Running, signals: &Signals) {
     }
 }
 
-/// One line on stderr that is overwritten in place and gone at the end.
-#[derive(Debug, Default)]
+/// A bar on stderr that is drawn over in place and gone at the end.
+#[derive(Debug)]
 struct Progress {
+    bar: ProgressBar,
     shown: Option<Instant>,
 }
 
 impl Progress {
-    fn show(&mut self, left: Option<Duration>, status: Status) {
-        let due = self.shown.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY);
-        if due {
-            self.shown = Some(Instant::now());
-            let mut err = io::stderr().lock();
-            let _ = write!(err, "\r{}\x1b[K", progress_line(left, status));
-            let _ = err.flush();
+    /// Without a duration there is nothing to fill a bar with, and it is a line of words.
+    fn new(duration: Option<Duration>) -> Progress {
+        let bar = ProgressBar::with_draw_target(duration.map(millis), ProgressDrawTarget::stderr());
+        let template = match duration {
+            Some(_) => "{bar:20} {msg}",
+            None => "{msg}",
+        };
+        // The default style is as good, should the template not be understood.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
         }
+        Progress { bar, shown: None }
+    }
+
+    fn show(&mut self, left: Option<Duration>, status: Status) {
+        if self.shown.is_some_and(|at| at.elapsed() < PROGRESS_EVERY) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        if let Some((whole, left)) = self.bar.length().zip(left) {
+            self.bar.set_position(whole.saturating_sub(millis(left)));
+        }
+        self.bar.set_message(progress_line(left, status));
+        self.bar.tick();
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.shown.is_some() {
-            let mut err = io::stderr().lock();
-            let _ = write!(err, "\r\x1b[K");
-            let _ = err.flush();
-        }
+        self.bar.finish_and_clear();
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn progress_line(left: Option<Duration>, status: Status) -> String {

@@ -53,7 +53,7 @@ pub trait Source: 'static {
     /// As [`Session::health`].
     fn health(&self) -> Health;
     /// As [`Session::doctor`].
-    fn doctor(&self) -> Option<Doctor>;
+    fn doctor(&self) -> Doctor;
 }
 
 impl Source for Session {
@@ -77,7 +77,7 @@ impl Source for Session {
         Session::health(self)
     }
 
-    fn doctor(&self) -> Option<Doctor> {
+    fn doctor(&self) -> Doctor {
         Session::doctor(self)
     }
 }

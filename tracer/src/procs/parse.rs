@@ -66,8 +66,18 @@ pub fn effective_capabilities(status: &str) -> Option<u64> {
 /// Whether a process has a handler for a signal, from `/proc/PID/status`.
 #[must_use]
 pub fn catches(status: &str, signal: i32) -> bool {
-    let caught = status_field(status, "SigCgt").and_then(|hex| u64::from_str_radix(hex, 16).ok());
-    caught.is_some_and(|caught| (1..=64).contains(&signal) && caught >> (signal - 1) & 1 == 1)
+    in_signal_set(status, "SigCgt", signal)
+}
+
+/// Whether a process ignores a signal, from `/proc/PID/status`.
+#[must_use]
+pub fn ignores(status: &str, signal: i32) -> bool {
+    in_signal_set(status, "SigIgn", signal)
+}
+
+fn in_signal_set(status: &str, name: &str, signal: i32) -> bool {
+    let set = status_field(status, name).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    set.is_some_and(|set| (1..=64).contains(&signal) && set >> (signal - 1) & 1 == 1)
 }
 
 /// Effective user and group from `/proc/PID/status`, as numbers outside of its user namespace.

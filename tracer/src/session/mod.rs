@@ -13,6 +13,7 @@ mod saved;
 mod stack_ring;
 pub mod stacks;
 mod start;
+mod surroundings;
 pub mod sweep;
 mod target;
 
@@ -30,6 +31,7 @@ use tracer_ebpf::{
 };
 
 use self::stacks::Stacks;
+pub use self::surroundings::{BTF, Surroundings};
 use crate::{
     engine::{Engine, Settings},
     kernel::probes::Probes,
@@ -129,6 +131,7 @@ pub struct Health {
 /// A running session. All methods are synchronous and are called from one thread.
 #[derive(Debug)]
 pub struct Session {
+    surroundings: Surroundings,
     pub(crate) probes: Probes,
     pub(crate) copies: stack_ring::Copies,
     pub(crate) target: target::Watched,
@@ -202,6 +205,7 @@ impl Session {
         let has = |part: &str| u32::from(!options.without.iter().any(|without| without == part));
         config.want_heads = has("heads");
         config.want_stacks = has("stacks") * (1 + has("request-stacks"));
+        let surroundings = Surroundings::read(options.btf.as_deref());
         let target = target::filter(&options.target, &mut config)?;
         let mut probes = start::load(&options, config)?;
         let copies = probes
@@ -213,6 +217,7 @@ impl Session {
         let go = GoTracer::new(&mut probes).map_err(|e| StartError::Unsupported(e.to_string()))?;
         let now_ns = monotonic_ns();
         let mut session = Session {
+            surroundings,
             probes,
             copies,
             target,

@@ -351,7 +351,7 @@ impl Session {
 
     /// What this kernel allows and what is attached.
     #[must_use]
-    pub fn doctor(&self) -> Option<Doctor> {
+    pub fn doctor(&self) -> Doctor {
         let coverage = self.coverage();
         let mut accounting = coverage.losses;
         accounting.insert("seen".to_owned(), coverage.sockets_seen);
@@ -367,21 +367,12 @@ impl Session {
         ] {
             accounting.insert(name.to_owned(), count);
         }
-        Some(Doctor {
-            schema: SCHEMA,
-            kernel: rustix::system::uname()
-                .release()
-                .to_string_lossy()
-                .into_owned(),
-            architecture: std::env::consts::ARCH.to_owned(),
-            btf: "found".to_owned(),
-            lockdown: None,
-            capabilities: Vec::new(),
-            events: self.probes.events().to_vec(),
-            degraded: coverage.degraded,
-            accounting,
-            usable: true,
-        })
+        let mut doctor = self.surroundings.doctor();
+        doctor.events = self.probes.events().to_vec();
+        doctor.degraded.splice(0..0, coverage.degraded);
+        doctor.accounting = accounting;
+        doctor.usable = true;
+        doctor
     }
 }
 

@@ -1,0 +1,50 @@
+//! `docs/schema` is what the types of the report say: generated from them, and held against them.
+
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+
+use std::{env, fs, path::Path};
+
+use schemars::{JsonSchema, generate::SchemaSettings};
+
+use crate::report::{ConnectionList, Doctor, FindingDetail, Report};
+
+/// When set, the files are written anew.
+const WRITE: &str = "TRACER_WRITE_SCHEMA";
+
+fn generated<T: JsonSchema>(title: &str) -> String {
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    let mut schema = settings.into_generator().into_root_schema_for::<T>();
+    schema.insert("title".to_owned(), title.into());
+    serde_json::to_string_pretty(&schema).unwrap() + "\n"
+}
+
+#[test]
+fn the_published_schemas_are_those_of_the_types() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
+    for (file, schema) in [
+        (
+            "report.json",
+            generated::<Report>("tracer check -o json, tracer top -o json"),
+        ),
+        (
+            "describe.json",
+            generated::<FindingDetail>("tracer describe ID -o json"),
+        ),
+        (
+            "connections.json",
+            generated::<ConnectionList>("tracer connections -o json"),
+        ),
+        ("doctor.json", generated::<Doctor>("tracer doctor -o json")),
+    ] {
+        let path = directory.join(file);
+        if env::var_os(WRITE).is_some() {
+            fs::write(&path, &schema).unwrap();
+        }
+        let published = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            published == schema,
+            "docs/schema/{file} is not what the types say; {WRITE}=1 cargo test -p tracer --lib \
+             schema writes it anew"
+        );
+    }
+}
