@@ -1,17 +1,35 @@
-//! Node.js: event loops on libuv.
+//! Node.js, and what else has V8 in it: event loops on libuv, and the frames of JavaScript.
+//!
+//! [`metadata`] reads what an executable says of its V8, [`layout`] makes of it where everything
+//! is, and [`walker`] explains frames by it: [`heap`] reads objects, [`functions`] names them,
+//! [`code`] finds compiled code, [`positions`] reads the tables of lines, [`places`] says where to
+//! look. `engines` finds the processes.
 
+pub mod code;
+mod engines;
 mod event_loops;
+pub mod functions;
+pub mod heap;
+pub mod layout;
+pub mod metadata;
+pub mod places;
+pub mod positions;
+pub mod walker;
+
+#[cfg(test)]
+mod tests;
 
 use std::io;
 
-use self::event_loops::EventLoops;
+use self::{engines::Engines, event_loops::EventLoops};
 use super::{Runtime, view::InView};
-use crate::kernel::probes::Probes;
+use crate::{kernel::probes::Probes, unwind::managed::Walker};
 
 /// Node.js programs in a session.
 #[derive(Debug, Default)]
 pub struct Node {
     loops: EventLoops,
+    engines: Engines,
 }
 
 impl Runtime for Node {
@@ -24,11 +42,23 @@ impl Runtime for Node {
         Ok(())
     }
 
+    fn look(&mut self, process: &mut InView<'_>) {
+        self.engines.look(process);
+    }
+
+    fn walker(&mut self, pid: u32) -> Option<&mut dyn Walker> {
+        self.engines.walker(pid)
+    }
+
     fn degraded(&self) -> Vec<String> {
-        self.loops.degraded().collect()
+        self.loops
+            .degraded()
+            .chain(self.engines.degraded())
+            .collect()
     }
 
     fn forget(&mut self, pid: u32) {
         self.loops.forget(pid);
+        self.engines.forget(pid);
     }
 }
