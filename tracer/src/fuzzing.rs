@@ -9,7 +9,7 @@ use crate::{
     kernel, procs,
     procs::maps,
     protocols,
-    runtimes::{go, python},
+    runtimes::{go, node, python},
     symbols::{blame, perf_map},
     unwind,
 };
@@ -26,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("perf_map", perf_map),
     ("proc_files", proc_files),
     ("python", python_code),
+    ("v8", v8),
     ("http", http_bytes),
     ("btf", btf),
     ("config", config),
@@ -101,6 +102,11 @@ pub fn proc_files(data: &[u8]) {
 /// CPython's published offsets, line tables and objects.
 pub fn python_code(data: &[u8]) {
     python::read_hostile(data);
+}
+
+/// Frames of V8's in any memory.
+pub fn v8(data: &[u8]) {
+    node::walk_hostile(data);
 }
 
 /// The first bytes of a connection: an HTTP request, a TLS hello, or neither; and a URL.

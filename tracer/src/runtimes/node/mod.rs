@@ -16,8 +16,15 @@ pub mod places;
 pub mod positions;
 pub mod walker;
 
+#[cfg(any(test, fuzzing))]
+mod fuzz;
+#[cfg(any(test, fuzzing))]
+mod samples;
 #[cfg(test)]
 mod tests;
+
+#[cfg(any(test, fuzzing))]
+pub use self::fuzz::walk_hostile;
 
 use std::io;
 
