@@ -21,7 +21,8 @@ pub use abi::config::{
 };
 pub use abi::counters::Counter;
 pub use abi::frames::{
-    RUNTIME_FRAMES_MAX, RUNTIME_NONE, RUNTIME_WAY, RuntimeFrame, RuntimePlan, TRIE_RUNTIME,
+    PHP_ADDRESS, PHP_OUTERMOST, RUNTIME_FRAMES_MAX, RUNTIME_LINKED, RUNTIME_NONE, RUNTIME_PHP,
+    RUNTIME_RUBY, RUNTIME_WAY, RuntimeFrame, RuntimePlan, TRIE_RUNTIME,
 };
 pub use abi::go::{
     GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_HOST_BYTES, GO_IDLE, GO_IN_FLIGHT,

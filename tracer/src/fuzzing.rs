@@ -9,7 +9,7 @@ use crate::{
     kernel, procs,
     procs::maps,
     protocols,
-    runtimes::{go, node, python},
+    runtimes::{go, node, php, python, ruby},
     symbols::{blame, perf_map},
     unwind,
 };
@@ -25,8 +25,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("go_memory", go_memory),
     ("perf_map", perf_map),
     ("proc_files", proc_files),
+    ("php", php_frames),
     ("python", python_code),
     ("v8", v8),
+    ("ruby", ruby_frames),
     ("http", http_bytes),
     ("btf", btf),
     ("config", config),
@@ -107,6 +109,16 @@ pub fn python_code(data: &[u8]) {
 /// Frames of V8's in any memory.
 pub fn v8(data: &[u8]) {
     node::walk_hostile(data);
+}
+
+/// PHP's frames, functions and strings.
+pub fn php_frames(data: &[u8]) {
+    php::read_hostile(data);
+}
+
+/// Ruby's frames, instruction sequences, tables of lines and strings.
+pub fn ruby_frames(data: &[u8]) {
+    ruby::read_hostile(data);
 }
 
 /// The first bytes of a connection: an HTTP request, a TLS hello, or neither; and a URL.

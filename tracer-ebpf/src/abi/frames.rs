@@ -17,6 +17,21 @@ pub const RUNTIME_NONE: i32 = i32::MIN;
 /// else.
 pub const TRIE_RUNTIME: u32 = u32::MAX - 1;
 
+/// [`RuntimePlan::kind`]: frames linked to their callers', all of whose members the plan tells.
+pub const RUNTIME_LINKED: u32 = 0;
+/// [`RuntimePlan::kind`]: PHP's. The way leads to the innermost one.
+pub const RUNTIME_PHP: u32 = 1;
+/// [`RuntimePlan::kind`]: Ruby's. The way leads to the thread's execution context, which has the
+/// innermost frame and the end of the stack that frames lie in.
+pub const RUNTIME_RUBY: u32 = 2;
+
+/// PHP: in a frame ([`RuntimeFrame::extra`]), set for the outermost one that a run of the virtual
+/// machine executes (`ZEND_CALL_TOP`).
+pub const PHP_OUTERMOST: u32 = 1 << 17;
+/// PHP: the part of [`RuntimeFrame::instruction`] that is its address. Above it are the lowest bits
+/// of the hash of the file's name: another function may have been at the same address before.
+pub const PHP_ADDRESS: u64 = (1 << 48) - 1;
+
 /// How to find the frames of one process; value of a map by process id. Distances are in bytes,
 /// [`RUNTIME_NONE`] where there is no such thing.
 #[repr(C)]
@@ -29,24 +44,23 @@ pub struct RuntimePlan {
     /// the pointer there is followed. The last pointer is the frame's address, 0 when the thread
     /// runs none. Ends with [`RUNTIME_NONE`] where it is shorter.
     pub way: [i32; RUNTIME_WAY],
-    /// In a frame: the word for [`RuntimeFrame::code`].
+    /// One of [`RUNTIME_LINKED`], [`RUNTIME_PHP`] and [`RUNTIME_RUBY`].
+    pub kind: u32,
+    /// What varies between versions. PHP: in a function, the distance of the pointer to the name
+    /// of its file. Ruby: bytes of a frame.
+    pub varying: u32,
+    /// Linked: in a frame, the word for [`RuntimeFrame::code`].
     pub code: i32,
-    /// In a frame: where it is executing.
+    /// Linked: in a frame, where it is executing.
     pub instruction: i32,
-    /// Bytes of that: 4 (zero-extended) or 8.
+    /// Linked: bytes of that, 4 (zero-extended) or 8.
     pub instruction_bytes: u32,
-    /// In a frame: [`RuntimeFrame::extra`].
+    /// Linked: in a frame, the byte for [`RuntimeFrame::extra`].
     pub extra: i32,
-    /// Bytes of that: 1, which does not tell frames apart, or 8, which does.
-    pub extra_bytes: u32,
-    /// Of eight bytes: they are a pointer, and the word at this distance from where it points is
-    /// taken instead.
-    pub extra_next: i32,
-    /// In a frame: the pointer to the caller's frame; null ends the walk.
+    /// Linked: in a frame, the pointer to the caller's frame; null ends the walk.
     pub previous: i32,
-    /// Without `previous`: the caller's frame lies this much further on. The walk does not end
-    /// but at [`RUNTIME_FRAMES_MAX`], or at the end of a path that is known.
-    pub stride: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
 
 /// One frame as it was found, not yet interpreted.
@@ -54,11 +68,13 @@ pub struct RuntimePlan {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct RuntimeFrame {
-    /// What is executed: as read at [`RuntimePlan::code`].
+    /// Address of what says which function it is: Python's code object, PHP's function, Ruby's
+    /// instruction sequence or (of a method written in C) method entry.
     pub code: u64,
-    /// As read at [`RuntimePlan::instruction`].
+    /// Where it is executing; 0 where a function is written in C.
     pub instruction: u64,
-    /// As read by [`RuntimePlan::extra`], or 0.
+    /// Linked: the byte at [`RuntimePlan::extra`], or 0. PHP: [`PHP_OUTERMOST`], and the line in
+    /// the upper half. Ruby: 0.
     pub extra: u64,
 }
 

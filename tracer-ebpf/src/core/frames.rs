@@ -1,8 +1,8 @@
 //! Frames of interpreters, followed in their own structures by a plan.
 
 use tracer_ebpf::{
-    RUNTIME_FRAMES_MAX, RUNTIME_NONE, RUNTIME_WAY, RuntimeFrame, RuntimePlan, STACK_NONE, TRIE_END,
-    TrieKey,
+    PHP_ADDRESS, PHP_OUTERMOST, RUNTIME_FRAMES_MAX, RUNTIME_NONE, RUNTIME_PHP, RUNTIME_RUBY,
+    RUNTIME_WAY, RuntimeFrame, RuntimePlan, STACK_NONE, TRIE_END, TrieKey,
 };
 
 use super::{
@@ -11,6 +11,43 @@ use super::{
     maps::{PLANS, SCRATCH, TRIE},
 };
 use crate::offset;
+
+/// PHP's structures (`Zend/zend_compile.h`, `Zend/zend_types.h`), the same since 8.0.
+mod php {
+    /// In a frame: the instruction, the function, the kind of the call, the caller's frame.
+    pub const INSTRUCTION: u64 = 0;
+    pub const FUNCTION: u64 = 24;
+    pub const CALL: u64 = 40;
+    pub const PREVIOUS: u64 = 48;
+    /// In an instruction: its line.
+    pub const LINE: u64 = 24;
+    /// In a string: its hash.
+    pub const HASH: u64 = 8;
+    /// What a function begins with that is written in C.
+    pub const INTERNAL: u8 = 1;
+}
+
+/// Ruby's structures (`vm_core.h`), the same since 3.0.
+mod ruby {
+    /// In an execution context: its stack, that one's words, the innermost frame.
+    pub const STACK: u64 = 0;
+    pub const STACK_WORDS: u64 = 8;
+    pub const INNERMOST: u64 = 16;
+    /// In a frame: the next instruction, the instruction sequence, the environment.
+    pub const INSTRUCTION: u64 = 0;
+    pub const SEQUENCE: u64 = 16;
+    pub const ENVIRONMENT: u64 = 32;
+    /// How far below its environment the frame of a method written in C has its method entry.
+    pub const METHOD: u64 = 16;
+}
+
+/// Where a walk is.
+struct Walk {
+    /// Address of a frame; 0 at the end.
+    at: u64,
+    /// Where frames end that lie side by side.
+    end: u64,
+}
 
 /// Goes on through the current thread's interpreted frames, innermost first. A global function,
 /// see [`super::capture::capture_stack`].
@@ -26,13 +63,13 @@ pub extern "C" fn walk_frames(tgid: u32, node: u32) -> u32 {
         tgid,
         node,
     };
-    let mut at = innermost(plan);
+    let mut walk = innermost(plan);
     let mut frame = 0;
     while frame < RUNTIME_FRAMES_MAX {
-        if at == 0 {
+        if walk.at == 0 || walk.at >= walk.end {
             return STACK_NONE;
         }
-        key.address = executing(plan, at).key();
+        key.address = executing(plan, walk.at).key();
         // SAFETY: a map lookup; the value is copied at once.
         let Some(step) = (unsafe { TRIE.get(&key) }) else {
             return STACK_NONE;
@@ -41,7 +78,7 @@ pub extern "C" fn walk_frames(tgid: u32, node: u32) -> u32 {
             return step.node;
         }
         key.node = step.node;
-        at = caller(plan, at);
+        walk.at = caller(plan, walk.at);
         frame += 1;
     }
     STACK_NONE
@@ -61,25 +98,25 @@ pub extern "C" fn collect_frames(tgid: u32, lane: u32) -> u32 {
     };
     // SAFETY: this program's room on this CPU.
     let frames = unsafe { &mut (*scratch).frames };
-    let mut at = innermost(plan);
+    let mut walk = innermost(plan);
     let mut found = 0;
     while found < RUNTIME_FRAMES_MAX {
-        if at == 0 {
+        if walk.at == 0 || walk.at >= walk.end {
             break;
         }
-        frames[found] = executing(plan, at);
-        if plan.extra_bytes == 1 {
-            frames[found].extra = u64::from(read_user::<u8>(further(at, plan.extra)));
+        frames[found] = executing(plan, walk.at);
+        if plan.extra != RUNTIME_NONE {
+            frames[found].extra = u64::from(read_user::<u8>(further(walk.at, plan.extra)));
         }
-        at = caller(plan, at);
+        walk.at = caller(plan, walk.at);
         found += 1;
     }
     found as u32
 }
 
-/// Address of the current thread's innermost frame; 0 when it runs none.
+/// The current thread's innermost frame.
 #[inline(always)]
-fn innermost(plan: &RuntimePlan) -> u64 {
+fn innermost(plan: &RuntimePlan) -> Walk {
     let mut at = plan.base;
     if at == 0 {
         at = read(current_task(), offset!(task_fsbase));
@@ -93,32 +130,82 @@ fn innermost(plan: &RuntimePlan) -> u64 {
         at = read_user(further(at, distance));
         step += 1;
     }
-    at
+    if plan.kind != RUNTIME_RUBY || at == 0 {
+        return Walk { at, end: u64::MAX };
+    }
+    let words: u64 = read_user(at.wrapping_add(ruby::STACK_WORDS));
+    Walk {
+        end: read_user::<u64>(at.wrapping_add(ruby::STACK)).wrapping_add(words.wrapping_mul(8)),
+        at: read_user(at.wrapping_add(ruby::INNERMOST)),
+    }
 }
 
 /// The frame at this address, without what does not tell frames apart.
 #[inline(always)]
 fn executing(plan: &RuntimePlan, at: u64) -> RuntimeFrame {
-    let instruction: u64 = read_user(further(at, plan.instruction));
-    let mut extra = 0;
-    if plan.extra_bytes == 8 {
-        extra = read_user(further(at, plan.extra));
-        if plan.extra_next != RUNTIME_NONE {
-            extra = read_user(further(extra, plan.extra_next));
-        }
+    if plan.kind == RUNTIME_PHP {
+        return of_php(plan, at);
     }
+    if plan.kind == RUNTIME_RUBY {
+        return of_ruby(at);
+    }
+    let instruction: u64 = read_user(further(at, plan.instruction));
     RuntimeFrame {
         code: read_user(further(at, plan.code)),
         instruction: instruction & u64::MAX.wrapping_shr(64 - 8 * plan.instruction_bytes),
-        extra,
+        extra: 0,
+    }
+}
+
+#[inline(always)]
+fn of_php(plan: &RuntimePlan, at: u64) -> RuntimeFrame {
+    let function: u64 = read_user(at.wrapping_add(php::FUNCTION));
+    let call: u32 = read_user(at.wrapping_add(php::CALL));
+    let extra = u64::from(call & PHP_OUTERMOST);
+    if function == 0 || read_user::<u8>(function) == php::INTERNAL {
+        return RuntimeFrame {
+            code: function,
+            instruction: 0,
+            extra,
+        };
+    }
+    let instruction: u64 = read_user(at.wrapping_add(php::INSTRUCTION));
+    let line: u32 = read_user(instruction.wrapping_add(php::LINE));
+    let file: u64 = read_user(function.wrapping_add(u64::from(plan.varying)));
+    let hash: u64 = read_user(file.wrapping_add(php::HASH));
+    RuntimeFrame {
+        code: function,
+        instruction: instruction & PHP_ADDRESS | hash << 48,
+        extra: extra | u64::from(line) << 32,
+    }
+}
+
+#[inline(always)]
+fn of_ruby(at: u64) -> RuntimeFrame {
+    let sequence: u64 = read_user(at.wrapping_add(ruby::SEQUENCE));
+    if sequence != 0 {
+        return RuntimeFrame {
+            code: sequence,
+            instruction: read_user(at.wrapping_add(ruby::INSTRUCTION)),
+            extra: 0,
+        };
+    }
+    let environment: u64 = read_user(at.wrapping_add(ruby::ENVIRONMENT));
+    RuntimeFrame {
+        code: read_user(environment.wrapping_sub(ruby::METHOD)),
+        instruction: 0,
+        extra: 0,
     }
 }
 
 /// Address of the caller's frame; 0 at the end.
 #[inline(always)]
 fn caller(plan: &RuntimePlan, at: u64) -> u64 {
-    if plan.previous == RUNTIME_NONE {
-        return at + u64::from(plan.stride);
+    if plan.kind == RUNTIME_PHP {
+        return read_user(at.wrapping_add(php::PREVIOUS));
+    }
+    if plan.kind == RUNTIME_RUBY {
+        return at.wrapping_add(u64::from(plan.varying));
     }
     read_user(further(at, plan.previous))
 }

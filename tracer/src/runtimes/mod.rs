@@ -8,7 +8,11 @@
 pub mod go;
 pub mod java;
 pub mod node;
+pub mod php;
 pub mod python;
+pub mod ruby;
+pub mod script;
+pub mod thread_local;
 pub mod view;
 
 use std::{
@@ -39,6 +43,8 @@ pub struct Wishes {
 fn all(wishes: Wishes) -> Vec<Box<dyn Runtime>> {
     vec![
         Box::new(python::Python::default()),
+        Box::new(php::Php::default()),
+        Box::new(ruby::Ruby::default()),
         Box::new(node::Node::default()),
         Box::new(java::Java::new(wishes.ask_jvms)),
     ]

@@ -161,8 +161,8 @@ pub fn origin(frame: &Frame, known: Option<Origin>, user: &[Rule]) -> Origin {
 /// Index of the frame to blame, and whether it is the application's own; `None` for no frames at
 /// all, or only such as are known to be the language's own.
 ///
-/// The innermost own frame of the executable, or of a program it interprets, or of a library
-/// beside it; else the innermost own frame of any library; else whatever is least remote from the
+/// The innermost own frame of the executable, or of a program it interprets, or (where nothing is
+/// interpreted: else it extends the interpreter) of a library beside it; else the innermost own frame of any library; else whatever is least remote from the
 /// application: a dependency, then a client library. `None` where there is nothing but runtime and
 /// C library: an interpreter's own function calls nobody to account.
 #[must_use]
@@ -172,11 +172,13 @@ pub fn call_site(
     user: &[Rule],
     program: Program<'_>,
 ) -> Option<(usize, bool)> {
+    let is_interpreted = |frame: &Frame| frame.module.is_none() && frame.file.is_some();
+    let interpreted = frames.iter().any(is_interpreted);
     let mut best: Option<(u8, usize)> = None;
     for (index, frame) in frames.iter().enumerate() {
         let rank = match origin(frame, known.get(index).copied().flatten(), user) {
-            Origin::Own if near(frame, program) => 6,
-            Origin::Own if named(frame) => 5,
+            Origin::Own if near(frame, program, interpreted) => 6,
+            Origin::Own if named(frame) && (!interpreted || is_interpreted(frame)) => 5,
             Origin::Dependency => 4,
             Origin::Client => 3,
             Origin::Own => 2,
@@ -189,8 +191,9 @@ pub fn call_site(
     best.map(|(rank, index)| (index, rank >= 5))
 }
 
-/// In the executable, in interpreted code, or in a library that does not come with the system.
-fn near(frame: &Frame, program: Program<'_>) -> bool {
+/// In the executable, in interpreted code, or, where there is none, in a library that does not come
+/// with the system.
+fn near(frame: &Frame, program: Program<'_>, interpreted: bool) -> bool {
     let Some(module) = frame.module.as_deref() else {
         return frame.file.is_some();
     };
@@ -201,7 +204,8 @@ fn near(frame: &Frame, program: Program<'_>) -> bool {
         "/nix/store/",
         "/snap/",
     ];
-    Some(module) == program.executable || !system.iter().any(|d| module.starts_with(d))
+    let beside = !interpreted && !system.iter().any(|d| module.starts_with(d));
+    Some(module) == program.executable || beside
 }
 
 /// Has a name, rather than a place.
@@ -315,6 +319,52 @@ mod tests {
             blamed(&frames, "/app/svc"),
             "svc::client::fetch::{{closure}}"
         );
+    }
+
+    #[test]
+    fn ruby_blames_the_script_past_gems_extensions_and_stdlib() {
+        let frames = [
+            frame(
+                "rsock_connect",
+                None,
+                Some("/usr/lib/x86_64-linux-gnu/ruby/3.1.0/socket.so"),
+            ),
+            frame(
+                "pg_connect_start",
+                None,
+                Some("/var/lib/gems/3.1.0/extensions/wire_ext.so"),
+            ),
+            frame("connect", Some("/usr/lib/ruby/3.1.0/net/http.rb"), None),
+            frame(
+                "call",
+                Some("/usr/local/bundle/gems/odd-wire-1.2.0/lib/odd.rb"),
+                None,
+            ),
+            frame("block in check", Some("/srv/lamps/app.rb"), None),
+            frame(
+                "rb_vm_exec",
+                None,
+                Some("/usr/lib/x86_64-linux-gnu/libruby-3.1.so.3.1"),
+            ),
+        ];
+        assert_eq!(blamed(&frames, "/usr/bin/ruby3.1"), "block in check");
+        assert_eq!(blamed(&frames[..4], "/usr/bin/ruby3.1"), "call");
+    }
+
+    #[test]
+    fn php_blames_the_script_past_internal_functions_and_vendor() {
+        let frames = [
+            frame("zif_curl_exec", None, Some("/usr/lib/php/20220829/curl.so")),
+            frame("curl_exec", Some("[internal function]"), None),
+            frame(
+                "Wire\\Client::send",
+                Some("/srv/shop/vendor/wire/client/src/Client.php"),
+                None,
+            ),
+            frame("Shop::price", Some("/srv/shop/src/Shop.php"), None),
+            frame("execute_ex", None, Some("/usr/sbin/php-fpm8.2")),
+        ];
+        assert_eq!(blamed(&frames, "/usr/sbin/php-fpm8.2"), "Shop::price");
     }
 
     #[test]

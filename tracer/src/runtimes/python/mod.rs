@@ -12,7 +12,9 @@ pub mod layout;
 
 use std::{collections::HashMap, ops::Range};
 
-use tracer_ebpf::{RUNTIME_FRAMES_MAX, RUNTIME_NONE, RuntimeFrame, RuntimePlan, StackCopy};
+use tracer_ebpf::{
+    RUNTIME_FRAMES_MAX, RUNTIME_LINKED, RUNTIME_NONE, RuntimeFrame, RuntimePlan, StackCopy,
+};
 
 use self::{
     code::describe,
@@ -114,13 +116,10 @@ impl super::Runtime for Python {
                 Entry::Every => RUNTIME_NONE,
                 Entry::Flag(at) | Entry::Shim(at) => small(at)?,
             },
-            extra_bytes: match layout.entry {
-                Entry::Every => 0,
-                Entry::Flag(_) | Entry::Shim(_) => 1,
-            },
-            extra_next: RUNTIME_NONE,
             previous: small(layout.frame_previous)?,
-            stride: 0,
+            kind: RUNTIME_LINKED,
+            varying: 0,
+            pad: 0,
         })
     }
 

@@ -107,7 +107,10 @@ fn follow(pid: u32, plan: &RuntimePlan, fs_base: u64) -> Result<Vec<RuntimeFrame
         found.push(RuntimeFrame {
             code: word(frame, plan.code, 8)?,
             instruction: word(frame, plan.instruction, plan.instruction_bytes)?,
-            extra: word(frame, plan.extra.max(0), plan.extra_bytes)?,
+            extra: match plan.extra {
+                RUNTIME_NONE => 0,
+                distance => word(frame, distance, 1)?,
+            },
         });
         frame = word(frame, plan.previous, 8)?;
     }

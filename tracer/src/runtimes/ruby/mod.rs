@@ -1,0 +1,162 @@
+//! CRuby: the methods and blocks of the script inside of the interpreter's functions.
+//!
+//! The kernel side follows the frames at the moment of the copy ([`tracer_ebpf::RUNTIME_RUBY`]);
+//! their names are read right afterwards: instruction sequences stay where they are.
+
+pub mod frame;
+pub mod layout;
+pub mod lines;
+pub mod object;
+
+use tracer_ebpf::{RUNTIME_RUBY, RuntimePlan};
+
+use self::layout::Layout;
+use super::{
+    script::{self, Interpreters},
+    thread_local::{self, CODE_BYTES, Library},
+    view::{Copied, InView, Interleaved, MappedFile},
+};
+use crate::{memory::Memory, unwind::modules::ModuleId};
+
+/// Longest version read.
+const VERSION_BYTES: usize = 16;
+
+/// The interpreter of one process.
+#[derive(Debug)]
+struct Interpreter {
+    layout: Layout,
+    /// The distances from the thread pointer to a thread's execution context.
+    way: Vec<i32>,
+    file: ModuleId,
+}
+
+/// Reads the frames of Ruby 3.1 to 3.4.
+#[derive(Debug, Default)]
+pub struct Ruby {
+    interpreters: Interpreters<Interpreter>,
+}
+
+impl super::Runtime for Ruby {
+    fn name(&self) -> &'static str {
+        "Ruby"
+    }
+
+    fn look(&mut self, process: &mut InView<'_>) {
+        self.interpreters.look(process, |process, files| {
+            let memory = process.memory().ok()?;
+            files.iter().find_map(|file| find(file, files, &*memory))
+        });
+    }
+
+    fn plan(&mut self, process: &mut InView<'_>) -> Option<RuntimePlan> {
+        self.interpreters.plan(process.pid(), |interpreter| {
+            let bytes = interpreter.layout.frame_bytes;
+            script::plan(RUNTIME_RUBY, 0, &interpreter.way, bytes)
+        })
+    }
+
+    fn interleave(&mut self, copied: &Copied<'_>) -> Option<Interleaved> {
+        self.interpreters.interleave(
+            copied,
+            |interpreter| {
+                let memory = copied.memory().ok()?;
+                let described = copied
+                    .found
+                    .iter()
+                    .map(|frame| frame::describe(&interpreter.layout, &memory, frame));
+                Some(described.collect())
+            },
+            |interpreter, named| {
+                let at = script::innermost_of(copied, interpreter.file);
+                vec![(at, named.into_iter().flatten().collect())]
+            },
+        )
+    }
+
+    fn degraded(&self) -> Vec<String> {
+        self.interpreters.refusals()
+    }
+
+    fn forget(&mut self, pid: u32) {
+        self.interpreters.forget(pid);
+    }
+}
+
+/// The interpreter in this file, or why it is not understood; `None` for a file without one.
+fn find(
+    file: &MappedFile,
+    files: &[MappedFile],
+    memory: &dyn Memory,
+) -> Option<Result<Interpreter, String>> {
+    if !file.name().contains("ruby") {
+        return None;
+    }
+    let symbols = file.image.symbols(&["rb_thread_current", "ruby_version"]);
+    let [Some((current, _)), Some((version, _))] = symbols[..] else {
+        return None;
+    };
+    let refused = |what: &str| {
+        format!(
+            "{}: connections are charged to the interpreter, because {what}",
+            file.path
+        )
+    };
+    let stated = memory.bytes(file.bias.wrapping_add(version), VERSION_BYTES);
+    let version = layout::version(&stated);
+    let Some(layout) =
+        version.and_then(|(major, minor)| (major == 3).then(|| Layout::of(minor)).flatten())
+    else {
+        return Some(Err(match version {
+            Some((major, minor)) => refused(&format!("Ruby {major}.{minor} is not understood")),
+            None => refused("it does not say which Ruby it is"),
+        }));
+    };
+    let library = Library::of(files.iter().map(MappedFile::name));
+    let Some(way) = context(file, library, memory, current) else {
+        return Some(Err(refused("its threads' frames were not found")));
+    };
+    Some(Ok(Interpreter {
+        layout,
+        way,
+        file: file.module,
+    }))
+}
+
+/// The distances to the pointer to a thread's execution context, which is what `rb_thread_current`
+/// looks at first.
+fn context(
+    file: &MappedFile,
+    library: Library,
+    memory: &dyn Memory,
+    current: u64,
+) -> Option<Vec<i32>> {
+    let code = file.image.up_to(current, CODE_BYTES)?;
+    let access = thread_local::access(&code, current)?;
+    thread_local::way(access, library, file.bias, memory)
+}
+
+/// Reads any bytes as frames, versions and code, for the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_hostile(data: &[u8]) {
+    use crate::memory::Repeated;
+
+    let _ = layout::version(data);
+    let word = |at: usize| {
+        let bytes = data.get(at..at + 8).and_then(|b| b.try_into().ok());
+        bytes.map_or(0, u64::from_le_bytes)
+    };
+    let frame = tracer_ebpf::RuntimeFrame {
+        code: word(0),
+        instruction: word(8),
+        extra: 0,
+    };
+    for minor in 1..=4 {
+        if let Some(layout) = Layout::of(minor) {
+            let _ = frame::describe(&layout, &Repeated(data), &frame);
+            let _ = lines::line(&layout, &Repeated(data), word(16), word(24) % 4096);
+        }
+    }
+    if let Some(access) = thread_local::access(data, word(0)) {
+        let _ = thread_local::way(access, Library::Glibc, word(8), &Repeated(data));
+    }
+}
