@@ -14,6 +14,7 @@ pub mod memory;
 pub mod model;
 pub mod procs;
 pub mod protocols;
+pub mod reader;
 pub mod report;
 pub mod runtimes;
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub enum StackQuality {
 }
 
 /// A function at an address, as its debug information or symbol table has it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Named {
     /// Demangled name.
     pub function: String,

@@ -10,6 +10,7 @@ mod contents;
 mod debug_info;
 mod image;
 mod loaded;
+mod refusals;
 mod symbols;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use contents::Contents;
 pub use debug_info::DebugInfo;
 pub use image::{Image, ImageKey, Part, Section, Segment};
 pub use loaded::Loaded;
+pub use refusals::Refusals;
 use thiserror::Error;
 
 /// Why a file is not read as an executable.

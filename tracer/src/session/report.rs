@@ -304,6 +304,7 @@ impl Session {
         degraded.extend(self.go.degraded());
         degraded.extend(self.gaps.sentences(self.capacity("SOCKS")));
         degraded.extend(self.runtimes.degraded());
+        degraded.extend(self.stacks.degraded());
         Coverage {
             backend: weakest.to_owned(),
             hooks: events

@@ -17,7 +17,7 @@ use crate::model::{Frame, Site, StackQuality};
 use crate::procs;
 use crate::runtimes::go::{GoBinary, callsite};
 use crate::{
-    elf::{Image, ImageKey},
+    elf::{Image, ImageKey, Refusals},
     session::stacks::Kept,
     unwind::{cfi::function_start, modules::Modules, walk::RawFrame},
 };
@@ -47,12 +47,18 @@ pub(crate) struct Naming {
     names: Names,
     tables: HashMap<ImageKey, Table>,
     perf_maps: HashMap<u32, (Stamp, Arc<PerfMap>)>,
+    refusals: Refusals,
     pub(crate) user_rules: Vec<Rule>,
 }
 
 impl Naming {
     pub(crate) fn search_first(&mut self, directories: Vec<PathBuf>) {
         self.names = Names::searching(directories);
+    }
+
+    /// Whose debug information is not read, and why, as sentences.
+    pub(crate) fn degraded(&self) -> impl Iterator<Item = String> {
+        self.refusals.sentences("debug information")
     }
 
     pub(crate) fn forget(&mut self, tgid: u32) {
@@ -153,6 +159,9 @@ impl Naming {
             return from_table;
         }
         let names = self.names.at(image, raw.lookup);
+        if let (Some(why), Some(module)) = (self.names.refused(image), module) {
+            self.refusals.add(module, why);
+        }
         if !names.is_empty() {
             return names.to_vec();
         }

@@ -16,7 +16,7 @@ use std::{
 
 use super::walk::Space;
 use crate::{
-    elf::{Image, ImageKey},
+    elf::{ElfError, Image, ImageKey, Refusals},
     procs::{maps, maps::Mapping},
 };
 
@@ -136,6 +136,7 @@ pub struct Modules {
     numbers: HashMap<(Arc<str>, Option<ImageKey>), ModuleId>,
     processes: HashMap<u32, Arc<Process>>,
     vdso: Option<Arc<Image>>,
+    refusals: Refusals,
 }
 
 /// Modules numbered; further ones have no name.
@@ -155,6 +156,7 @@ impl Modules {
             numbers: HashMap::new(),
             processes: HashMap::new(),
             vdso: None,
+            refusals: Refusals::default(),
         }
     }
 
@@ -236,7 +238,7 @@ impl Modules {
         let image = if mapping.path == "[vdso]" {
             self.vdso(tgid, &mapping)
         } else if mapping.inode != 0 {
-            open(tgid, &mapping).and_then(|file| self.pin(file))
+            open(tgid, &mapping).and_then(|file| self.pin(file, &mapping.path))
         } else {
             None
         };
@@ -273,23 +275,37 @@ impl Modules {
         Some(id)
     }
 
-    fn pin(&mut self, file: File) -> Option<Arc<Image>> {
+    fn pin(&mut self, file: File, path: &str) -> Option<Arc<Image>> {
         let key = ImageKey::of(&file).ok()?;
         self.clock += 1;
         let now = self.clock;
-        let (image, used) = self.images.entry(key).or_insert_with(|| {
-            let usable = file
-                .metadata()
-                .is_ok_and(|m| m.is_file() && m.len() <= IMAGE_BYTES_MAX);
-            (
-                usable
-                    .then(|| Image::open(file).ok().map(Arc::new))
-                    .flatten(),
-                now,
-            )
+        if let Some((image, used)) = self.images.get_mut(&key) {
+            *used = now;
+            return image.clone();
+        }
+        let usable = file
+            .metadata()
+            .is_ok_and(|m| m.is_file() && m.len() <= IMAGE_BYTES_MAX);
+        let image = match usable.then(|| Image::open(file)) {
+            Some(Ok(image)) => Some(Arc::new(image)),
+            // What is mapped as code without being a program, such as a compiler's cache.
+            None | Some(Err(ElfError::NotElf | ElfError::Width)) => None,
+            Some(Err(error)) => {
+                self.refusals.add(path, &error.to_string());
+                None
+            }
+        };
+        self.images.insert(key, (image.clone(), now));
+        image
+    }
+
+    /// Which files are not understood, and why, as sentences.
+    pub(crate) fn degraded(&self) -> impl Iterator<Item = String> {
+        let times = Image::frames_refused();
+        let room = (times > 0).then(|| {
+            format!("how to unwind is not read of some files, for want of room: {times} times")
         });
-        *used = now;
-        image.clone()
+        self.refusals.sentences("code").chain(room)
     }
 
     /// The kernel's page of code in every process; the same everywhere, at different addresses.

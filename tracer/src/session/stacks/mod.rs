@@ -160,6 +160,13 @@ impl Stacks {
         self.modules.refresh(tgid);
     }
 
+    /// What is not read of the programs' files, and why, as sentences.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<String> {
+        let modules = self.modules.degraded();
+        modules.chain(self.naming.degraded()).collect()
+    }
+
     /// The process runs another program than its parent now: what is known of the parent does not
     /// hold for it.
     pub fn executed(&mut self, tgid: u32) {
