@@ -59,6 +59,8 @@ pub struct CallValue {
     pub sk: u64,
     /// The call's flags.
     pub flags: u64,
+    /// Bytes that it was seen to have copied so far.
+    pub copied: u64,
 }
 
 macro_rules! offsets {

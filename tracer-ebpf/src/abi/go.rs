@@ -129,8 +129,8 @@ pub struct GoKey {
     pub pad: u32,
 }
 
-/// Value of `GO_CONNS`. Method and URL are as the program has them: user space checks and redacts
-/// them before anything else.
+/// Value of `GO_CONNS`. Method and URL are as the program has them, but for the query: user space
+/// checks and redacts them before anything else.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -183,7 +183,7 @@ pub struct GoConn {
     pub host: [u8; GO_HOST_BYTES],
     /// Decoded path.
     pub path: [u8; GO_PATH_BYTES],
-    /// Query, with the values.
+    /// Query; as in [`crate::Head::line`], only with the names of its parameters.
     pub query: [u8; GO_QUERY_BYTES],
 }
 

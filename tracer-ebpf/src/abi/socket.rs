@@ -27,6 +27,32 @@ pub const SOCK_PREEXISTING: u8 = 1 << 5;
 /// Accepted by the network stack; which process took it is not known yet.
 pub const SOCK_ACCEPT_UNOWNED: u8 = 1 << 6;
 
+/// A request of HTTP/1 was sent, and the head of its response is not read to its end yet.
+pub const RESPONSE_AWAITED: u8 = 1;
+/// The request's method was HEAD: the response has no body.
+pub const RESPONSE_TO_HEAD: u8 = 1 << 1;
+/// The request's method was CONNECT.
+pub const RESPONSE_TO_CONNECT: u8 = 1 << 2;
+/// The head was read to its end: what it does not say is not so.
+pub const RESPONSE_HEAD_READ: u8 = 1 << 3;
+/// The head has a `Content-Length`.
+pub const RESPONSE_LENGTH: u8 = 1 << 4;
+/// The body is chunked.
+pub const RESPONSE_CHUNKED: u8 = 1 << 5;
+/// What was received last ended with the last chunk.
+pub const RESPONSE_LAST_CHUNK: u8 = 1 << 6;
+/// The connection speaks another protocol from here on: status 101, or an accepted CONNECT.
+pub const RESPONSE_UPGRADED: u8 = 1 << 7;
+
+/// Of [`Sock::heads`]: `HEADS` has its first request.
+pub const HEADS_FIRST: u16 = 1;
+/// `HEADS` has its latest request.
+pub const HEADS_LATEST: u16 = 1 << 1;
+/// A request of HTTP was seen on it.
+pub const HEADS_HTTP: u16 = 1 << 2;
+/// A turn began with a TLS record of a handshake.
+pub const HEADS_TLS: u16 = 1 << 3;
+
 /// One live socket; value of the map `SOCKS`, whose key is the kernel's `struct sock *` (u64).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,8 +116,20 @@ pub struct Sock {
     pub open_stack_of: u8,
     /// Descriptors referring to it that the last scan found, in any process.
     pub descriptors: u16,
-    /// Bit 0: `HEADS` has its first request, bit 1: its latest.
+    /// `HEADS_*` bits.
     pub heads: u16,
+    /// Bytes received since the latest request of HTTP/1, the response's head included.
+    pub response_bytes: u64,
+    /// The response's `Content-Length`, with [`RESPONSE_LENGTH`].
+    pub response_length: u64,
+    /// Bytes of the response's head, and of interim ones before it, with [`RESPONSE_HEAD_READ`].
+    pub response_head: u32,
+    /// Status code of the response, or of an interim one; 0: none was read.
+    pub response_status: u16,
+    /// `RESPONSE_*` bits.
+    pub response: u8,
+    /// Explicit padding.
+    pub pad: u8,
 }
 
 impl Sock {
@@ -180,8 +218,12 @@ pub struct ErrorKey {
     pub error: u32,
 }
 
-/// Bytes kept of a request head.
-pub const HEAD_BYTES: usize = 240;
+/// Bytes kept of a request line.
+pub const LINE_BYTES: usize = 192;
+/// Bytes kept of a request's host.
+pub const HOST_BYTES: usize = 96;
+/// What stands in a request line for each byte of a query but the names of its parameters.
+pub const MASKED: u8 = b'*';
 
 /// Key of `HEADS`.
 #[repr(C)]
@@ -194,8 +236,8 @@ pub struct HeadKey {
     pub latest: u64,
 }
 
-/// Value of `HEADS`: the first bytes of one HTTP/1 request. Never shown as they are: user space
-/// keeps only method, target and host, redacted.
+/// Value of `HEADS`: what is kept of the head of an HTTP/1 request. The line is never shown as it is:
+/// user space redacts its path, too.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -204,10 +246,15 @@ pub struct Head {
     pub opened_ns: u64,
     /// Turn number of the request, from 1.
     pub turn: u32,
-    /// Bytes valid in `bytes`.
-    pub len: u32,
-    /// The bytes.
-    pub bytes: [u8; HEAD_BYTES],
+    /// Bytes valid in `line`; one more than there are when it was longer.
+    pub line_len: u16,
+    /// Bytes valid in `host`; 0: none was seen, one more than there are when it was longer.
+    pub host_len: u16,
+    /// The request line. What a query's parameters are set to, and what is no name of one, is
+    /// [`MASKED`].
+    pub line: [u8; LINE_BYTES],
+    /// Value of the `Host` header.
+    pub host: [u8; HOST_BYTES],
 }
 
 /// Bytes of a UNIX socket path (`sun_path` has 108).
@@ -227,10 +274,10 @@ pub struct PathValue {
     pub bytes: [u8; PATH_BYTES],
 }
 
-const _: () = assert!(size_of::<Sock>() == 104 && align_of::<Sock>() == 8);
+const _: () = assert!(size_of::<Sock>() == 128 && align_of::<Sock>() == 8);
 const _: () = assert!(core::mem::offset_of!(Sock, remote_addr) == 72);
 const _: () = assert!(size_of::<AggKey>() == 32 && align_of::<AggKey>() == 4);
 const _: () = assert!(size_of::<AggValue>() == 152 && align_of::<AggValue>() == 8);
-const _: () = assert!(size_of::<Head>() == 256 && align_of::<Head>() == 8);
+const _: () = assert!(size_of::<Head>() == 304 && align_of::<Head>() == 8);
 const _: () = assert!(size_of::<HeadKey>() == 16);
 const _: () = assert!(size_of::<PathValue>() == 112 && align_of::<PathValue>() == 4);

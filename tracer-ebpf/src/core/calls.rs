@@ -38,14 +38,30 @@ pub fn enter(function: u32, sk: Address, flags: u64) -> u32 {
     if unsafe { CALLS.get(&key) }.is_some() {
         count(Counter::ReturnMissed);
     }
-    let _ = CALLS.insert(&key, &CallValue { sk, flags }, 0);
+    let _ = CALLS.insert(
+        &key,
+        &CallValue {
+            sk,
+            flags,
+            copied: 0,
+        },
+        0,
+    );
     0
 }
 
 /// The same where what it calls will be seen, not its return: no call is waited for.
 #[inline(always)]
 pub fn enter_unwatched(function: u32, sk: Address, flags: u64) -> u32 {
-    let _ = CALLS.insert(&in_function(function), &CallValue { sk, flags }, 0);
+    let _ = CALLS.insert(
+        &in_function(function),
+        &CallValue {
+            sk,
+            flags,
+            copied: 0,
+        },
+        0,
+    );
     0
 }
 
@@ -61,9 +77,11 @@ pub fn leave(function: u32) -> Option<CallValue> {
 
 /// The call that the current thread entered last.
 #[inline(always)]
-pub fn entered(function: u32) -> Option<CallValue> {
-    // SAFETY: a map lookup; the value is copied at once.
-    unsafe { CALLS.get(in_function(function)) }.copied()
+pub fn entered(function: u32) -> Option<&'static mut CallValue> {
+    // SAFETY: map values stay valid while the program runs; no other thread has this key.
+    CALLS
+        .get_ptr_mut(in_function(function))
+        .map(|call| unsafe { &mut *call })
 }
 
 /// A call whose entry was not seen or is forgotten: `CALLS` keeps the latest of all threads.

@@ -1,7 +1,8 @@
 //! The end of a socket: what it had in common with others is added to theirs.
 
 use tracer_ebpf::{
-    AggKey, AggValue, Counter, HeadKey, ROLE_SERVER, STACK_NONE, STACK_TICKET, Sock,
+    AggKey, AggValue, Counter, HEADS_FIRST, HEADS_LATEST, HeadKey, ROLE_SERVER, STACK_NONE,
+    STACK_TICKET, Sock,
 };
 
 use super::{
@@ -38,10 +39,10 @@ pub extern "C" fn fold_socket(sk: u64) -> u32 {
     }
     count(Counter::Folded);
     let mut head = HeadKey { sk, latest: 0 };
-    if heads & 1 != 0 {
+    if heads & HEADS_FIRST != 0 {
         let _ = HEADS.remove(&head);
     }
-    if heads & 2 != 0 {
+    if heads & HEADS_LATEST != 0 {
         head.latest = 1;
         let _ = HEADS.remove(&head);
     }

@@ -1,15 +1,27 @@
-//! Request heads of HTTP/1.
+//! Request heads of HTTP/1: of each that differs from the one before, the request line without what
+//! its query says, and the host. Nothing else leaves the program's memory.
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user as raw_probe_read_user;
-use tracer_ebpf::{Counter, HEAD_BYTES, HeadKey};
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel as raw_probe_read_kernel;
+use tracer_ebpf::{
+    Counter, HEADS_FIRST, HEADS_HTTP, HEADS_LATEST, HEADS_TLS, HOST_BYTES, Head, HeadKey,
+    LINE_BYTES, RESPONSE_AWAITED, RESPONSE_TO_CONNECT, RESPONSE_TO_HEAD,
+};
 
 use super::{
     kernel::read_user,
-    maps::{HEADS, SCRATCH, bounded, count},
-    task::{current_syscall, position, second_argument},
+    lines::{byte, each_end, is_blank, lines_after, place, small_letters, word},
+    maps::{HEADS, SCRATCH, Scratch, bounded, count},
+    query::{marks, mask_query},
+    sockets::entry,
+    user_buffer::UserBuffer,
 };
+
+/// Bytes by which a request is told from the one before.
+const COMPARED_BYTES: u32 = 240;
+/// The first bytes of TLS records: 22 or 23, and 3.
+const TLS_RECORD: u32 = 0x0316;
 
 /// Two numbers as one: a function of the kernel's takes five.
 #[inline(always)]
@@ -23,78 +35,72 @@ pub fn unpack(packed: u64) -> (u32, u32) {
     ((packed >> 32) as u32, packed as u32)
 }
 
-/// Address of the user buffer of the current send or receive call, 0 when there is none that can
-/// be found (io_uring, sendfile, splice). System call numbers of x86-64.
+const fn first(bytes: &[u8; 4]) -> u32 {
+    u32::from_le_bytes(*bytes)
+}
+
+// first four bytes of the methods of RFC 9110, and of the HTTP/2 preface
+const GET: u32 = first(b"GET ");
+const POST: u32 = first(b"POST");
+const PUT: u32 = first(b"PUT ");
+const HEAD: u32 = first(b"HEAD");
+const DELETE: u32 = first(b"DELE");
+const PATCH: u32 = first(b"PATC");
+const OPTIONS: u32 = first(b"OPTI");
+const CONNECT: u32 = first(b"CONN");
+const TRACE: u32 = first(b"TRAC");
+const PREFACE: u32 = first(b"PRI ");
+
+/// Of a request of HTTP/1 that begins with these bytes: `RESPONSE_*` bits for the response to come; 0
+/// for anything else.
 #[inline(always)]
-fn user_buffer() -> u64 {
-    if position().is_none() {
-        return 0;
-    }
-    let argument = second_argument();
-    match current_syscall() {
-        // read, write, sendto, recvfrom: the buffer
-        0 | 1 | 44 | 45 => argument,
-        // readv, writev: struct iovec { base, len }
-        19 | 20 => read_user(argument),
-        // sendmsg, recvmsg, sendmmsg, recvmmsg: struct user_msghdr, msg_iov at 16
-        46 | 47 | 299 | 307 => read_user(read_user(argument + 16)),
+fn expected_after(word: u32) -> u8 {
+    // comparisons, not a table: a table would live in a data section of its own
+    match word {
+        GET | POST | PUT | DELETE | PATCH | OPTIONS | TRACE => RESPONSE_AWAITED,
+        HEAD => RESPONSE_AWAITED | RESPONSE_TO_HEAD,
+        CONNECT => RESPONSE_AWAITED | RESPONSE_TO_CONNECT,
         _ => 0,
     }
 }
 
-/// First four bytes of the methods of RFC 9110, and of the HTTP/2 preface (`PRI `).
+/// What else a turn may begin with, as `HEADS_*` bits.
 #[inline(always)]
-fn looks_like_http(word: u32) -> bool {
-    const fn first(bytes: &[u8; 4]) -> u32 {
-        u32::from_le_bytes(*bytes)
+fn other_protocol(word: u32) -> u16 {
+    // a handshake's or an application's record: type, major version, minor version
+    if word & 0xfffe == TLS_RECORD && (word >> 16) as u8 <= 4 {
+        HEADS_TLS
+    } else if word == PREFACE {
+        HEADS_HTTP
+    } else {
+        0
     }
-    const GET: u32 = first(b"GET ");
-    const POST: u32 = first(b"POST");
-    const PUT: u32 = first(b"PUT ");
-    const HEAD: u32 = first(b"HEAD");
-    const DELETE: u32 = first(b"DELE");
-    const PATCH: u32 = first(b"PATC");
-    const OPTIONS: u32 = first(b"OPTI");
-    const CONNECT: u32 = first(b"CONN");
-    const TRACE: u32 = first(b"TRAC");
-    const PREFACE: u32 = first(b"PRI ");
-    // comparisons, not a table: a table would live in a data section of its own
-    matches!(
-        word,
-        GET | POST | PUT | HEAD | DELETE | PATCH | OPTIONS | CONNECT | TRACE | PREFACE
-    )
 }
 
-/// Keeps the first bytes of an HTTP/1 request; other protocols' bytes are never copied. `place` has
-/// the lane and the number of bytes, `kept` the socket's `heads` and `head_hash`, whose new values
-/// are returned. A global function, see [`super::transfers::is_stale`].
+/// Looks at the first bytes of a turn, and keeps what there is to keep of an HTTP/1 request. `place`
+/// has the lane and the number of bytes, `kept` the socket's `heads` and `head_hash`, whose new
+/// values are returned; above `heads` are the `RESPONSE_*` bits of the response to come. A global
+/// function, see [`super::transfers::is_stale`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn keep_head(sk: u64, opened_ns: u64, turn: u32, place: u64, kept: u64) -> u64 {
-    let buffer = user_buffer();
-    if buffer == 0 || !looks_like_http(read_user::<u32>(buffer)) {
+pub extern "C" fn keep_head(sk: u64, turn: u32, place: u64, kept: u64) -> u64 {
+    let (lane, bytes) = unpack(place);
+    let buffer = UserBuffer::current(bytes);
+    if buffer.at == 0 {
         return kept;
     }
-    let (lane, bytes) = unpack(place);
+    let begins: u32 = read_user(buffer.at);
+    let response = expected_after(begins);
+    if response == 0 {
+        return kept | pack(u32::from(other_protocol(begins)), 0);
+    }
+    let says = u32::from(response) << HEADS_BITS | u32::from(HEADS_HTTP);
+    let kept = kept | pack(says, 0);
     let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
         return kept;
     };
-    // SAFETY: this CPU's slot.
-    let head = unsafe { &mut (*scratch).head };
-    let len = if bytes as usize > HEAD_BYTES {
-        HEAD_BYTES as u32
-    } else {
-        bytes
-    };
-    // SAFETY: `len` is at most the destination's size; the helper checks the source.
-    let failed = unsafe {
-        raw_probe_read_user(
-            head.bytes.as_mut_ptr().cast::<c_void>(),
-            bounded::<0xff>(len),
-            buffer as *const c_void,
-        )
-    };
-    if failed != 0 {
+    let len = buffer.look(scratch);
+    if len == 0 {
         return kept;
     }
     let hash = hash_head(lane, len);
@@ -103,19 +109,183 @@ pub extern "C" fn keep_head(sk: u64, opened_ns: u64, turn: u32, place: u64, kept
         // the same request as before, which user space has or finds in the map
         return kept;
     }
-    head.len = len;
-    head.opened_ns = opened_ns;
-    head.turn = turn;
-    let latest = u64::from(heads & 1 != 0);
-    if HEADS.insert(&HeadKey { sk, latest }, head, 0).is_err() {
-        count(Counter::HeadMapFull);
+    let stored = store_head(sk, turn, pack(lane, len), heads);
+    if stored == NO_ROOM {
         return kept;
     }
-    pack(heads | 1 << latest, hash)
+    pack(stored, hash)
 }
 
-/// A hash of the first `len` bytes of the lane's head, never 0. Two requests in a row that differ
-/// have the same one once in four thousand million times. A global function, see
+/// Answer of [`store_head`] where the map is full.
+const NO_ROOM: u32 = u32::MAX;
+
+/// Stores what is kept of the request in the lane's window; the socket's `heads` with what is new. A
+/// global function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn store_head(sk: u64, turn: u32, place: u64, heads: u32) -> u32 {
+    let (lane, len) = unpack(place);
+    if compose(lane, len) == 0 {
+        return heads;
+    }
+    let (Some(scratch), Some(sock)) = (SCRATCH.get_ptr_mut(lane), entry(sk)) else {
+        return heads;
+    };
+    // SAFETY: this program's room on this CPU.
+    let head = unsafe { &mut (*scratch).head };
+    head.opened_ns = sock.opened_ns;
+    head.turn = turn;
+    let latest = u64::from(heads & u32::from(HEADS_FIRST) != 0);
+    if HEADS.insert(&HeadKey { sk, latest }, head, 0).is_err() {
+        count(Counter::HeadMapFull);
+        return NO_ROOM;
+    }
+    let has = if latest == 0 {
+        HEADS_FIRST
+    } else {
+        HEADS_LATEST
+    };
+    heads | u32::from(has)
+}
+
+/// Where `RESPONSE_*` bits are in the upper half of [`keep_head`]'s answer.
+pub const HEADS_BITS: u32 = 16;
+
+/// Puts into the lane's head what is kept of the request in its window; 0: nothing. A global
+/// function, so that it is verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn compose(lane: u32, len: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
+        return 0;
+    };
+    // SAFETY: this program's room on this CPU.
+    let head = unsafe { &mut (*scratch).head };
+    head.line_len = 0;
+    head.host_len = 0;
+    clear(&mut head.line);
+    clear(&mut head.host);
+    let _ = each_end(scratch, len, |at| request_lines(lane, at, len));
+    let mut line_len = if head.line_len == 0 {
+        // no end of it was seen
+        len
+    } else {
+        u32::from(head.line_len)
+    };
+    if line_len > LINE_BYTES as u32 {
+        line_len = LINE_BYTES as u32;
+        head.line_len = LINE_BYTES as u16 + 1;
+    } else {
+        head.line_len = line_len as u16;
+    }
+    // SAFETY: at most as many bytes as the line has; both are this program's room.
+    unsafe {
+        raw_probe_read_kernel(
+            head.line.as_mut_ptr().cast::<c_void>(),
+            bounded::<0xff>(line_len),
+            (&raw const (*scratch).window).cast::<c_void>(),
+        );
+    }
+    let marks = marks(scratch);
+    if marks.query {
+        mask_query(lane);
+    }
+    // a name and a password may stand before a host only where the target begins with one
+    u32::from(!marks.at_sign || begins_with_path(&head.line))
+}
+
+/// Clears an array where it is. (An assignment would clear one on the stack and copy it.) The helper
+/// writes zeros where it can't read.
+#[inline(always)]
+fn clear<const BYTES: usize>(bytes: &mut [u8; BYTES]) {
+    // SAFETY: the destination is as long; the helper checks the source.
+    unsafe {
+        raw_probe_read_kernel(
+            bytes.as_mut_ptr().cast::<c_void>(),
+            BYTES as u32,
+            core::ptr::null(),
+        );
+    }
+}
+
+/// Whether the target of a request line begins with a slash, as all do that are not for proxies.
+#[inline(always)]
+fn begins_with_path(line: &[u8; LINE_BYTES]) -> bool {
+    let mut i = 0;
+    while i < 9 {
+        if line[i] == b' ' {
+            return line[i + 1] == b'/';
+        }
+        i += 1;
+    }
+    false
+}
+
+/// Takes in the lines that begin behind an end in the eight bytes at `at`. A global function, so that
+/// it is verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn request_lines(lane: u32, at: u32, len: u32) -> u32 {
+    match SCRATCH.get_ptr(lane) {
+        Some(scratch) => lines_after(scratch, at, |at| request_line(lane, at, len)),
+        None => 1,
+    }
+}
+
+/// Takes in the line that begins at `at`, behind the first, of `len` bytes. A global function, so
+/// that it is verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn request_line(lane: u32, at: u32, len: u32) -> u32 {
+    const HOST: u64 = u64::from_le_bytes(*b"host:\0\0\0");
+    let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
+        return 1;
+    };
+    if at > len {
+        // of what the window had before
+        return 1;
+    }
+    // SAFETY: this program's room on this CPU.
+    let head = unsafe { &mut (*scratch).head };
+    if head.line_len == 0 {
+        let carriage_return = at > 1 && byte(scratch, at - 2) == b'\r';
+        head.line_len = (at - 1 - u32::from(carriage_return)) as u16;
+    }
+    if at >= len || is_blank(scratch, at, len) != 0 {
+        return 1;
+    }
+    if small_letters(scratch, at) & (u64::MAX >> 24) != HOST {
+        return 0;
+    }
+    keep_host(scratch, head, at + 5, len)
+}
+
+/// Keeps the host that begins at `at`, or behind a space there.
+#[inline(always)]
+fn keep_host(scratch: *const Scratch, head: &mut Head, at: u32, len: u32) -> u32 {
+    let start = at + u32::from(byte(scratch, at) == b' ');
+    let value = place(scratch, start);
+    let mut i = 0;
+    while i < HOST_BYTES {
+        // SAFETY: less than can be read from there.
+        let found = unsafe { value.add(i).read() };
+        if found == b'\r' || found == b'\n' {
+            break;
+        }
+        head.host[i] = found;
+        i += 1;
+    }
+    head.host_len = if start + i as u32 >= len {
+        // cut off
+        HOST_BYTES as u16 + 1
+    } else {
+        i as u16 + u16::from(i == HOST_BYTES)
+    };
+    1
+}
+
+/// A hash of the first bytes of the lane's window, never 0. Two requests in a row that differ have
+/// the same one once in four thousand million times. A global function, see
 /// [`super::capture::capture_stack`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -123,17 +293,14 @@ pub extern "C" fn hash_head(lane: u32, len: u32) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr(lane) else {
         return 1;
     };
-    // SAFETY: this program's room on this CPU.
-    let bytes = unsafe { &(*scratch).head.bytes };
     let mut hash = u64::from(len);
     let mut at = 0;
-    while at + 8 <= HEAD_BYTES {
-        if at as u32 >= len {
+    while at < COMPARED_BYTES {
+        if at >= len {
             break;
         }
-        // SAFETY: eight bytes inside the array, which has the alignment of `Head`'s first field.
-        let mut word = unsafe { bytes.as_ptr().add(at).cast::<u64>().read() };
-        let left = len - at as u32;
+        let mut word = word(scratch, at);
+        let left = len - at;
         if left < 8 {
             word &= u64::MAX >> (64 - 8 * (left & 7));
         }

@@ -63,7 +63,7 @@ pub extern "C" fn confirm(ip: u64, sp: u64, tgid: u32, node: u32, lane: u32) -> 
         return 0;
     };
     // SAFETY: this program's room on this CPU.
-    let stack = unsafe { &mut (*scratch).stack };
+    let stack = unsafe { &mut (*scratch).window };
     let last = usize::from(shape.words[(frames - 1) & (SHAPE_FRAMES - 1)]) & (SHAPE_WORDS - 1);
     // SAFETY: at most the buffer's size; the helper checks the source.
     let failed = unsafe {

@@ -2,6 +2,7 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
+use super::responses::Reading;
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
@@ -113,8 +114,10 @@ pub struct Scratch {
     pub head: Head,
     /// A UNIX path, padded for hashing by words.
     pub path: PathValue,
-    /// The beginning of a user stack.
-    pub stack: [u64; SHAPE_WORDS],
+    /// Bytes read from the user: the beginning of a stack, or of what was sent or received.
+    pub window: [u64; SHAPE_WORDS],
+    /// A response head that is being read.
+    pub reading: Reading,
     /// Interpreted frames.
     pub frames: [RuntimeFrame; RUNTIME_FRAMES_MAX],
     /// Room for what [`bounded`] lets a length exceed its buffer by.

@@ -9,7 +9,7 @@ use super::{
     helpers::current_task,
     kernel::{AF_UNIX, Address, family, read, read_user},
     task::{UserRegs, current_is_target},
-    transfers::{MSG_PEEK, transferred},
+    transfers::{MSG_PEEK, Transfer, transferred},
 };
 use crate::offset;
 
@@ -83,7 +83,12 @@ pub fn transfer_returned(regs: Address, result: i64) {
     } else {
         result as i32
     };
-    transferred(sk, bytes, sent);
+    let transfer = if sent {
+        Transfer::Sent
+    } else {
+        Transfer::Received
+    };
+    transferred(sk, bytes, transfer);
 }
 
 /// A call that may have connected or accepted returned `result`.

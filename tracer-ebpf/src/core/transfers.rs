@@ -1,16 +1,17 @@
 //! Sends and receives: activity, turns, and the owner of accepted sockets.
 
 use tracer_ebpf::{
-    Counter, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO, STACK_NONE, STACK_TICKET,
-    Sock, WHEN_FIRST_IO, WHEN_REQUEST,
+    Counter, RESPONSE_UPGRADED, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO,
+    STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
 };
 
 use super::{
     capture::capture_stack,
     ends::fold_socket,
-    heads::{keep_head, pack, unpack},
+    heads::{HEADS_BITS, keep_head, pack, unpack},
     kernel::{AF_UNIX, Address, Object, family, inode, netns},
     maps::{LANE_SENT, count},
+    responses::{concerns, is_interim, lose_track, read_response},
     sockets::{ESTABLISHED, coarse_ticks, entry, insert, insert_again, opened_now},
     task::{active, current_is_target, current_tgid},
     unix,
@@ -24,12 +25,24 @@ const STACKS_OF_REQUESTS: u32 = 2;
 const SENT: u8 = 1;
 const RECEIVED: u8 = 2;
 
+/// What happens to some bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Transfer {
+    /// They were sent.
+    Sent,
+    /// They were received, and lie at the beginning of the call's buffer.
+    Received,
+    /// They are being received: elsewhere in the buffer, or not there yet.
+    Receiving,
+}
+
 /// `bytes` (> 0) were sent or received on `sk` by the current task.
 #[inline(always)]
-pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
+pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
     if bytes <= 0 || !active() {
         return;
     }
+    let sent = matches!(transfer, Transfer::Sent);
     let direction = if sent { SENT } else { RECEIVED };
     let sk = object.address();
     let sock = match entry(sk) {
@@ -53,8 +66,18 @@ pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
         sock.sent_ticks = now;
     } else {
         sock.received_ticks = now;
+        sock.response_bytes += u64::from(bytes as u32);
+        if concerns(sock) {
+            if matches!(transfer, Transfer::Received) {
+                read_response(sk, bytes as u32, lane(sock, false));
+            } else {
+                lose_track(sock);
+            }
+        }
     }
-    let turn_begins = direction == request_direction(sock.role) && sock.last_direction != direction;
+    let turn_begins = direction == request_direction(sock.role)
+        && sock.last_direction != direction
+        && !is_interim(sock);
     sock.last_direction = direction;
     if !turn_begins && sock.open_stack != STACK_NONE {
         return;
@@ -83,9 +106,16 @@ pub fn transferred(object: impl Object, bytes: i32, sent: bool) {
         if config!(want_heads) != 0 {
             let place = pack(lane(sock, sent), bytes as u32);
             let kept = pack(u32::from(sock.heads), sock.head_hash);
-            let (heads, hash) = unpack(keep_head(sk, sock.opened_ns, sock.turns, place, kept));
+            let (heads, hash) = unpack(keep_head(sk, sock.turns, place, kept));
             sock.heads = heads as u16;
             sock.head_hash = hash;
+            if sent && sock.response & RESPONSE_UPGRADED == 0 {
+                sock.response = (heads >> HEADS_BITS) as u8;
+                sock.response_status = 0;
+                sock.response_head = 0;
+                sock.response_bytes = 0;
+                sock.response_length = 0;
+            }
         }
     }
 }

@@ -10,15 +10,16 @@ use crate::core::{
     calls::{RECEIVE_TCP, RECEIVE_UNIX, enter_unwatched, entered, missed},
     kernel::Address,
     sockets::entry,
-    transfers::{MSG_PEEK, transferred},
+    transfers::{MSG_PEEK, Transfer, transferred},
 };
+use tracer_ebpf::CallValue;
 
 /// `sock_recv_length(struct sock *sk, int ret, int flags)`, 6.3; the caller's context, every
 /// family. Lost without it: as `sent`, and the owner of accepted sockets between scans.
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn received(ctx: BtfTracePointContext) -> u32 {
     if ctx.arg::<i32>(2) & MSG_PEEK == 0 {
-        transferred(typed_socket(&ctx), ctx.arg(1), false);
+        transferred(typed_socket(&ctx), ctx.arg(1), Transfer::Received);
     }
     0
 }
@@ -27,7 +28,7 @@ pub fn received(ctx: BtfTracePointContext) -> u32 {
 #[raw_tracepoint(tracepoint = "sock_recv_length")]
 pub fn raw_received(ctx: RawTracePointContext) -> u32 {
     if raw(&ctx, 2) as i32 & MSG_PEEK == 0 {
-        transferred(raw(&ctx, 0), raw(&ctx, 1) as i32, false);
+        transferred(raw(&ctx, 0), raw(&ctx, 1) as i32, Transfer::Received);
     }
     0
 }
@@ -37,7 +38,23 @@ pub fn raw_received(ctx: RawTracePointContext) -> u32 {
 #[inline(always)]
 fn receive(sk: Address, flags: u64, result: i32) -> u32 {
     if flags as i32 & MSG_PEEK == 0 {
-        transferred(sk, result, false);
+        transferred(sk, result, Transfer::Received);
+    }
+    0
+}
+
+/// A part of what a call receives: `bytes` more, so that it has copied `copied`, which may not be in
+/// the caller's buffer yet.
+#[inline(always)]
+fn receive_part(call: &mut CallValue, bytes: i32, copied: u64, is_there: bool) -> u32 {
+    let transfer = if is_there && call.copied == 0 {
+        Transfer::Received
+    } else {
+        Transfer::Receiving
+    };
+    call.copied = copied;
+    if call.flags as i32 & MSG_PEEK == 0 {
+        transferred(call.sk, bytes, transfer);
     }
     0
 }
@@ -110,7 +127,11 @@ pub fn k_tcp_received(ctx: ProbeContext) -> u32 {
     let sk: Address = ctx.arg(0).unwrap_or(0);
     let copied: i32 = ctx.arg(1).unwrap_or(0);
     match entered(RECEIVE_TCP) {
-        Some(call) if call.sk == sk => receive(sk, call.flags, copied),
+        // it says again what it said before
+        Some(call) if call.sk == sk && copied > 0 => {
+            let more = copied - call.copied as i32;
+            receive_part(call, more, copied as u64, true)
+        }
         None if copied > 0 && entry(sk).is_some() => missed(),
         _ => 0,
     }
@@ -128,7 +149,11 @@ pub fn k_unix_receive(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub fn k_unix_received(ctx: ProbeContext) -> u32 {
     match entered(RECEIVE_UNIX) {
-        Some(call) => receive(call.sk, call.flags, ctx.arg(2).unwrap_or(0)),
+        Some(call) => {
+            let bytes: i32 = ctx.arg(2).unwrap_or(0);
+            let copied = call.copied + bytes as u64;
+            receive_part(call, bytes, copied, false)
+        }
         None => missed(),
     }
 }

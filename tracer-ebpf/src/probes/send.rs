@@ -10,7 +10,7 @@ use aya_ebpf::{
 use super::arguments::{argument, raw, sk_of, typed_socket};
 use crate::core::{
     calls::{SEND, enter, leave},
-    transfers::transferred,
+    transfers::{Transfer, transferred},
 };
 
 /// `sock_send_length(struct sock *sk, int ret, int flags)`, 6.3; the caller's context, every
@@ -18,14 +18,14 @@ use crate::core::{
 /// sockets only by scans.
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn sent(ctx: BtfTracePointContext) -> u32 {
-    transferred(typed_socket(&ctx), ctx.arg(1), true);
+    transferred(typed_socket(&ctx), ctx.arg(1), Transfer::Sent);
     0
 }
 
 /// The same, raw.
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 pub fn raw_sent(ctx: RawTracePointContext) -> u32 {
-    transferred(raw(&ctx, 0), raw(&ctx, 1) as i32, true);
+    transferred(raw(&ctx, 0), raw(&ctx, 1) as i32, Transfer::Sent);
     0
 }
 
@@ -34,7 +34,7 @@ pub fn raw_sent(ctx: RawTracePointContext) -> u32 {
 /// `int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`, net/ipv4/tcp.c.
 #[fexit(function = "tcp_sendmsg")]
 pub fn tcp_sent(ctx: FExitContext) -> u32 {
-    transferred(argument(&ctx, 0), argument(&ctx, 3) as i32, true);
+    transferred(argument(&ctx, 0), argument(&ctx, 3) as i32, Transfer::Sent);
     0
 }
 
@@ -42,7 +42,11 @@ pub fn tcp_sent(ctx: FExitContext) -> u32 {
 /// net/unix/af_unix.c.
 #[fexit(function = "unix_stream_sendmsg")]
 pub fn unix_sent(ctx: FExitContext) -> u32 {
-    transferred(sk_of(argument(&ctx, 0)), argument(&ctx, 3) as i32, true);
+    transferred(
+        sk_of(argument(&ctx, 0)),
+        argument(&ctx, 3) as i32,
+        Transfer::Sent,
+    );
     0
 }
 
@@ -62,7 +66,7 @@ pub fn k_unix_send(ctx: ProbeContext) -> u32 {
 #[kretprobe]
 pub fn k_sent(ctx: RetProbeContext) -> u32 {
     if let Some(call) = leave(SEND) {
-        transferred(call.sk, ctx.ret::<i32>(), true);
+        transferred(call.sk, ctx.ret::<i32>(), Transfer::Sent);
     }
     0
 }

@@ -29,7 +29,7 @@ use thiserror::Error;
 use super::{maps::Table, state_map};
 
 /// The maps that are shared between one daemon and the next. Not among them: what only lasts for
-/// one call.
+/// one call, and the ring of stack copies, because stacks hold whatever the programs work on.
 pub const MAPS: &[&str] = &[
     "SOCKS",
     "AGG",
@@ -39,7 +39,6 @@ pub const MAPS: &[&str] = &[
     "ERRORS",
     "TARGETS",
     "TRIE",
-    "STACKS",
     "COPY_SIZES",
     "PLANS",
     "BUDGETS",

@@ -9,6 +9,7 @@ pub mod pending_stacks;
 pub mod processes;
 mod report;
 pub mod requests;
+mod responses;
 mod saved;
 mod stack_ring;
 pub mod stacks;

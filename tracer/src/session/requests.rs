@@ -119,14 +119,38 @@ impl Interner<Request> {
 
 /// What a head says, if it is one of a known protocol.
 pub fn request(head: &Head) -> Option<Request> {
-    let bytes = head.bytes.get(..head.len as usize)?;
-    match sniff(bytes) {
-        Sniffed::Http1(head) => Some(Request {
-            method: head.method,
-            target: head.target,
-            host: head.host,
-            scheme: Scheme::Http,
-        }),
+    let line = kept(&head.line, head.line_len);
+    let mut bytes = line.0.to_vec();
+    if line.1 {
+        bytes.extend_from_slice(b"\r\n");
+    }
+    let Sniffed::Http1(said) = sniff(&bytes) else {
+        return None;
+    };
+    Some(Request {
+        host: said.host.or_else(|| host(head)),
+        method: said.method,
+        target: said.target,
+        scheme: Scheme::Http,
+    })
+}
+
+/// Bytes that are valid, and whether they are all there were.
+fn kept(bytes: &[u8], len: u16) -> (&[u8], bool) {
+    match bytes.get(..usize::from(len)) {
+        Some(whole) => (whole, true),
+        None => (bytes, false),
+    }
+}
+
+/// The value of the `Host` header, where it is whole and can be one.
+fn host(head: &Head) -> Option<String> {
+    let (name, true) = kept(&head.host, head.host_len) else {
+        return None;
+    };
+    let bytes = [b"GET / HTTP/1.1\r\nHost: ", name, b"\r\n"].concat();
+    match sniff(&bytes) {
+        Sniffed::Http1(said) => said.host,
         _ => None,
     }
 }
@@ -200,8 +224,43 @@ pub fn shown(family: Family, address: &str, request: &Request) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
-    use super::{Family, Interner, PathValue, Request, Scheme, socket_address, unix_path};
+    use tracer_ebpf::{HOST_BYTES, Head, LINE_BYTES};
+
+    use super::{Family, Interner, PathValue, Request, Scheme, request, socket_address, unix_path};
+
+    /// As the kernel side keeps it; longer texts are cut.
+    fn head(line: &str, host: &str) -> Head {
+        let mut head = Head {
+            opened_ns: 1,
+            turn: 1,
+            line_len: line.len().min(LINE_BYTES + 1) as u16,
+            host_len: host.len().min(HOST_BYTES + 1) as u16,
+            line: [0; LINE_BYTES],
+            host: [0; HOST_BYTES],
+        };
+        let n = line.len().min(LINE_BYTES);
+        head.line[..n].copy_from_slice(&line.as_bytes()[..n]);
+        let n = host.len().min(HOST_BYTES);
+        head.host[..n].copy_from_slice(&host.as_bytes()[..n]);
+        head
+    }
+
+    #[test]
+    fn a_host_is_known_however_long_the_target() {
+        let said = request(&head("GET /a?page=** HTTP/1.1", "Shop.test")).unwrap();
+        assert_eq!(said.host.as_deref(), Some("shop.test"));
+        assert_eq!((&*said.method, &*said.target), ("GET", "/a?page=…"));
+        let long = format!("GET /{} HTTP/1.1", "a/".repeat(LINE_BYTES));
+        let said = request(&head(&long, "shop.test")).unwrap();
+        assert_eq!(said.host.as_deref(), Some("shop.test"));
+        assert!(said.target.ends_with('…'), "{}", said.target);
+        let long = "h".repeat(HOST_BYTES + 1);
+        assert_eq!(request(&head("GET / HTTP/1.1", &long)).unwrap().host, None);
+        assert_eq!(request(&head("GET / HTTP/1.1", "")).unwrap().host, None);
+        assert_eq!(request(&head("hello", "h")), None);
+    }
 
     #[test]
     fn addresses_are_written_as_users_write_them() {

@@ -9,7 +9,7 @@ use tracer_ebpf::{
     WHEN_ACCEPT, WHEN_CONNECT,
 };
 
-use super::{Session, cohorts::Member, requests, requests::socket_address};
+use super::{Session, cohorts::Member, requests, requests::socket_address, responses};
 use crate::{
     model::{CohortId, Connection, Ended, Family, Holder, PoolState, Remote, Role, Site, StackOf},
     procs::clock::monotonic_ns,
@@ -575,7 +575,7 @@ pub fn connection(sk: u64, sock: &Sock, holder: Holder) -> Connection {
         error: sock.error,
         last_was_send: sock.last_direction == 1,
         pool: PoolState::Unknown,
-        protocol: crate::model::Protocol::Unknown,
-        response: None,
+        protocol: responses::protocol(sock),
+        response: responses::response(sock),
     }
 }

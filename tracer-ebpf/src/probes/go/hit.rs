@@ -24,8 +24,8 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use tracer_ebpf::{
-    Counter, GO_CONFIRMED, GO_FRAMES, GO_IN_FLIGHT, GO_TLS, GO_WRAPPED, GoConn, GoKey, GoLayout,
-    GoProcess, GoStack, STACK_NONE, go_stack_hash as mix,
+    Counter, GO_CONFIRMED, GO_FRAMES, GO_IN_FLIGHT, GO_QUERY_BYTES, GO_TLS, GO_WRAPPED, GoConn,
+    GoKey, GoLayout, GoProcess, GoStack, LINE_BYTES, STACK_NONE, go_stack_hash as mix,
 };
 
 use super::stacks::remember;
@@ -33,7 +33,8 @@ use crate::{
     core::{
         helpers::{current_task, now_ns},
         kernel::{Address, read, read_user},
-        maps::count,
+        maps::{LANE_RUNTIME, SCRATCH, count},
+        query::mask_query,
         sockets::entry,
         task::{UserRegs, active, current_tgid},
         transfers::first_seen,
@@ -237,7 +238,7 @@ impl Hit {
         conn.scheme_len = text(url, &mut conn.scheme);
         conn.host_len = text(url + u64::from(layout.url_host), &mut conn.host);
         conn.path_len = text(url + u64::from(layout.url_path), &mut conn.path);
-        conn.query_len = text(url + u64::from(layout.url_query), &mut conn.query);
+        conn.query_len = query(url + u64::from(layout.url_query), &mut conn.query);
         set_version(conn, writing.wrapping_add(1));
     }
 
@@ -318,6 +319,37 @@ fn text<const BYTES: usize>(header: u64, into: &mut [u8; BYTES]) -> u16 {
         )
     };
     if failed == 0 { len as u16 } else { 0 }
+}
+
+/// The same for a URL's query, of which only the names of parameters are kept.
+#[inline(always)]
+fn query(header: u64, into: &mut [u8; GO_QUERY_BYTES]) -> u16 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(LANE_RUNTIME) else {
+        return 0;
+    };
+    // SAFETY: this program's room on this CPU.
+    let line = unsafe { &mut (*scratch).head.line };
+    *line = [0; LINE_BYTES];
+    let Some((mark, rest)) = line.split_first_chunk_mut::<8>() else {
+        return 0;
+    };
+    mark[7] = b'?';
+    let Some(first) = rest.first_chunk_mut::<GO_QUERY_BYTES>() else {
+        return 0;
+    };
+    let len = text(header, first);
+    mask_query(LANE_RUNTIME);
+    // SAFETY: both are arrays of that length, aligned as words.
+    unsafe {
+        let from = first.as_ptr().cast::<u64>();
+        let to = into.as_mut_ptr().cast::<u64>();
+        let mut word = 0;
+        while word < GO_QUERY_BYTES / 8 {
+            to.add(word).write(from.add(word).read());
+            word += 1;
+        }
+    }
+    len
 }
 
 /// Sets the version after everything written so far, and before everything written from here on

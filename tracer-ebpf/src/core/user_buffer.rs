@@ -1,0 +1,78 @@
+//! What a program sends or has received, where it is in the program's own memory.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_user as raw_probe_read_user;
+
+use super::{
+    kernel::read_user,
+    maps::{Scratch, bounded},
+    task::{current_syscall, position, second_argument},
+};
+
+/// Most bytes looked at.
+pub const WINDOW_BYTES: u32 = 1024;
+
+/// The beginning of what the current call sends or received.
+#[derive(Clone, Copy)]
+pub struct UserBuffer {
+    /// Its address, 0 where none can be found (io_uring, sendfile, splice).
+    pub at: u64,
+    /// Bytes of it that lie there; the rest of the call's is elsewhere.
+    pub len: u32,
+}
+
+impl UserBuffer {
+    /// That of the current send or receive call, which is about this many bytes. System call
+    /// numbers of x86-64.
+    #[inline(always)]
+    pub fn current(bytes: u32) -> UserBuffer {
+        let none = UserBuffer { at: 0, len: 0 };
+        if position().is_none() {
+            return none;
+        }
+        let argument = second_argument();
+        let vector = match current_syscall() {
+            // read, write, sendto, recvfrom: the buffer
+            0 | 1 | 44 | 45 => {
+                return UserBuffer {
+                    at: argument,
+                    len: bytes,
+                };
+            }
+            // readv, writev: the vector
+            19 | 20 => argument,
+            // sendmsg, recvmsg, sendmmsg, recvmmsg: struct user_msghdr, msg_iov at 16
+            46 | 47 | 299 | 307 => read_user(argument + 16),
+            _ => return none,
+        };
+        // struct iovec { base, len }
+        let [at, len]: [u64; 2] = read_user(vector);
+        let len = if len < u64::from(bytes) {
+            len as u32
+        } else {
+            bytes
+        };
+        UserBuffer { at, len }
+    }
+
+    /// Copies its beginning into the lane's window; the number of bytes, 0 where it can't be read.
+    #[inline(always)]
+    pub fn look(self, scratch: *mut Scratch) -> u32 {
+        let len = if self.len > WINDOW_BYTES {
+            WINDOW_BYTES
+        } else {
+            self.len
+        };
+        // SAFETY: this program's room on this CPU, which is larger than the mask; the helper checks
+        // the source.
+        let failed = unsafe {
+            raw_probe_read_user(
+                (&raw mut (*scratch).window).cast::<c_void>(),
+                bounded::<{ 2 * WINDOW_BYTES - 1 }>(len),
+                self.at as *const c_void,
+            )
+        };
+        if failed != 0 { 0 } else { len }
+    }
+}
