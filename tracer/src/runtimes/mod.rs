@@ -216,11 +216,13 @@ impl Runtimes {
         let mut all = Interleaved {
             frames: Vec::new(),
             exact: true,
+            whole: false,
         };
         for runtime in &mut self.list {
             if let Some(of_runtime) = runtime.interleave(copied) {
                 all.frames.extend(of_runtime.frames);
                 all.exact &= of_runtime.exact;
+                all.whole |= of_runtime.whole;
             }
         }
         all

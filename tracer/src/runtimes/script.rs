@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use tracer_ebpf::{RUNTIME_NONE, RUNTIME_WAY, RuntimePlan};
+use tracer_ebpf::{RUNTIME_FRAMES_MAX, RUNTIME_NONE, RUNTIME_WAY, RuntimePlan};
 
 use super::view::{Copied, InView, Interleaved, MappedFile};
 use crate::{
@@ -144,6 +144,7 @@ impl<T> Interpreters<T> {
         Some(Interleaved {
             frames: place(interpreter, named.collect()),
             exact,
+            whole: exact && copied.found.len() < RUNTIME_FRAMES_MAX,
         })
     }
 

@@ -191,4 +191,7 @@ pub struct Interleaved {
     pub frames: Vec<(usize, Vec<Named>)>,
     /// They are those of the moment of the copy, beyond doubt.
     pub exact: bool,
+    /// They are exact, and reach to the first one of the thread: what more native frames there are
+    /// says nothing.
+    pub whole: bool,
 }

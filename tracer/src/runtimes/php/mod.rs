@@ -68,6 +68,7 @@ impl super::Runtime for Php {
             return Some(Interleaved {
                 frames: Vec::new(),
                 exact: true,
+                whole: false,
             });
         }
         self.machines.interleave(

@@ -20,7 +20,10 @@ use self::{
     code::describe,
     layout::{Current, DEBUG_OFFSETS_BYTES, Entry, Instruction, Layout},
 };
-use super::view::{Copied, InView, Interleaved, MappedFile};
+use super::{
+    script,
+    view::{Copied, InView, Interleaved, MappedFile},
+};
 use crate::{
     memory::Memory,
     model::Named,
@@ -126,7 +129,7 @@ impl super::Runtime for Python {
     fn interleave(&mut self, copied: &Copied<'_>) -> Option<Interleaved> {
         let runtime = self.processes.get(&copied.copy.tgid)?.1.as_ref()?;
         let Copied { unwound, found, .. } = *copied;
-        let calls: Vec<usize> = unwound
+        let mut calls: Vec<usize> = unwound
             .frames
             .iter()
             .enumerate()
@@ -140,10 +143,15 @@ impl super::Runtime for Python {
             })
             .map(|(index, _)| index)
             .collect();
+        if calls.is_empty() && !found.is_empty() && !script::is_whole(copied) {
+            // They lie beyond what could be unwound.
+            calls.push(script::innermost_of(copied, runtime.evaluate.0));
+        }
         if calls.is_empty() {
             return Some(Interleaved {
                 frames: Vec::new(),
                 exact: true,
+                whole: false,
             });
         }
         let Ok(memory) = copied.memory() else {
@@ -163,6 +171,7 @@ impl super::Runtime for Python {
         Some(Interleaved {
             frames: interleave(&calls, named),
             exact,
+            whole: exact && found.len() < RUNTIME_FRAMES_MAX,
         })
     }
 

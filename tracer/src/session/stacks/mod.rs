@@ -249,8 +249,11 @@ impl Stacks {
         // Native frames alone don't tell an interpreter's call paths apart.
         let native = interpreted.frames.is_empty() && interpreted.exact;
         let found = if native { &[] } else { found };
+        let whole = interpreted.whole;
         let (exact, interpreted) = (interpreted.exact, interpreted.frames);
-        let stop = if exact || unwound.stop != Stop::Complete {
+        let stop = if whole {
+            Stop::Complete
+        } else if exact || unwound.stop != Stop::Complete {
             unwound.stop
         } else {
             Stop::Late
