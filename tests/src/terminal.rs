@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     pty::{OpenptyResult, Winsize, openpty},
 };
 
@@ -56,6 +56,10 @@ impl Terminal {
             ws_ypixel: 0,
         };
         let OpenptyResult { master, slave } = openpty(&size, None).context("openpty")?;
+        // or the program would keep its own terminal open
+        for side in [&master, &slave] {
+            fcntl(side, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
         let (one, two, three): (OwnedFd, OwnedFd, OwnedFd) =
             (slave.try_clone()?, slave.try_clone()?, slave);
         let own = session == Session::Own;

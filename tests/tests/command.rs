@@ -268,6 +268,8 @@ fn broken_pipe_is_no_error() -> Result<()> {
 
 fn until_found_ends_when_it_is_certain() -> Result<()> {
     host::require_root()?;
+    // built before the program begins to leak, or there is nothing left to see
+    tracer::binary()?;
     let scene = scenes::client("client", "fetch", 8, 900, "leak")?;
     let pid = scene.pid().to_string();
     let words = [

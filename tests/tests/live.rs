@@ -25,7 +25,7 @@ fn whole_words_at_every_width() -> Result<()> {
             "LEAKED",
             "fetch_price",
             "client.c:",
-            "/v1/prices/{}",
+            "http://prices.t",
             "q quit",
         ];
         terminal.shows(&site, seconds(20))?;

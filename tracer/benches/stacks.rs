@@ -17,13 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, RingBuf};
-use tracer::{
-    kernel::probes::{Probes, Setup},
-    model::Frame,
-    procs::maps,
-    runtimes::Runtimes,
-    session::stacks::{Limits, Stacks},
-};
+use tracer::testing::{Frame, Limits, Probes, Runtimes, Setup, Stacks, maps};
 use tracer_ebpf::{COPY_BYTES_MIN, Config, FILTER_PROCESS, StackCopy};
 
 const PROGRAMS: usize = 50;

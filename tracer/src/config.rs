@@ -3,11 +3,13 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 use thiserror::Error;
+use toml::Spanned;
 
 use crate::{
     model::Confidence,
@@ -24,7 +26,7 @@ pub struct Config {
     /// UNIX socket to serve on.
     pub socket: Option<PathBuf>,
     /// Most sockets tracked at one time.
-    pub max_sockets: Option<u32>,
+    pub max_sockets: Option<NonZeroU32>,
     /// Directory on a BPF file system where what is collected outlives the daemon.
     pub pin: Option<PathBuf>,
     /// Directories with split debug information (`.build-id` in them), looked into before
@@ -40,7 +42,7 @@ pub struct Config {
     /// Whose the frames of a stack are: rules that come before the built-in ones
     /// (`tracer/src/symbols/blame.toml`).
     #[serde(default)]
-    pub rule: Vec<Rule>,
+    pub rule: Vec<Spanned<Rule>>,
 }
 
 /// Findings to hide; how many were hidden is told. `*` stands for any text.
@@ -152,50 +154,30 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Damaged`] with line and key.
     pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
-        let config: Config = toml::from_str(text).map_err(|error| {
-            let (line, key) = locate(text, error.span().map_or(0, |span| span.start));
+        let damaged = |offset: usize, message: &str| {
+            let (line, key) = locate(text, offset);
             ConfigError::Damaged {
                 path: name.to_owned(),
                 line,
                 key,
-                message: error.message().to_owned(),
+                message: message.to_owned(),
             }
-        })?;
-        if !config.rule.is_empty() {
-            // they are looked at as their own table is
-            config.check_rules(text, name)?;
-        }
-        if config.max_sockets == Some(0) {
-            let at = text.find("max_sockets").unwrap_or_default();
-            let (line, key) = locate(text, at);
-            return Err(ConfigError::Damaged {
-                path: name.to_owned(),
-                line,
-                key,
-                message: "at least 1 socket must be tracked".to_owned(),
-            });
+        };
+        let config: Config = toml::from_str(text)
+            .map_err(|error| damaged(error.span().map_or(0, |span| span.start), error.message()))?;
+        if let Some(empty) = config.rule.iter().find(|rule| rule.get_ref().is_empty()) {
+            return Err(damaged(empty.span().start, Rule::EMPTY));
         }
         Ok(config)
     }
-}
 
-impl Config {
-    fn check_rules(&self, text: &str, name: &str) -> Result<(), ConfigError> {
-        let Some(number) = self.rule.iter().position(Rule::is_empty) else {
-            return Ok(());
-        };
-        let line = text
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| line.trim_start().starts_with("[[rule]]"))
-            .nth(number)
-            .map_or(0, |(at, _)| at);
-        Err(ConfigError::Damaged {
-            path: name.to_owned(),
-            line: line + 1,
-            key: "rule".to_owned(),
-            message: Rule::EMPTY.to_owned(),
-        })
+    /// The rules alone, in their order.
+    #[must_use]
+    pub fn rules(&self) -> Vec<Rule> {
+        self.rule
+            .iter()
+            .map(|rule| rule.get_ref().clone())
+            .collect()
     }
 }
 
@@ -323,7 +305,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cli::samples;
+    use crate::samples;
 
     #[test]
     fn a_whole_configuration_is_read() {
@@ -335,7 +317,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.listen, Some(Listen(loopback(9090))));
-        assert_eq!(config.max_sockets, Some(5000));
+        assert_eq!(config.max_sockets, NonZeroU32::new(5000));
         assert_eq!(config.ignore.call_sites, ["main.*"]);
         assert_eq!(config.rule.len(), 1);
         assert_eq!(Config::parse("", "x").unwrap(), Config::default());
@@ -362,7 +344,7 @@ mod tests {
                 "max_sockets",
                 "invalid type",
             ),
-            ("max_sockets = 0\n", 1, "max_sockets", "at least 1"),
+            ("max_sockets = 0\n", 1, "max_sockets", "nonzero"),
             ("\n[[rule]]\nis = \"own\"\n", 2, "rule", "has none of"),
             ("max_sockets = -4\n", 1, "max_sockets", "invalid value"),
             ("listen = \":9090\"\n", 1, "listen", "0.0.0.0:9090"),

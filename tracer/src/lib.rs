@@ -1,24 +1,30 @@
 //! Finds connection leaks in running programs from outside: the library behind the `tracer`
 //! binary.
 
-pub mod cli;
-pub mod config;
-pub mod daemon;
-pub mod elf;
-pub mod engine;
-pub mod findings;
+mod cli;
+mod config;
+mod daemon;
+mod elf;
+mod engine;
+mod findings;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod kernel;
-pub mod memory;
-pub mod model;
-pub mod procs;
-pub mod protocols;
-pub mod reader;
-pub mod report;
-pub mod runtimes;
+mod kernel;
+mod memory;
+mod model;
+mod procs;
+mod protocols;
+mod reader;
+mod report;
+mod runtimes;
+#[cfg(test)]
+mod samples;
 #[cfg(test)]
 mod schema;
-pub mod session;
-pub mod symbols;
-pub mod unwind;
+mod session;
+mod symbols;
+pub mod testing;
+mod unwind;
+
+pub use cli::run;
+pub use reader::run_if_asked as run_reader_if_asked;

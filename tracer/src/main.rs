@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Before anything else is read or opened: a reader has nothing but its question.
-    if let Some(status) = tracer::reader::run_if_asked() {
+    if let Some(status) = tracer::run_reader_if_asked() {
         return status;
     }
-    tracer::cli::run()
+    tracer::run()
 }

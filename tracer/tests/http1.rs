@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use tracer::kernel::probes::{Probes, Setup};
+use tracer::testing::{Probes, Setup};
 use tracer_ebpf::{
     Config, FILTER_PROCESS, HEADS_HTTP, HEADS_TLS, RESPONSE_AWAITED, RESPONSE_CHUNKED,
     RESPONSE_HEAD_READ, RESPONSE_LAST_CHUNK, RESPONSE_LENGTH, RESPONSE_TO_CONNECT,

@@ -14,11 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tracer::kernel::{
-    btf::Btf,
-    plan::BACKENDS,
-    probes::{ProbeError, Probes, Setup},
-};
+use tracer::testing::{BACKENDS, Btf, ProbeError, Probes, Setup};
 use tracer_ebpf::{Config, FILTER_PROCESS};
 use tracer_tests::{host, runner};
 

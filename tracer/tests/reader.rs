@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Once},
 };
 
-use tracer::{elf::Image, reader, symbols::symbolize::Names};
+use tracer::testing::{Image, Names, reader};
 
 fn use_readers() {
     static ONCE: Once = Once::new();

@@ -92,7 +92,7 @@ pub fn verdict(report: &Report) -> Verdict {
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use super::*;
-    use crate::cli::samples;
+    use crate::samples;
 
     #[test]
     fn findings_are_told_apart_by_id_and_growth() {

@@ -1,6 +1,6 @@
 //! `tracer check`: attach, watch, print the verdict.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use super::{
     Failure, STATUS_FAILURE, STATUS_INCONCLUSIVE, STATUS_LEAK,
@@ -54,8 +54,12 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
         target: target.clone(),
         backend: args.attach.backend.clone(),
         without: args.attach.without.clone(),
-        max_sockets: (args.room.max_sockets.or(config.max_sockets)).unwrap_or(MAX_SOCKETS),
-        rules: config.rule,
+        max_sockets: (args
+            .room
+            .max_sockets
+            .or(config.max_sockets.map(NonZeroU32::get)))
+        .unwrap_or(MAX_SOCKETS),
+        rules: config.rules(),
         debug_directories: config.debug_directories,
         ask_jvms: args.ask_jvms || config.ask_jvms,
         trace_syscalls: args.attach.trace_syscalls(),

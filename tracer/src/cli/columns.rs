@@ -323,7 +323,7 @@ fn csv<T>(columns: &[Column<T>], rows: &[T], now: Timestamp) -> Result<String, F
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use super::*;
-    use crate::cli::samples;
+    use crate::samples;
 
     #[derive(Serialize)]
     struct Row {

@@ -148,11 +148,9 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::samples;
     use crate::{
-        cli::{
-            args::{Cli, Command},
-            samples,
-        },
+        cli::args::{Cli, Command},
         model::{Family, Role},
         report::CallSite,
     };

@@ -128,7 +128,7 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
-    use crate::{cli::samples, report::SCHEMA};
+    use crate::{report::SCHEMA, samples};
 
     #[test]
     fn the_whole_finding_and_its_past_are_shown() {

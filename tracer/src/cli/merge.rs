@@ -124,7 +124,7 @@ fn add_finding(known: &mut Finding, mut other: Finding) {
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use super::*;
-    use crate::cli::{client::Endpoint, samples};
+    use crate::{cli::client::Endpoint, samples};
 
     fn answer(name: &str, result: Result<Report, String>) -> Answer<Report> {
         Answer {

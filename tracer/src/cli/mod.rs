@@ -1,6 +1,6 @@
 //! The `tracer` command: arguments in, answers on stdout, messages on stderr, exit status.
 
-pub mod args;
+mod args;
 mod baseline;
 mod check;
 mod client;
@@ -12,16 +12,14 @@ mod doctor;
 mod fit;
 mod live;
 mod merge;
-pub mod output;
+mod output;
 mod preflight;
-#[cfg(test)]
-pub mod samples;
 mod serve;
 mod signals;
 mod target;
-pub mod text;
+mod text;
 mod top;
-pub mod units;
+mod units;
 mod users;
 mod watch;
 

@@ -1,6 +1,6 @@
 //! `tracer daemon`: command line and configuration file into the daemon's settings.
 
-use std::path::PathBuf;
+use std::{num::NonZeroU32, path::PathBuf};
 
 use super::{Failure, STATUS_FAILURE, args::Daemon, output, preflight, target};
 use crate::{
@@ -42,14 +42,19 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
         }
         None => config.listen.map(|Listen(address)| address),
     };
+    let rules = config.rules();
     let socket = args.socket.clone().or(config.socket);
     Ok(Settings {
         options: Options {
             target: target::resolve(&args.target)?,
             backend: args.attach.backend.clone(),
             without: args.attach.without.clone(),
-            max_sockets: (args.room.max_sockets.or(config.max_sockets)).unwrap_or(MAX_SOCKETS),
-            rules: config.rule,
+            max_sockets: (args
+                .room
+                .max_sockets
+                .or(config.max_sockets.map(NonZeroU32::get)))
+            .unwrap_or(MAX_SOCKETS),
+            rules,
             debug_directories: config.debug_directories,
             ask_jvms: args.ask_jvms || config.ask_jvms,
             trace_syscalls: args.attach.trace_syscalls(),

@@ -188,10 +188,8 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::{
-        args::{Cli, Command},
-        samples,
-    };
+    use crate::cli::args::{Cli, Command};
+    use crate::samples;
 
     fn args(words: &[&str]) -> Top {
         let cli = Cli::try_parse_from([&["tracer", "top"], words].concat()).unwrap();

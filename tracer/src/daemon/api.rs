@@ -129,6 +129,7 @@ async fn metrics_text(State(worker): State<Arc<Handle>>) -> Response {
         .ask(|bench| {
             let report = bench.report()?;
             metrics::encode(&report, &bench.source.health(), &bench.totals)
+                .map_err(|error| format!("the metrics cannot be encoded: {error}"))
         })
         .await;
     match text {

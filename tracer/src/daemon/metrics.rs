@@ -4,11 +4,15 @@
 //! destination are capped: the largest keep their own, the rest are added up in one called
 //! `other`, so that sums stay right.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
+    hash::{Hash as _, Hasher as _},
+};
 
 use prometheus::{
-    TextEncoder,
-    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+    CounterVec, GaugeVec, Opts, Registry, Result, TextEncoder,
+    core::{Collector, Desc},
+    proto::{Bucket, Histogram, Metric, MetricFamily, MetricType},
 };
 
 use crate::{
@@ -25,6 +29,8 @@ const LIMITS_MAX: usize = 50;
 /// Longest label value; C++ and Rust names can be absurdly long.
 const LABEL_MAX: usize = 120;
 const OTHER: &str = "other";
+/// Before the name of every metric.
+const PREFIX: &str = "tracer";
 
 /// Counters summed over processes: a process that ends takes its numbers away, the totals stay.
 #[derive(Debug, Default)]
@@ -55,123 +61,119 @@ impl Totals {
 /// Encodes everything in the text format.
 ///
 /// # Errors
-/// A message naming the metric that can't be encoded.
-pub fn encode(report: &Report, health: &Health, totals: &Totals) -> Result<String, String> {
-    let mut families = Vec::new();
-    let out = &mut families;
-    gauge(
-        out,
+/// [`prometheus::Error`] naming the metric that can't be encoded.
+pub fn encode(report: &Report, health: &Health, totals: &Totals) -> Result<String> {
+    let page = Page {
+        registry: Registry::new_custom(Some(PREFIX.to_owned()), None)?,
+    };
+    page.gauge(
         "build_info",
         "Version of the tracer; always 1.",
-        [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)],
-    );
-    gauge(
-        out,
+        ["version"],
+        [([env!("CARGO_PKG_VERSION")], 1.0)],
+    )?;
+    page.gauge(
         "watch_start_timestamp_seconds",
         "When watching began, seconds since 1970.",
-        [(vec![], report.started_at.as_second() as f64)],
-    );
+        [],
+        [([], report.started_at.as_second() as f64)],
+    )?;
     if let Some(coverage) = &report.coverage {
-        connections(out, coverage);
+        connections(&page, coverage)?;
     }
-    findings(out, report);
-    limits(out, &report.resources);
+    findings(&page, report)?;
+    limits(&page, &report.resources)?;
     let errors = totals.connect_errors.iter();
-    counter(
-        out,
+    page.counter(
         "connect_errors_total",
         "Failed connects by error.",
-        errors.map(|(errno, &count)| (vec![("errno", errno.as_str())], count as f64)),
-    );
-    own_health(out, report.coverage.as_ref(), health);
-    lifetimes(out, health);
-    TextEncoder::new()
-        .encode_to_string(&families)
-        .map_err(|error| format!("the metrics cannot be encoded: {error}"))
-}
-
-type Sample<'a> = (Vec<(&'static str, &'a str)>, f64);
-
-fn family(out: &mut Vec<MetricFamily>, name: &str, help: &str, kind: MetricType, all: Vec<Metric>) {
-    // The encoder refuses families without samples.
-    if all.is_empty() {
-        return;
+        ["errno"],
+        errors.map(|(errno, &count)| ([errno.as_str()], count as f64)),
+    )?;
+    own_health(&page, report.coverage.as_ref(), health)?;
+    if !health.lifetimes.is_empty() {
+        page.registry.register(Box::new(Lifetimes::new(health)?))?;
     }
-    let mut family = MetricFamily::default();
-    family.set_name(format!("tracer_{name}"));
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(all);
-    out.push(family);
+    TextEncoder::new().encode_to_string(&page.registry.gather())
 }
 
-fn labelled(labels: &[(&'static str, &str)]) -> Metric {
-    let pairs = labels.iter().map(|(name, value)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value(value.chars().take(LABEL_MAX).collect());
-        pair
-    });
-    Metric::from_label(pairs.collect())
+/// The metrics of one answer. The registry refuses one name twice and labels that do not fit.
+struct Page {
+    registry: Registry,
 }
 
-fn gauge<'a>(
-    out: &mut Vec<MetricFamily>,
-    name: &str,
-    help: &str,
-    samples: impl IntoIterator<Item = Sample<'a>>,
-) {
-    let metrics = samples.into_iter().map(|(labels, value)| {
-        let mut metric = labelled(&labels);
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        metric.set_gauge(gauge);
-        metric
-    });
-    family(out, name, help, MetricType::GAUGE, metrics.collect());
+impl Page {
+    /// Samples with the same labels are added up.
+    fn gauge<'a, const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        samples: impl IntoIterator<Item = ([&'a str; N], f64)>,
+    ) -> Result<()> {
+        let gauges = GaugeVec::new(Opts::new(name, help), &labels)?;
+        for (values, value) in samples {
+            gauges.get_metric_with_label_values(&values)?.add(value);
+        }
+        self.registry.register(Box::new(gauges))
+    }
+
+    /// As [`Page::gauge`].
+    fn counter<'a, const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        samples: impl IntoIterator<Item = ([&'a str; N], f64)>,
+    ) -> Result<()> {
+        let counters = CounterVec::new(Opts::new(name, help), &labels)?;
+        for (values, value) in samples {
+            counters
+                .get_metric_with_label_values(&values)?
+                .inc_by(value);
+        }
+        self.registry.register(Box::new(counters))
+    }
 }
 
-fn counter<'a>(
-    out: &mut Vec<MetricFamily>,
-    name: &str,
-    help: &str,
-    samples: impl IntoIterator<Item = Sample<'a>>,
-) {
-    let metrics = samples.into_iter().map(|(labels, value)| {
-        let mut metric = labelled(&labels);
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        metric.set_counter(counter);
-        metric
-    });
-    family(out, name, help, MetricType::COUNTER, metrics.collect());
+/// A label value of bounded length: what is cut off is told apart by a hash, so that two long
+/// names don't become one.
+fn label(value: &str) -> String {
+    if value.chars().nth(LABEL_MAX).is_none() {
+        return value.to_owned();
+    }
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    let mark = format!("…{:016x}", hasher.finish());
+    let kept = LABEL_MAX - mark.chars().count();
+    value.chars().take(kept).collect::<String>() + &mark
 }
 
-fn connections(out: &mut Vec<MetricFamily>, coverage: &Coverage) {
-    gauge(
-        out,
+fn connections(page: &Page, coverage: &Coverage) -> Result<()> {
+    page.gauge(
         "connections_open",
         "Open connections.",
-        [(vec![], coverage.sockets_tracked as f64)],
-    );
-    gauge(
-        out,
+        [],
+        [([], coverage.sockets_tracked as f64)],
+    )?;
+    page.gauge(
         "connections_unattributed",
         "Open connections whose owner or stack is unknown.",
-        [(vec![], coverage.sockets_unattributed as f64)],
-    );
-    counter(
-        out,
+        [],
+        [([], coverage.sockets_unattributed as f64)],
+    )?;
+    page.counter(
         "connections_opened_total",
         "Connections that came into view: opened, accepted, or found open.",
-        [(vec![], coverage.sockets_seen as f64)],
-    );
-    counter(
-        out,
+        [],
+        [([], coverage.sockets_seen as f64)],
+    )?;
+    page.counter(
         "connections_closed_total",
         "Connections that ended.",
-        [(vec![], coverage.sockets_folded as f64)],
-    );
+        [],
+        [([], coverage.sockets_folded as f64)],
+    )
 }
 
 /// Sums of the findings that share their labels.
@@ -193,13 +195,12 @@ impl Leak {
     }
 }
 
-fn findings(out: &mut Vec<MetricFamily>, report: &Report) {
+fn findings(page: &Page, report: &Report) -> Result<()> {
     let mut by_confidence = BTreeMap::from([("high", 0.0), ("low", 0.0), ("medium", 0.0)]);
+    let sites: Vec<String> = report.findings.iter().map(site).collect();
     let mut by_site: HashMap<(&str, &str), Leak> = HashMap::new();
-    for finding in &report.findings {
-        *by_confidence.entry(confidence(finding)).or_default() += 1.0;
-        let site = finding.call_site.as_ref();
-        let site = site.map_or("unknown", |site| site.function.as_str());
+    for (finding, site) in report.findings.iter().zip(&sites) {
+        *by_confidence.entry(finding.confidence.name()).or_default() += 1.0;
         by_site
             .entry((finding.kind.name(), site))
             .or_default()
@@ -209,53 +210,47 @@ fn findings(out: &mut Vec<MetricFamily>, report: &Report) {
                 oldest: finding.oldest_opened_at.map(|at| at.as_second() as f64),
             });
     }
-    gauge(
-        out,
+    page.gauge(
         "findings",
         "Findings by confidence.",
-        by_confidence
-            .iter()
-            .map(|(name, &count)| (vec![("confidence", *name)], count)),
-    );
-    gauge(
-        out,
+        ["confidence"],
+        by_confidence.iter().map(|(name, &count)| ([*name], count)),
+    )?;
+    page.gauge(
         "findings_ignored",
         "Findings hidden by the ignore list.",
-        [(vec![], report.ignored as f64)],
-    );
+        [],
+        [([], report.ignored as f64)],
+    )?;
     let leaks = capped(by_site, FINDINGS_MAX, |leak| leak.outlived, Leak::add);
     let sample = |value: fn(&Leak) -> Option<f64>| {
-        leaks.iter().filter_map(move |((kind, site), leak)| {
-            Some((vec![("kind", *kind), ("call_site", *site)], value(leak)?))
-        })
+        let leaks = leaks.iter();
+        leaks.filter_map(move |((kind, site), leak)| Some(([*kind, *site], value(leak)?)))
     };
-    gauge(
-        out,
+    page.gauge(
         "leaked_connections",
         "Open connections past the end of their request, by kind of leak and call site.",
+        ["kind", "call_site"],
         sample(|leak| Some(leak.outlived)),
-    );
-    gauge(
-        out,
+    )?;
+    page.gauge(
         "leaked_connections_growth_per_second",
         "Growth of leaked connections, by kind of leak and call site.",
+        ["kind", "call_site"],
         sample(|leak| Some(leak.growth_per_second)),
-    );
-    gauge(
-        out,
+    )?;
+    page.gauge(
         "leaked_connections_oldest_timestamp_seconds",
         "When the oldest of them was opened, seconds since 1970.",
+        ["kind", "call_site"],
         sample(|leak| leak.oldest),
-    );
+    )
 }
 
-fn confidence(finding: &Finding) -> &'static str {
-    use crate::model::Confidence::{High, Low, Medium};
-    match finding.confidence {
-        Low => "low",
-        Medium => "medium",
-        High => "high",
-    }
+/// The call site as a label.
+fn site(finding: &Finding) -> String {
+    let site = finding.call_site.as_ref();
+    site.map_or("unknown".to_owned(), |site| label(&site.function))
 }
 
 /// Keeps the largest entries and adds the others up under `other`; largest first, `other` last.
@@ -309,7 +304,7 @@ impl Limit {
     }
 }
 
-fn limits(out: &mut Vec<MetricFamily>, resources: &[Resources]) {
+fn limits(page: &Page, resources: &[Resources]) -> Result<()> {
     let pids: Vec<String> = resources.iter().map(|one| one.pid.to_string()).collect();
     let mut files: HashMap<(&str, &str), Limit> = HashMap::new();
     let mut ports: HashMap<(&str, &str), Limit> = HashMap::new();
@@ -333,135 +328,140 @@ fn limits(out: &mut Vec<MetricFamily>, resources: &[Resources]) {
     }
     let files = capped(files, LIMITS_MAX, Limit::fill, Limit::add);
     let ports = capped(ports, LIMITS_MAX, Limit::fill, Limit::add);
-    for (name, help, value) in [
-        (
-            "process_open_fds",
-            "Open file descriptors of watched processes.",
-            (|limit: &Limit| limit.used) as fn(&Limit) -> f64,
-        ),
-        (
-            "process_max_fds",
-            "Their soft limit of file descriptors.",
-            |limit: &Limit| limit.limit,
-        ),
-    ] {
-        let samples = files
-            .iter()
-            .map(|((pid, _), limit)| (vec![("pid", *pid)], value(limit)));
-        gauge(out, name, help, samples);
-    }
-    for (name, help, value) in [
-        (
-            "ephemeral_ports_used",
-            "Ephemeral ports in use towards a destination.",
-            (|limit: &Limit| limit.used) as fn(&Limit) -> f64,
-        ),
-        (
-            "ephemeral_ports_available",
-            "Size of the range of ephemeral ports.",
-            |limit: &Limit| limit.limit,
-        ),
-    ] {
-        let samples = ports.iter();
-        let samples = samples.map(|((to, _), limit)| (vec![("destination", *to)], value(limit)));
-        gauge(out, name, help, samples);
-    }
+    let used = |limit: &Limit| limit.used;
+    let limit = |limit: &Limit| limit.limit;
+    page.gauge(
+        "process_open_fds",
+        "Open file descriptors of watched processes.",
+        ["pid"],
+        files.iter().map(|((pid, _), of)| ([*pid], used(of))),
+    )?;
+    page.gauge(
+        "process_max_fds",
+        "Their soft limit of file descriptors.",
+        ["pid"],
+        files.iter().map(|((pid, _), of)| ([*pid], limit(of))),
+    )?;
+    page.gauge(
+        "ephemeral_ports_used",
+        "Ephemeral ports in use towards a destination.",
+        ["destination"],
+        ports.iter().map(|((to, _), of)| ([*to], used(of))),
+    )?;
+    page.gauge(
+        "ephemeral_ports_available",
+        "Size of the range of ephemeral ports.",
+        ["destination"],
+        ports.iter().map(|((to, _), of)| ([*to], limit(of))),
+    )
 }
 
-fn own_health(out: &mut Vec<MetricFamily>, coverage: Option<&Coverage>, health: &Health) {
+fn own_health(page: &Page, coverage: Option<&Coverage>, health: &Health) -> Result<()> {
     if let Some(coverage) = coverage {
-        counter(
-            out,
+        let losses = coverage.losses.iter();
+        page.counter(
             "lost_events_total",
             "Events that were not recorded, by cause, healed or not.",
-            coverage
-                .losses
-                .iter()
-                .map(|(cause, &lost)| (vec![("cause", cause.as_str())], lost as f64)),
-        );
-        gauge(
-            out,
+            ["cause"],
+            losses.map(|(cause, &lost)| ([cause.as_str()], lost as f64)),
+        )?;
+        page.gauge(
             "lost_events_unhealed",
             "Events that were lost and could not be made up for.",
-            [(vec![], coverage.lost_events as f64)],
-        );
-        gauge(
-            out,
+            [],
+            [([], coverage.lost_events as f64)],
+        )?;
+        page.gauge(
             "attached_programs",
             "Attached eBPF programs.",
-            [(vec![], coverage.attached.len() as f64)],
-        );
-        gauge(
-            out,
+            [],
+            [([], coverage.attached.len() as f64)],
+        )?;
+        page.gauge(
             "degraded_features",
             "Things that can't be seen on this kernel or with these privileges.",
-            [(vec![], coverage.degraded.len() as f64)],
-        );
+            [],
+            [([], coverage.degraded.len() as f64)],
+        )?;
     }
-    gauge(
-        out,
+    let maps = health.maps.iter();
+    page.gauge(
         "map_entries",
         "Entries in use of the kernel maps.",
-        health
-            .maps
-            .iter()
-            .map(|(map, used, _)| (vec![("map", map.as_str())], *used as f64)),
-    );
-    gauge(
-        out,
+        ["map"],
+        maps.map(|(map, used, _)| ([map.as_str()], *used as f64)),
+    )?;
+    let maps = health.maps.iter();
+    page.gauge(
         "map_max_entries",
         "Capacity of the kernel maps.",
-        health
-            .maps
-            .iter()
-            .map(|(map, _, most)| (vec![("map", map.as_str())], *most as f64)),
-    );
-    counter(
-        out,
+        ["map"],
+        maps.map(|(map, _, most)| ([map.as_str()], *most as f64)),
+    )?;
+    let programs = health.programs.iter();
+    page.counter(
         "program_run_seconds_total",
         "Time spent in the eBPF programs; 0 unless kernel.bpf_stats_enabled is set.",
-        health
-            .programs
-            .iter()
-            .map(|(name, ns, _)| (vec![("program", name.as_str())], *ns as f64 / 1e9)),
-    );
-    counter(
-        out,
+        ["program"],
+        programs.map(|(name, ns, _)| ([name.as_str()], *ns as f64 / 1e9)),
+    )?;
+    let programs = health.programs.iter();
+    page.counter(
         "program_runs_total",
         "Runs of the eBPF programs; 0 unless kernel.bpf_stats_enabled is set.",
-        health
-            .programs
-            .iter()
-            .map(|(name, _, runs)| (vec![("program", name.as_str())], *runs as f64)),
-    );
+        ["program"],
+        programs.map(|(name, _, runs)| ([name.as_str()], *runs as f64)),
+    )
 }
 
-fn lifetimes(out: &mut Vec<MetricFamily>, health: &Health) {
-    if health.lifetimes.is_empty() {
-        return;
+/// Lifetimes that were counted in buckets already, which the library's own histogram can't take.
+struct Lifetimes {
+    desc: Desc,
+    histogram: Histogram,
+}
+
+impl Lifetimes {
+    fn new(health: &Health) -> Result<Lifetimes> {
+        let mut total = 0;
+        let mut buckets = Vec::new();
+        for &(bound, count) in &health.lifetimes {
+            total += count;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(total);
+            buckets.push(bucket);
+        }
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(total);
+        histogram.set_sample_sum(health.lifetime_sum_seconds);
+        Ok(Lifetimes {
+            desc: Desc::new(
+                "connection_lifetime_seconds".to_owned(),
+                "Lifetimes of connections that ended.".to_owned(),
+                Vec::new(),
+                HashMap::new(),
+            )?,
+            histogram,
+        })
     }
-    let mut total = 0;
-    let mut buckets = Vec::new();
-    for &(bound, count) in &health.lifetimes {
-        total += count;
-        let mut bucket = Bucket::default();
-        bucket.set_upper_bound(bound);
-        bucket.set_cumulative_count(total);
-        buckets.push(bucket);
+}
+
+impl Collector for Lifetimes {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
     }
-    let mut histogram = Histogram::default();
-    histogram.set_bucket(buckets);
-    histogram.set_sample_count(total);
-    histogram.set_sample_sum(health.lifetime_sum_seconds);
-    let mut metric = labelled(&[]);
-    metric.set_histogram(histogram);
-    family(
-        out,
-        "connection_lifetime_seconds",
-        "Lifetimes of connections that ended.",
-        MetricType::HISTOGRAM,
-        vec![metric],
-    );
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut metric = Metric::default();
+        metric.set_histogram(self.histogram.clone());
+        let mut family = MetricFamily::default();
+        family.set_name(self.desc.fq_name.clone());
+        family.set_help(self.desc.help.clone());
+        family.set_field_type(MetricType::HISTOGRAM);
+        family.set_metric(vec![metric]);
+        vec![family]
+    }
 }
 
 #[cfg(test)]

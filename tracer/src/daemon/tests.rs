@@ -12,8 +12,8 @@ use std::{
 
 use super::*;
 use crate::{
-    cli::samples,
     report::{ConnectionList, Doctor, FindingDetail, Report, SCHEMA},
+    samples,
     session::{Health, Surroundings},
 };
 

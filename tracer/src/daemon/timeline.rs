@@ -83,7 +83,7 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
-    use crate::cli::samples;
+    use crate::samples;
 
     #[test]
     fn the_whole_past_stays_visible_in_few_points() {

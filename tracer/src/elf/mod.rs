@@ -19,7 +19,7 @@ use std::io;
 
 pub use contents::Contents;
 pub use debug_info::DebugInfo;
-pub use image::{Image, ImageKey, Part, Section, Segment};
+pub use image::{Image, ImageKey, Part, Segment};
 pub use loaded::Loaded;
 pub use refusals::Refusals;
 use thiserror::Error;

@@ -116,24 +116,6 @@ pub fn cgroup_pids(path: &Path) -> Vec<u32> {
     pids
 }
 
-/// Whether a process is in the cgroup directory or below it.
-#[must_use]
-pub fn in_cgroup(pid: u32, path: &Path) -> bool {
-    let Ok(path) = path.canonicalize() else {
-        return false;
-    };
-    let Some(text) = read_text(pid, "cgroup") else {
-        return false;
-    };
-    let mounts = mounts();
-    parse::cgroups(&text).iter().any(|membership| {
-        mounts
-            .iter()
-            .filter_map(|mount| directory(membership, mount))
-            .any(|directory| directory.starts_with(&path))
-    })
-}
-
 /// Where a membership's directory is to be found below a mount, if that mount shows it.
 fn directory(membership: &Membership, mount: &Mount) -> Option<PathBuf> {
     let same = if membership.unified() {

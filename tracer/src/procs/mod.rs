@@ -19,7 +19,7 @@ use std::{
     path::PathBuf,
 };
 
-pub use cgroup::{cgroup_id, cgroup_level, cgroup_pids, container_cgroup, in_cgroup};
+pub use cgroup::{cgroup_id, cgroup_level, cgroup_pids, container_cgroup};
 pub use clock::Clock;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 

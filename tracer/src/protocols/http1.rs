@@ -1,4 +1,7 @@
 //! The first bytes that a client sent on a connection, or sent to begin a request.
+//!
+//! Not by `httparse`: these bytes end anywhere, and of a head that is cut it says no more than that
+//! it is, neither method nor target nor which of both is whole.
 
 use super::{tls, url::redact_target};
 

@@ -7,5 +7,5 @@ mod http1;
 mod tls;
 mod url;
 
-pub use http1::{RequestHead, Sniffed, sniff};
-pub use url::{Scheme, example, is_ip_literal, origin, redact_target, template, url};
+pub use http1::{Sniffed, sniff};
+pub use url::{Scheme, example, is_ip_literal, redact_target, template, url};

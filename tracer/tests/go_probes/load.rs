@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use tracer::{model::PoolState, runtimes::go::GoKind};
+use tracer::testing::{GoKind, PoolState};
 use tracer_tests::{
     go::{self, Variant},
     wait,

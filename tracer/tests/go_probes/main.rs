@@ -7,10 +7,7 @@ mod symbols;
 use std::{io, process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
-use tracer::{
-    kernel::probes::{Probes, Setup},
-    runtimes::go::{GoConnection, GoTracer},
-};
+use tracer::testing::{GoConnection, GoTracer, Probes, Setup};
 use tracer_ebpf::{Config, FILTER_PROCESS};
 use tracer_tests::{
     go::{self, Variant},

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tracer::{model::PoolState, runtimes::go::GoKind};
+use tracer::testing::{GoKind, PoolState};
 use tracer_tests::{
     go::{self, Variant},
     program::Program,
@@ -365,9 +365,9 @@ fn probes_come_once_and_go_with_the_last_process() -> Result<()> {
     let probes: Vec<usize> = kernel
         .go
         .programs()
-        .map(tracer::runtimes::go::GoProgram::probes)
+        .map(tracer::testing::GoProgram::probes)
         .collect();
-    let known: usize = tracer::runtimes::go::offsets::FAMILIES
+    let known: usize = tracer::testing::offsets::FAMILIES
         .iter()
         .filter(|family| !family.of.contains("golang.org"))
         .map(|family| family.probes.len())

@@ -3,10 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tracer::{
-    elf::Image,
-    runtimes::go::{GoBinary, dwarf, offsets},
-};
+use tracer::testing::{GoBinary, Image, dwarf, offsets};
 use tracer_tests::go::{self, Variant};
 
 use crate::versions;

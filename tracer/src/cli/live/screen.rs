@@ -191,10 +191,8 @@ mod tests {
     };
 
     use super::*;
-    use crate::cli::{
-        args::{Cli, Command, Top},
-        samples,
-    };
+    use crate::cli::args::{Cli, Command, Top};
+    use crate::samples;
 
     fn args() -> Top {
         match Cli::try_parse_from(["tracer", "top"]).unwrap().command {

@@ -289,10 +289,8 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::{
-        args::{Cli, Command},
-        samples,
-    };
+    use crate::cli::args::{Cli, Command};
+    use crate::samples;
 
     fn args() -> Top {
         match Cli::try_parse_from(["tracer", "top"]).unwrap().command {

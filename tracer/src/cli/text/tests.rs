@@ -1,7 +1,7 @@
 //! The report as people read it, by example.
 
 use super::*;
-use crate::cli::samples;
+use crate::samples;
 
 #[test]
 fn a_leak_is_told_in_the_order_of_the_readers_questions() {

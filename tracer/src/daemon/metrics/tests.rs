@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 use super::*;
-use crate::{cli::samples, report::CallSite};
+use crate::{report::CallSite, samples};
 
 fn health() -> Health {
     Health {
@@ -28,7 +28,7 @@ fn a_report_becomes_series() {
         "tracer_connections_opened_total 912",
         "tracer_findings{confidence=\"high\"} 1",
         "tracer_findings{confidence=\"low\"} 0",
-        "tracer_leaked_connections{kind=\"response_body_not_closed\",call_site=\"main.fetch\"} 820",
+        "tracer_leaked_connections{call_site=\"main.fetch\",kind=\"response_body_not_closed\"} 820",
         "tracer_process_open_fds{pid=\"4711\"} 752",
         "tracer_process_max_fds{pid=\"4711\"} 1024",
         "tracer_ephemeral_ports_used{destination=\"10.0.0.7:443\"} 28232",
@@ -74,7 +74,7 @@ fn many_call_sites_are_folded_and_the_sum_stays_right() {
     assert_eq!(values.len(), FINDINGS_MAX + 1);
     assert_eq!(values.iter().sum::<f64>(), f64::from((0..200).sum::<u32>()));
     assert!(
-        text.contains("{kind=\"other\",call_site=\"other\"}"),
+        text.contains("{call_site=\"other\",kind=\"other\"}"),
         "{text}"
     );
     assert!(text.contains("call_site=\"f199\""), "{text}");
@@ -104,4 +104,24 @@ fn hostile_names_stay_inside_their_quotes() {
         text.lines()
             .all(|line| line.starts_with("tracer_") || line.starts_with("# "))
     );
+}
+
+#[test]
+fn long_names_stay_apart() {
+    let mut report = samples::report();
+    report.findings = ["one", "two"]
+        .map(|end| {
+            let mut finding = samples::finding();
+            let function = "generic<".repeat(40) + end;
+            finding.call_site.as_mut().unwrap().function = function;
+            finding
+        })
+        .to_vec();
+    let text = encoded(&report);
+    let names: std::collections::HashSet<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("tracer_leaked_connections{"))
+        .map(|line| line.rsplit_once(' ').unwrap().0)
+        .collect();
+    assert_eq!(names.len(), 2, "{text}");
 }

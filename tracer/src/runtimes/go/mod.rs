@@ -22,10 +22,8 @@ pub mod settings;
 pub mod state;
 mod tracer;
 
-pub use binary::{GoBinary, GoFrame, is_go};
-pub use notes::go_notes;
+pub use binary::GoBinary;
 pub use programs::GoProgram;
-pub use settings::TransportSettings;
 pub use state::{GoConnection, GoKind, GoRequest};
 pub use tracer::{GoTracer, is_go_stack};
 

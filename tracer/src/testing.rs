@@ -1,0 +1,24 @@
+//! What the tests on a real kernel and the benchmarks beside this library drive. Everything else is
+//! private, so that the compiler sees what nobody uses.
+
+pub use crate::{
+    elf::Image,
+    kernel::{
+        btf::Btf,
+        plan::BACKENDS,
+        probes::{ProbeError, Probes, Setup},
+    },
+    model::{Frame, PoolState},
+    procs::maps,
+    runtimes::{
+        Runtimes,
+        go::{GoBinary, GoConnection, GoKind, GoProgram, GoTracer, dwarf, offsets},
+    },
+    session::stacks::{Limits, Stacks},
+    symbols::symbolize::Names,
+};
+
+/// The process that reads foreign files in our place.
+pub mod reader {
+    pub use crate::reader::start_from;
+}
