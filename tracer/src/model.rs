@@ -146,6 +146,15 @@ mod hex {
     }
 }
 
+/// A frame of the application's own in a [`Site`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OwnFrame {
+    /// Index into [`Site::frames`].
+    pub index: usize,
+    /// Its line relative to the first line of its function, when both are known.
+    pub line_in_function: Option<u32>,
+}
+
 /// A symbolized stack, innermost frame first, with the frame that is to blame.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Site {
@@ -156,6 +165,13 @@ pub struct Site {
     pub call_site: Option<usize>,
     /// The call site is the application's own.
     pub own: bool,
+    /// The call site is in a library, because no frame is known to be the application's.
+    #[serde(default)]
+    pub library: bool,
+    /// All frames that are the application's own as much as the call site, innermost first; none
+    /// where that is not its own.
+    #[serde(default)]
+    pub own_frames: Vec<OwnFrame>,
     /// How much of the stack is known.
     pub quality: StackQuality,
     /// Line of the call site relative to the first line of its function, when both are known:
@@ -168,6 +184,18 @@ impl Site {
     #[must_use]
     pub fn blamed(&self) -> Option<&Frame> {
         self.call_site.and_then(|i| self.frames.get(i))
+    }
+
+    /// The same stack with another of its own frames to blame, by index into
+    /// [`Site::own_frames`].
+    #[must_use]
+    pub fn blaming(&self, own: usize) -> Option<Site> {
+        let frame = self.own_frames.get(own)?;
+        Some(Site {
+            call_site: Some(frame.index),
+            line_in_function: frame.line_in_function,
+            ..self.clone()
+        })
     }
 }
 

@@ -11,7 +11,7 @@ pub use crate::{
     model::{Frame, PoolState},
     procs::maps,
     runtimes::{
-        Runtimes,
+        Runtimes, blame,
         go::{GoBinary, GoConnection, GoKind, GoProgram, GoTracer, dwarf, offsets},
     },
     session::stacks::{Limits, Stacks},

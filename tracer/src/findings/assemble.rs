@@ -360,6 +360,8 @@ mod tests {
                     call_site: Some(0),
                     own: true,
                     quality: StackQuality::Complete,
+                    library: false,
+                    own_frames: Vec::new(),
                     line_in_function: Some(line - 20),
                 })),
                 site_of: StackOf::Request,

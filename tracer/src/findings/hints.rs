@@ -84,6 +84,8 @@ mod tests {
             call_site,
             own,
             quality: StackQuality::Complete,
+            library: false,
+            own_frames: Vec::new(),
             line_in_function: None,
         }
     }

@@ -131,6 +131,8 @@ mod tests {
             call_site: Some(0),
             own: true,
             quality: StackQuality::Complete,
+            library: false,
+            own_frames: Vec::new(),
             line_in_function: Some(offset),
         }
     }

@@ -25,8 +25,13 @@ use tracer_ebpf::RuntimePlan;
 
 use self::view::{Copied, InView, Interleaved};
 use crate::{
+    elf::Image,
     kernel::probes::Probes,
     memory::{Memory, NoMemory, ProcessMemory},
+    symbols::{
+        blame::{self, Blame},
+        naming::Table,
+    },
     unwind::modules::{Modules, Process},
 };
 
@@ -48,6 +53,29 @@ fn all(wishes: Wishes) -> Vec<Box<dyn Runtime>> {
         Box::new(node::Node::default()),
         Box::new(java::Java::new(wishes.ask_jvms)),
     ]
+}
+
+/// The rules of blame of all runtimes, after the common ones.
+const TABLES: [&str; 7] = [
+    blame::COMMON,
+    python::RULES,
+    node::RULES,
+    java::RULES,
+    ruby::RULES,
+    php::RULES,
+    go::RULES,
+];
+
+/// Whose frames are, by the user's rules and then the built-in ones.
+#[must_use]
+pub fn blame(user: Vec<blame::Rule>) -> Blame {
+    Blame::new(user, &TABLES)
+}
+
+/// The table of functions that a runtime keeps in an executable.
+#[must_use]
+pub fn function_table(image: &Arc<Image>) -> Table {
+    go::table::find(image)
 }
 
 /// A language runtime. Processes are known by their number on the host; what is remembered of one
@@ -250,3 +278,6 @@ impl Runtimes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

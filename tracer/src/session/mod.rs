@@ -23,6 +23,7 @@ use std::{
     io,
     os::fd::RawFd,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -41,7 +42,7 @@ use crate::{
         Clock,
         clock::{monotonic_ns, thread_cpu_ns},
     },
-    runtimes::{Runtimes, Wishes, go::GoTracer},
+    runtimes::{self, Runtimes, Wishes, go::GoTracer},
     unwind::trie::{Learned, shape_index},
 };
 
@@ -139,7 +140,7 @@ pub struct Session {
     pub(crate) stacks: Stacks,
     pub(crate) engine: Engine,
     pub(crate) people: processes::People,
-    pub(crate) go: crate::runtimes::go::session::GoView,
+    pub(crate) go: runtimes::go::session::GoView,
     pub(crate) runtimes: Runtimes,
     pub(crate) cohorts: cohorts::Cohorts,
     pub(crate) requests: requests::Interner<requests::Request>,
@@ -215,7 +216,9 @@ impl Session {
         let copies = stack_ring::Copies::start(copies)
             .map_err(|e| StartError::Failed(format!("stacks can't be received: {e}")))?;
         target.enlist(&options.target, &probes);
-        let go = GoTracer::new(&mut probes).map_err(|e| StartError::Unsupported(e.to_string()))?;
+        let blame = Arc::new(runtimes::blame(options.rules));
+        let go = GoTracer::new(&mut probes, Arc::clone(&blame))
+            .map_err(|e| StartError::Unsupported(e.to_string()))?;
         let now_ns = monotonic_ns();
         let mut session = Session {
             surroundings,
@@ -223,11 +226,11 @@ impl Session {
             copies,
             target,
             stacks: Stacks::new(stacks::Limits::default())
-                .with_rules(options.rules)
+                .with_blame(Arc::clone(&blame))
                 .with_debug_directories(options.debug_directories),
             engine: Engine::new(Settings::default()),
             people: processes::People::default(),
-            go: crate::runtimes::go::session::GoView::new(go, has("go") == 1),
+            go: runtimes::go::session::GoView::new(go, has("go") == 1),
             runtimes: Runtimes::new(Wishes {
                 ask_jvms: options.ask_jvms,
             }),

@@ -11,8 +11,11 @@ use tracer_ebpf::{
 
 use super::{Session, cohorts::Member, requests, requests::socket_address, responses};
 use crate::{
-    model::{CohortId, Connection, Ended, Family, Holder, PoolState, Remote, Role, Site, StackOf},
+    model::{
+        CohortId, Connection, Ended, Family, Frame, Holder, PoolState, Remote, Role, Site, StackOf,
+    },
     procs::clock::monotonic_ns,
+    symbols::blame,
 };
 
 /// Sockets younger than this are left to the kernel: most of them end before they matter.
@@ -386,6 +389,15 @@ impl Session {
             site.clone_from(&opener);
             site_of = moment(sock.open_stack_of);
         }
+        // Helpers that dial and send give way to who has both done.
+        if role == Role::Client
+            && site_of == StackOf::Request
+            && let (Some(opener), Some(request)) = (&opener, &site)
+            && let Some(common) = common_owner(opener, request)
+        {
+            site = Some(Arc::new(common));
+            site_of = moment(sock.open_stack_of);
+        }
         if site.is_none() && request.is_some() {
             site = self.cohorts.sole_site(&process, &remote, role);
             site_of = StackOf::Request;
@@ -504,6 +516,33 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The opener's stack, with the function to blame that has both opened the connection and sent a
+/// request on it by helpers of its own.
+fn common_owner(opener: &Site, request: &Site) -> Option<Site> {
+    let own = |site: &Site| -> Option<Vec<Frame>> {
+        let frames = site.own_frames.iter().map(|own| {
+            let frame = site.frames.get(own.index)?;
+            // Where calls were inlined all have the address of the innermost.
+            let address = frame.address.filter(|_| frame.line.is_none());
+            Some(Frame {
+                address,
+                module: None,
+                inlined: false,
+                ..frame.clone()
+            })
+        });
+        frames.collect()
+    };
+    let function = |frame: &Frame| (frame.function.clone(), frame.file.clone());
+    let same = |a: &Frame, b: &Frame| function(a) == function(b);
+    let is_main = |frame: &Frame| {
+        let name = frame.function.rsplit([':', '.']).next().unwrap_or_default();
+        matches!(name, "main" | "Main" | "<module>")
+    };
+    let (at, _) = blame::in_common(&own(opener)?, &own(request)?, same, is_main)?;
+    opener.blaming(at)
 }
 
 /// The aggregate a socket will be folded into at its end.

@@ -1,9 +1,9 @@
 //! Which frame of a stack is to blame: the innermost one that is the application's own.
 //!
-//! Whose a frame is, a table says (`blame.toml`, in this crate; users put rules of their own
-//! before it). Pure.
+//! Whose a frame is, tables say: `blame.toml` beside this file, one more in the folder of each
+//! runtime, and before them the user's own. Pure.
 
-use std::{fmt, sync::LazyLock};
+use std::fmt;
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -24,12 +24,30 @@ pub enum Origin {
     Own,
 }
 
+/// What else a rule says of the frames that it fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// A function by which applications enter a client library. What runs inside of it, until the
+    /// library is left for the network, is the library's plumbing, whoever wrote it: middleware,
+    /// retries, authentication, tracing. Its caller asked.
+    Entry,
+    /// A function that runs an event loop. What the loop calls was asked for by others than its
+    /// caller, who only runs it.
+    Loop,
+    /// The first function of a thread or goroutine: a stack that reaches it is whole.
+    First,
+}
+
 /// One rule: fits a frame when every list that is not empty has a pattern that fits.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Whose the frames are that it fits.
     pub is: Origin,
+    /// What else they are. Looked for in all rules, not only the first that fits.
+    #[serde(default)]
+    pub marks: Option<Mark>,
     /// Patterns for the module's file name, without directories.
     #[serde(default)]
     pub module: Vec<String>,
@@ -132,9 +150,8 @@ fn key_of(line: &str) -> String {
         .to_owned()
 }
 
-/// The rules of `blame.toml`.
-static BUILT_IN: LazyLock<Vec<Rule>> =
-    LazyLock::new(|| Rule::parse(include_str!("blame.toml")).unwrap_or_default());
+/// The rules for C, C++, Rust and what has no folder of its own.
+pub const COMMON: &str = include_str!("blame.toml");
 
 /// What is known of the process beside its frames.
 #[derive(Debug, Clone, Copy, Default)]
@@ -143,52 +160,122 @@ pub struct Program<'a> {
     pub executable: Option<&'a str>,
 }
 
-/// Whose a frame is: what the user says, else `known` (from the build), else the built-in table.
-#[must_use]
-pub fn origin(frame: &Frame, known: Option<Origin>, user: &[Rule]) -> Origin {
-    if let Some(rule) = user.iter().find(|rule| rule.fits(frame)) {
-        return rule.is;
-    }
-    if let Some(known) = known {
-        return known;
-    }
-    BUILT_IN
-        .iter()
-        .find(|rule| rule.fits(frame))
-        .map_or(Origin::Own, |rule| rule.is)
+/// Rules in their order, to say whose frames are and which of them is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Blame {
+    user: Vec<Rule>,
+    built_in: Vec<Rule>,
 }
 
-/// Index of the frame to blame, and whether it is the application's own; `None` for no frames at
-/// all, or only such as are known to be the language's own.
-///
-/// The innermost own frame of the executable, or of a program it interprets, or (where nothing is
-/// interpreted: else it extends the interpreter) of a library beside it; else the innermost own frame of any library; else whatever is least remote from the
-/// application: a dependency, then a client library. `None` where there is nothing but runtime and
-/// C library: an interpreter's own function calls nobody to account.
-#[must_use]
-pub fn call_site(
-    frames: &[Frame],
-    known: &[Option<Origin>],
-    user: &[Rule],
-    program: Program<'_>,
-) -> Option<(usize, bool)> {
-    let is_interpreted = |frame: &Frame| frame.module.is_none() && frame.file.is_some();
-    let interpreted = frames.iter().any(is_interpreted);
-    let mut best: Option<(u8, usize)> = None;
-    for (index, frame) in frames.iter().enumerate() {
-        let rank = match origin(frame, known.get(index).copied().flatten(), user) {
-            Origin::Own if near(frame, program, interpreted) => 6,
-            Origin::Own if named(frame) && (!interpreted || is_interpreted(frame)) => 5,
-            Origin::Dependency => 4,
-            Origin::Client => 3,
-            Origin::Own => 2,
-            Origin::System => continue,
-        };
-        if best.is_none_or(|(known, _)| rank > known) {
-            best = Some((rank, index));
+/// The frame to blame.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Blamed {
+    /// Its index; `None` where nothing but runtime and C library is on the stack.
+    pub index: Option<usize>,
+    /// It is a library's, because none is known to be the application's.
+    pub library: bool,
+    /// Frames that are as much the application's own as that one, innermost first; without it
+    /// empty. Not those inside of a client library, nor those that only run an event loop; of
+    /// those that entered a client library only the innermost, because such a library opens
+    /// connections as it likes.
+    pub own: Vec<usize>,
+}
+
+/// How much a frame may have to do with what happened: own code of the program, own code of
+/// another library, else how far it is from that.
+const OWN: u8 = 7;
+const OWN_ELSEWHERE: u8 = 6;
+const RUNS_LOOP: u8 = 5;
+const LIBRARY: std::ops::RangeInclusive<u8> = 3..=4;
+
+impl Blame {
+    /// Rules of the user, and tables that come after them. A table that can't be read is left
+    /// out; tests see that those of this crate can.
+    #[must_use]
+    pub fn new(user: Vec<Rule>, tables: &[&str]) -> Blame {
+        let rules = tables.iter().flat_map(|table| Rule::parse(table));
+        Blame {
+            user,
+            built_in: rules.flatten().collect(),
         }
     }
-    best.map(|(rank, index)| (index, rank >= 5))
+
+    /// Whose a frame is: what the user says, else `known` (from the build), else the tables.
+    #[must_use]
+    pub fn origin(&self, frame: &Frame, known: Option<Origin>) -> Origin {
+        let first = |rules: &[Rule]| rules.iter().find(|rule| rule.fits(frame)).map(|r| r.is);
+        first(&self.user)
+            .or(known)
+            .or_else(|| first(&self.built_in))
+            .unwrap_or(Origin::Own)
+    }
+
+    /// Whether a rule marks the frame so.
+    #[must_use]
+    pub fn is_marked(&self, frame: &Frame, mark: Mark) -> bool {
+        let rules = self.user.iter().chain(&self.built_in);
+        let mut marking = rules.filter(|rule| rule.marks == Some(mark));
+        marking.any(|rule| rule.fits(frame))
+    }
+
+    /// The frame to blame: the innermost own one of the executable, or of a program it interprets,
+    /// or (where nothing is interpreted: else it extends the interpreter) of a library beside it,
+    /// outside of the outermost entry into a client library; else the
+    /// innermost own one of any library, or inside of the entry; else whatever is least remote
+    /// from the application: who runs the event loop, a dependency, a client library. None where
+    /// there is nothing but runtime and C library: an interpreter's own function did not ask.
+    ///
+    /// `known` says whose frames are where the build tells, by index.
+    #[must_use]
+    pub fn call_site(
+        &self,
+        frames: &[Frame],
+        known: &[Option<Origin>],
+        program: Program<'_>,
+    ) -> Blamed {
+        let marked = |mark| move |frame: &Frame| self.is_marked(frame, mark);
+        let runs_loop = frames.iter().position(marked(Mark::Loop));
+        let within = frames.get(..runs_loop.unwrap_or(frames.len()));
+        let entry = within.and_then(|within| within.iter().rposition(marked(Mark::Entry)));
+        let is_interpreted = |frame: &Frame| frame.module.is_none() && frame.file.is_some();
+        let interpreted = frames.iter().any(is_interpreted);
+        let rank = |(index, frame): (usize, &Frame)| {
+            let known = known.get(index).copied().flatten();
+            let rank = match self.origin(frame, known) {
+                Origin::Own if runs_loop.is_some_and(|at| index > at) => RUNS_LOOP,
+                Origin::Own if near(frame, program, interpreted) => OWN,
+                Origin::Own if named(frame) && (!interpreted || is_interpreted(frame)) => {
+                    OWN_ELSEWHERE
+                }
+                Origin::Dependency => 4,
+                Origin::Client => 3,
+                Origin::Own => 2,
+                Origin::System => 0,
+            };
+            (rank, index)
+        };
+        let ranks: Vec<(u8, usize)> = frames.iter().enumerate().map(rank).collect();
+        let best = |ranks: &[(u8, usize)]| {
+            let innermost = |&(rank, index): &(u8, usize)| (rank, std::cmp::Reverse(index));
+            ranks.iter().copied().max_by_key(innermost)
+        };
+        let outside = entry.and_then(|at| ranks.get(at + 1..));
+        let outside = outside.filter(|r| best(r).is_some_and(|(rank, _)| rank >= OWN_ELSEWHERE));
+        let most = if outside.is_some() { 1 } else { usize::MAX };
+        let ranks = outside.unwrap_or(&ranks);
+        let Some((rank, index)) = best(ranks).filter(|(rank, _)| *rank > 0) else {
+            return Blamed::default();
+        };
+        let as_much = ranks.iter().filter(|(of, _)| *of == rank);
+        Blamed {
+            index: Some(index),
+            library: LIBRARY.contains(&rank),
+            own: match rank {
+                OWN_ELSEWHERE.. => as_much.map(|(_, index)| *index).take(most).collect(),
+                _ => Vec::new(),
+            },
+        }
+    }
 }
 
 /// In the executable, in interpreted code, or, where there is none, in a library that does not come
@@ -211,6 +298,36 @@ fn near(frame: &Frame, program: Program<'_>, interpreted: bool) -> bool {
 /// Has a name, rather than a place.
 fn named(frame: &Frame) -> bool {
     !frame.function.contains("+0x")
+}
+
+/// Helper functions between the one that opened a connection, or sent a request, and the one that
+/// has it done, at most.
+const HELPERS_MAX: usize = 2;
+
+/// The own frame in which opening a connection and sending a request on it come together, where
+/// both are done by helper functions (`dial`, `send_line`): indices into the own frames of the
+/// opener and of the request. `None` where the request was sent by that function itself, or where
+/// the two have little in common, as with a pool that others filled. `same`: two frames of one
+/// function; `is_all`: a function in which all that a program does comes together.
+#[must_use]
+pub fn in_common<T: PartialEq>(
+    opener: &[T],
+    request: &[T],
+    same: impl Fn(&T, &T) -> bool,
+    is_all: impl Fn(&T) -> bool,
+) -> Option<(usize, usize)> {
+    let outwards = opener.iter().rev().zip(request.iter().rev());
+    let shared = outwards.take_while(|(a, b)| a == b).count();
+    let at = (
+        opener.len().checked_sub(shared + 1)?,
+        request.len().checked_sub(shared + 1)?,
+    );
+    let common = opener.get(at.0)?;
+    if !same(common, request.get(at.1)?) || is_all(common) {
+        return None;
+    }
+    let helpers_max = if shared == 0 { 1 } else { HELPERS_MAX };
+    (at.1 > 0 && at.0.max(at.1) <= helpers_max).then_some(at)
 }
 
 /// `pattern` fits the whole of `text`; `*` stands for any text.
@@ -237,7 +354,7 @@ fn glob(pattern: &str, text: &str) -> bool {
 mod tests {
     use proptest::prelude::{any, proptest};
 
-    use super::{BUILT_IN, Origin, Program, Rule, call_site, glob};
+    use super::{Blame, Mark, Origin, Program, Rule, glob, in_common};
     use crate::model::Frame;
 
     fn frame(function: &str, file: Option<&str>, module: Option<&str>) -> Frame {
@@ -251,211 +368,6 @@ mod tests {
         }
     }
 
-    fn blamed(frames: &[Frame], exe: &str) -> String {
-        let program = Program {
-            executable: Some(exe),
-        };
-        frames[call_site(frames, &[], &[], program).unwrap().0]
-            .function
-            .clone()
-    }
-
-    const LIBC: Option<&str> = Some("/usr/lib/x86_64-linux-gnu/libc.so.6");
-
-    #[test]
-    fn the_built_in_table_is_understood() {
-        assert!(Rule::parse(include_str!("blame.toml")).is_ok());
-        assert!(BUILT_IN.len() > 20);
-    }
-
-    #[test]
-    fn c_blames_the_executable_past_libc_and_libcurl() {
-        let curl = Some("/usr/lib/x86_64-linux-gnu/libcurl.so.4.8.0");
-        let frames = [
-            frame("__libc_connect", None, LIBC),
-            frame("libcurl.so.4+0x2dd10", None, curl),
-            frame("curl_easy_perform", None, curl),
-            frame("fetch", Some("/src/app.c"), Some("/app/app")),
-            frame("main", Some("/src/app.c"), Some("/app/app")),
-            frame("__libc_start_call_main", None, LIBC),
-        ];
-        assert_eq!(blamed(&frames, "/app/app"), "fetch");
-    }
-
-    #[test]
-    fn rust_blames_the_crate_past_std_tokio_and_dependencies() {
-        let exe = Some("/app/svc");
-        let frames = [
-            frame("__connect", None, LIBC),
-            frame(
-                "<std::net::tcp::TcpStream>::connect::<&str>",
-                Some("/rustc/abc/library/std/src/net/tcp.rs"),
-                exe,
-            ),
-            frame("mio::net::tcp::stream::TcpStream::connect", None, exe),
-            frame(
-                "<tower_http::Trace<S> as tower_service::Service<R>>::call",
-                None,
-                exe,
-            ),
-            frame(
-                "weird_dep::go",
-                Some("/home/u/.cargo/registry/src/index.crates.io-1/weird-dep-1.0.0/src/lib.rs"),
-                exe,
-            ),
-            frame(
-                "svc::client::fetch::{{closure}}",
-                Some("src/client.rs"),
-                exe,
-            ),
-            frame(
-                "<F as core::future::into_future::IntoFuture>::into_future",
-                None,
-                exe,
-            ),
-            frame("svc::main", Some("src/main.rs"), exe),
-        ];
-        assert_eq!(
-            blamed(&frames, "/app/svc"),
-            "svc::client::fetch::{{closure}}"
-        );
-    }
-
-    #[test]
-    fn ruby_blames_the_script_past_gems_extensions_and_stdlib() {
-        let frames = [
-            frame(
-                "rsock_connect",
-                None,
-                Some("/usr/lib/x86_64-linux-gnu/ruby/3.1.0/socket.so"),
-            ),
-            frame(
-                "pg_connect_start",
-                None,
-                Some("/var/lib/gems/3.1.0/extensions/wire_ext.so"),
-            ),
-            frame("connect", Some("/usr/lib/ruby/3.1.0/net/http.rb"), None),
-            frame(
-                "call",
-                Some("/usr/local/bundle/gems/odd-wire-1.2.0/lib/odd.rb"),
-                None,
-            ),
-            frame("block in check", Some("/srv/lamps/app.rb"), None),
-            frame(
-                "rb_vm_exec",
-                None,
-                Some("/usr/lib/x86_64-linux-gnu/libruby-3.1.so.3.1"),
-            ),
-        ];
-        assert_eq!(blamed(&frames, "/usr/bin/ruby3.1"), "block in check");
-        assert_eq!(blamed(&frames[..4], "/usr/bin/ruby3.1"), "call");
-    }
-
-    #[test]
-    fn php_blames_the_script_past_internal_functions_and_vendor() {
-        let frames = [
-            frame("zif_curl_exec", None, Some("/usr/lib/php/20220829/curl.so")),
-            frame("curl_exec", Some("[internal function]"), None),
-            frame(
-                "Wire\\Client::send",
-                Some("/srv/shop/vendor/wire/client/src/Client.php"),
-                None,
-            ),
-            frame("Shop::price", Some("/srv/shop/src/Shop.php"), None),
-            frame("execute_ex", None, Some("/usr/sbin/php-fpm8.2")),
-        ];
-        assert_eq!(blamed(&frames, "/usr/sbin/php-fpm8.2"), "Shop::price");
-    }
-
-    #[test]
-    fn python_blames_the_script_past_interpreter_stdlib_and_requests() {
-        let frames = [
-            frame("__connect", None, LIBC),
-            frame("sock_connect", None, Some("/usr/bin/python3.11")),
-            frame(
-                "create_connection",
-                Some("/usr/lib/python3/dist-packages/urllib3/util/connection.py"),
-                None,
-            ),
-            frame("connect", Some("/usr/lib/python3.11/http/client.py"), None),
-            frame(
-                "get",
-                Some("/opt/venv/lib/python3.11/site-packages/requests/api.py"),
-                None,
-            ),
-            frame("poll_once", Some("/app/job.py"), None),
-            frame("<module>", Some("/app/job.py"), None),
-            frame(
-                "_PyEval_EvalFrameDefault",
-                None,
-                Some("/usr/bin/python3.11"),
-            ),
-        ];
-        assert_eq!(blamed(&frames, "/usr/bin/python3.11"), "poll_once");
-    }
-
-    #[test]
-    fn node_and_java_blame_application_code() {
-        let frames = [
-            frame("uv_tcp_connect", None, Some("/usr/bin/node")),
-            frame("connect", Some("node:net"), None),
-            frame(
-                "dispatch",
-                Some("/app/node_modules/undici/lib/client.js"),
-                None,
-            ),
-            frame("poll", Some("/app/index.js"), None),
-        ];
-        assert_eq!(blamed(&frames, "/usr/bin/node"), "poll");
-        let frames = [
-            frame(
-                "NET_Connect",
-                None,
-                Some("/usr/lib/jvm/java-17/lib/libnet.so"),
-            ),
-            frame("java.net.Socket::connect", None, None),
-            frame(
-                "okhttp3.internal.connection.RealConnection::connect",
-                None,
-                None,
-            ),
-            frame("com.example.Poller::poll", None, None),
-            frame("java.lang.Thread::run", None, None),
-        ];
-        assert_eq!(blamed(&frames, "/usr/bin/java"), "com.example.Poller::poll");
-    }
-
-    #[test]
-    fn without_own_frames_the_least_remote_is_blamed() {
-        let frames = [
-            frame("__connect", None, LIBC),
-            frame("curl_easy_perform", None, Some("/usr/lib/libcurl.so.4")),
-            frame("helper", Some("/x/site-packages/helper/a.py"), None),
-        ];
-        assert_eq!(blamed(&frames, "/usr/bin/python3.11"), "helper");
-        assert_eq!(
-            blamed(&frames[..2], "/usr/bin/python3.11"),
-            "curl_easy_perform"
-        );
-        let python = Program {
-            executable: Some("/usr/bin/python3.11"),
-        };
-        let (_, own) = call_site(&frames, &[], &[], python).unwrap();
-        assert!(!own);
-        // Nor is the interpreter to blame for what its script does.
-        let frames = [
-            frame("__connect", None, LIBC),
-            frame("sock_connect", None, Some("/usr/bin/python3.11")),
-            frame(
-                "_PyEval_EvalFrameDefault",
-                None,
-                Some("/usr/bin/python3.11"),
-            ),
-        ];
-        assert_eq!(call_site(&frames, &[], &[], python), None);
-        assert_eq!(call_site(&[], &[], &[], Program::default()), None);
-    }
-
     #[test]
     fn rules_of_the_user_come_first() {
         let user = Rule::parse("[[rule]]\nis = \"dependency\"\nfunction = [\"acme_http_*\"]\n[[rule]]\nis = \"own\"\nmodule = [\"libcurl*\"]\n").unwrap();
@@ -466,9 +378,14 @@ mod tests {
         let program = Program {
             executable: Some("/app/app"),
         };
-        assert_eq!(call_site(&frames, &[], &user, program), Some((1, true)));
+        let blame = Blame::new(user, &[super::COMMON]);
+        let blamed = blame.call_site(&frames, &[], program);
+        assert_eq!((blamed.index, &blamed.own[..]), (Some(1), &[1][..]));
+        // and before what a build says
+        let build = [Some(Origin::Own), Some(Origin::Own)];
+        assert_eq!(blame.call_site(&frames, &build, program).index, Some(1));
         let curl = frame("x", None, Some("/usr/lib/libcurl.so.4"));
-        assert_eq!(super::origin(&curl, None, &user), Origin::Own);
+        assert_eq!(blame.origin(&curl, None), Origin::Own);
     }
 
     #[test]
@@ -494,6 +411,105 @@ mod tests {
         ] {
             assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn who_enters_a_client_library_asked() {
+        let table = "[[rule]]\nis = \"client\"\nmarks = \"entry\"\nfunction = [\"Client.do\"]\n";
+        let blame = Blame::new(Vec::new(), &[table]);
+        let at = |functions: &[&str]| {
+            let frames: Vec<_> = functions
+                .iter()
+                .map(|f| frame(f, Some("a.x"), None))
+                .collect();
+            blame.call_site(&frames, &[], Program::default())
+        };
+        let wrapped = at(&[
+            "dial",
+            "Retry.trip",
+            "Client.do",
+            "Auth.trip",
+            "Client.do",
+            "fetch",
+            "main",
+        ]);
+        assert_eq!((wrapped.index, wrapped.own), (Some(5), vec![5]));
+        let alone = at(&["dial", "Retry.trip", "Client.do"]);
+        assert_eq!(
+            (alone.index, alone.library),
+            (Some(0), false),
+            "better than nothing"
+        );
+    }
+
+    #[test]
+    fn who_runs_an_event_loop_did_not_ask_for_what_it_calls() {
+        let table = "[[rule]]\nis = \"system\"\nmarks = \"loop\"\nfunction = [\"run_loop\"]\n[[rule]]\nis = \"client\"\nfunction = [\"lib.*\"]\n";
+        let blame = Blame::new(Vec::new(), &[table]);
+        let at = |functions: &[&str]| {
+            let frames: Vec<_> = functions
+                .iter()
+                .map(|f| frame(f, Some("a.x"), None))
+                .collect();
+            blame.call_site(&frames, &[], Program::default())
+        };
+        let asked = at(&["lib.send", "handler", "run_loop", "main"]);
+        assert_eq!((asked.index, asked.own), (Some(1), vec![1]));
+        let unknown = at(&["lib.send", "run_loop", "main"]);
+        assert_eq!((unknown.index, unknown.own), (Some(2), vec![]));
+        let library = at(&["lib.send", "run_loop"]);
+        assert_eq!((library.index, library.library), (Some(0), true));
+    }
+
+    #[test]
+    fn marks_are_looked_for_beyond_the_first_rule_that_fits() {
+        let table = "[[rule]]\nis = \"system\"\nfunction = [\"r.*\"]\n[[rule]]\nis = \"own\"\nmarks = \"first\"\nfunction = [\"r.main\"]\n";
+        let blame = Blame::new(Vec::new(), &[table]);
+        let main = frame("r.main", None, None);
+        assert!(blame.is_marked(&main, Mark::First));
+        assert_eq!(blame.origin(&main, None), Origin::System);
+    }
+
+    #[test]
+    fn helpers_give_way_to_who_has_both_done() {
+        let common = |opener: &[(char, u32)], request: &[(char, u32)]| {
+            in_common(opener, request, |a, b| a.0 == b.0, |a| a.0 == 'm')
+        };
+        // session calls dial on line 2 and send on line 4, main calls session
+        let main = ('m', 9);
+        assert_eq!(
+            common(&[('d', 1), ('s', 2), main], &[('w', 3), ('s', 4), main]),
+            Some((1, 1))
+        );
+        // session connects itself and has a helper send
+        assert_eq!(
+            common(&[('s', 2), main], &[('w', 3), ('s', 4), main]),
+            Some((0, 1))
+        );
+        // it sends itself: nobody else to blame
+        assert_eq!(common(&[('d', 1), ('s', 2), main], &[('s', 4), main]), None);
+        // both in one call of a library
+        assert_eq!(common(&[('s', 2), main], &[('s', 2), main]), None);
+        // main fills a pool, and serves later
+        assert_eq!(
+            common(
+                &[('d', 1), ('p', 2), ('m', 3)],
+                &[('w', 3), ('s', 4), ('m', 5)]
+            ),
+            None
+        );
+        // two helpers of main itself, and of a thread's function
+        assert_eq!(common(&[('d', 1), ('m', 3)], &[('w', 3), ('m', 5)]), None);
+        assert_eq!(
+            common(&[('d', 1), ('t', 3)], &[('w', 3), ('t', 5)]),
+            Some((1, 1))
+        );
+        // another thread opened it
+        assert_eq!(
+            common(&[('d', 1), ('p', 2)], &[('w', 3), ('s', 4), main]),
+            None
+        );
+        assert_eq!(common(&[], &[main]), None);
     }
 
     proptest! {

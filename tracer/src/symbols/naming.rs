@@ -7,15 +7,13 @@ use std::{
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::{
-    blame,
-    blame::{Origin, Program, Rule},
+    blame::{Blame, Mark, Origin, Program},
     perf_map,
     perf_map::PerfMap,
     symbolize::{FunctionTable, Named, Names},
 };
-use crate::model::{Frame, Site, StackQuality};
+use crate::model::{Frame, OwnFrame, Site, StackQuality};
 use crate::procs;
-use crate::runtimes::go::{GoBinary, callsite};
 use crate::{
     elf::{Image, ImageKey, Refusals},
     session::stacks::Kept,
@@ -31,7 +29,8 @@ const TABLES_MAX: usize = 32;
 /// Name of code that no file and no perf map knows.
 const JIT: &str = "[jit]";
 
-type Table = Option<Arc<dyn FunctionTable>>;
+/// A language runtime's own table of the functions in a file.
+pub type Table = Option<Arc<dyn FunctionTable>>;
 
 /// A file's size and the time it was changed at: seconds, nanoseconds.
 type Stamp = (u64, i64, i64);
@@ -42,16 +41,29 @@ pub(crate) fn is_unnamed(frame: &Frame) -> bool {
 }
 
 /// Names frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Naming {
     names: Names,
     tables: HashMap<ImageKey, Table>,
     perf_maps: HashMap<u32, (Stamp, Arc<PerfMap>)>,
     refusals: Refusals,
-    pub(crate) user_rules: Vec<Rule>,
+    blame: Arc<Blame>,
+    find_table: fn(&Arc<Image>) -> Table,
 }
 
 impl Naming {
+    /// Names frames by the tables that `find_table` knows of, and blames by these rules.
+    pub(crate) fn new(blame: Arc<Blame>, find_table: fn(&Arc<Image>) -> Table) -> Naming {
+        Naming {
+            names: Names::default(),
+            tables: HashMap::new(),
+            perf_maps: HashMap::new(),
+            refusals: Refusals::default(),
+            blame,
+            find_table,
+        }
+    }
+
     pub(crate) fn search_first(&mut self, directories: Vec<PathBuf>) {
         self.names = Names::searching(directories);
     }
@@ -119,19 +131,15 @@ impl Naming {
                 }
             }
         }
-        let blamed = blame::call_site(&frames, &origins, &self.user_rules, Program { executable });
-        let call_site = blamed.map(|(at, _)| at);
-        let line_in_function = call_site.and_then(|at| {
-            let line = frames.get(at)?.line?;
-            line.checked_sub((*first_lines.get(at)?)?)
-        });
-        Site {
+        let program = Program { executable };
+        site(
             frames,
-            call_site,
-            own: blamed.is_some_and(|(_, own)| own),
+            &first_lines,
+            &origins,
+            &self.blame,
+            program,
             quality,
-            line_in_function,
-        }
+        )
     }
 
     fn names(
@@ -146,7 +154,7 @@ impl Naming {
             // Code in no file, or in one that is no executable: a JIT compiler's. `lookup` is the
             // address itself.
             let named = self
-                .perf_map(tgid, raw.lookup)
+                .perf_map(tgid)
                 .and_then(|map| map.name(raw.lookup).map(perf_map::describe));
             let unknown = || Named {
                 function: module.map_or_else(|| JIT.to_owned(), |path| place(path, raw.lookup)),
@@ -181,20 +189,15 @@ impl Naming {
         if self.tables.len() >= TABLES_MAX {
             self.tables.clear();
         }
-        let table = function_table(image);
+        let table = (self.find_table)(image);
         self.tables.insert(image.key(), table.clone());
         table
     }
 
-    /// The perf map of a process, read again when it has changed and does not name the address.
-    fn perf_map(&mut self, tgid: u32, address: u64) -> Option<Arc<PerfMap>> {
-        let known = self.perf_maps.get(&tgid);
-        if let Some((_, map)) = known
-            && map.name(address).is_some()
-        {
-            return Some(map.clone());
-        }
-        let known = known.cloned();
+    /// The perf map of a process, read again when it has changed: code that was moved leaves its
+    /// addresses to other code.
+    fn perf_map(&mut self, tgid: u32) -> Option<Arc<PerfMap>> {
+        let known = self.perf_maps.get(&tgid).cloned();
         let Some((file, stamp)) = open_perf_map(tgid) else {
             return known.map(|(_, map)| map);
         };
@@ -214,42 +217,39 @@ impl Naming {
     }
 }
 
-/// Go's function table with the names of its main module.
-#[derive(Debug)]
-struct GoTable(GoBinary);
-
-impl FunctionTable for GoTable {
-    fn frames(&self, address: u64) -> Vec<Named> {
-        let positions = self.0.positions(address).into_iter();
-        positions
-            .map(|p| Named {
-                function: p.function,
-                file: p.file,
-                line: p.line,
-                inlined: p.inlined,
-                function_line: p.start_line,
-            })
-            .collect()
+/// A stack with the frame to blame. By index: the first lines of the frames' functions, and whose
+/// they are where the build tells.
+#[must_use]
+pub fn site(
+    frames: Vec<Frame>,
+    first_lines: &[Option<u32>],
+    origins: &[Option<Origin>],
+    blame: &Blame,
+    program: Program<'_>,
+    quality: StackQuality,
+) -> Site {
+    let blamed = blame.call_site(&frames, origins, program);
+    let line_in_function = |at: usize| {
+        let line = frames.get(at)?.line?;
+        line.checked_sub((*first_lines.get(at)?)?)
+    };
+    let own = |&index: &usize| OwnFrame {
+        index,
+        line_in_function: line_in_function(index),
+    };
+    let whole = |frame: &Frame| blame.is_marked(frame, Mark::First);
+    Site {
+        call_site: blamed.index,
+        own: !blamed.own.is_empty(),
+        library: blamed.library,
+        own_frames: blamed.own.iter().map(own).collect(),
+        quality: match frames.last().is_some_and(whole) {
+            true => StackQuality::Complete,
+            false => quality,
+        },
+        line_in_function: blamed.index.and_then(line_in_function),
+        frames,
     }
-
-    fn origin(&self, named: &Named) -> Option<Origin> {
-        // Names from elsewhere (C code linked in) are for the rules.
-        if self.0.info.main_package.is_empty() && self.0.info.main_module.is_empty() {
-            return None;
-        }
-        named.file.as_ref()?;
-        Some(match callsite::origin(&self.0.info, &named.function) {
-            callsite::Origin::Application => Origin::Own,
-            callsite::Origin::Dependency => Origin::Dependency,
-            callsite::Origin::Standard => Origin::System,
-        })
-    }
-}
-
-/// What a language runtime's own table in this file says.
-fn function_table(image: &Arc<Image>) -> Table {
-    let binary = GoBinary::read(image.clone()).ok()?;
-    Some(Arc::new(GoTable(binary)))
 }
 
 /// The perf map that the process itself writes, by its pid in its own namespace, below its own

@@ -41,7 +41,10 @@ impl Kernel {
             without: &[],
             trace_syscalls: false,
         })?;
-        let go = GoTracer::new(&mut probes)?;
+        let go = GoTracer::new(
+            &mut probes,
+            std::sync::Arc::new(tracer::testing::blame(Vec::new())),
+        )?;
         Ok(Kernel { probes, go })
     }
 

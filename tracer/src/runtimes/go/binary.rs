@@ -13,6 +13,10 @@ use super::{
 use crate::{
     elf::{Image, ImageKey, Loaded},
     model::{Frame, Site, StackQuality},
+    symbols::{
+        blame::{Blame, Program},
+        naming::site,
+    },
 };
 
 /// A position of a Go program.
@@ -115,22 +119,23 @@ impl GoBinary {
         self.positions(address).into_iter().map(frame).collect()
     }
 
-    /// Index of the frame to blame: the innermost one of the main module, else the innermost one
-    /// of a dependency.
-    #[must_use]
-    pub fn blame(&self, frames: &[Frame]) -> Option<usize> {
-        callsite::blame(&self.info, frames.iter().map(|f| f.function.as_str()))
-    }
-
     /// Symbolizes a whole stack of this program's addresses, innermost first, already moved from
     /// return addresses into their calls.
     #[must_use]
-    pub fn site(&self, addresses: &[u64], module: Option<&str>, quality: StackQuality) -> Site {
+    pub fn site(
+        &self,
+        addresses: &[u64],
+        module: Option<&str>,
+        quality: StackQuality,
+        blame: &Blame,
+    ) -> Site {
         let mut frames = Vec::new();
-        let mut start_lines = Vec::new();
+        let mut first_lines = Vec::new();
+        let mut origins = Vec::new();
         for &address in addresses {
             for position in self.positions(address) {
-                start_lines.push(position.start_line);
+                first_lines.push(position.start_line);
+                origins.push(Some(callsite::origin(&self.info, &position.function)));
                 frames.push(Frame {
                     module: module.map(str::to_owned),
                     address: Some(address),
@@ -138,21 +143,8 @@ impl GoBinary {
                 });
             }
         }
-        let call_site = self.blame(&frames);
-        let own = call_site.and_then(|at| frames.get(at)).is_some_and(|f| {
-            callsite::origin(&self.info, &f.function) == callsite::Origin::Application
-        });
-        let line_in_function = call_site.and_then(|i| {
-            let line = frames.get(i)?.line?;
-            line.checked_sub((*start_lines.get(i)?)?)
-        });
-        Site {
-            frames,
-            call_site,
-            own,
-            quality,
-            line_in_function,
-        }
+        let program = Program { executable: module };
+        site(frames, &first_lines, &origins, blame, program, quality)
     }
 }
 

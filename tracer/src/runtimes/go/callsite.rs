@@ -1,17 +1,10 @@
-//! Whose code a Go frame is, and which frame to blame.
+//! Whose code a Go frame is, by what the build says of its modules.
 
 use super::buildinfo::BuildInfo;
+use crate::symbols::blame::Origin;
 
-/// Whose code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// The program's own: the main module.
-    Application,
-    /// A module it depends on.
-    Dependency,
-    /// The standard library and the runtime.
-    Standard,
-}
+/// Hosts of which the first part of a path is a user and the second a repository.
+const FORGES: [&str; 4] = ["github.com", "gitlab.com", "bitbucket.org", "codeberg.org"];
 
 /// Import path of a function's package: `net/http` of `net/http.(*Client).Do`.
 #[must_use]
@@ -35,18 +28,18 @@ pub fn package(function: &str) -> String {
 #[must_use]
 pub fn origin(info: &BuildInfo, function: &str) -> Origin {
     let package = package(function);
-    let package = package
-        .rfind("/vendor/")
+    let vendored = package.rfind("/vendor/");
+    let path = vendored
         .and_then(|i| package.get(i + "/vendor/".len()..))
         .unwrap_or(&package);
     let within = |module: &str| {
         !module.is_empty()
-            && package
+            && path
                 .strip_prefix(module)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     if package == "main" || (!info.main_package.is_empty() && package == info.main_package) {
-        return Origin::Application;
+        return Origin::Own;
     }
     // A dependency can live below the main module's path (a monorepo), so the longest match wins.
     let dependency = info
@@ -59,38 +52,38 @@ pub fn origin(info: &BuildInfo, function: &str) -> Origin {
     let own = within(&info.main_module).then_some(info.main_module.len());
     match (own, dependency) {
         (Some(own), Some(dependency)) if dependency > own => Origin::Dependency,
-        (Some(_), _) => Origin::Application,
+        (Some(_), _) => Origin::Own,
         (None, Some(_)) => Origin::Dependency,
-        // Without a module list (other build systems) only a domain name tells it apart.
-        (None, None)
-            if info.main_module.is_empty()
-                && package.split('/').next().is_some_and(|d| d.contains('.')) =>
-        {
-            Origin::Application
-        }
-        (None, None) => Origin::Standard,
+        (None, None) if !info.main_module.is_empty() => Origin::System,
+        // Built without modules: what lies beside the main package is the program's own.
+        (None, None) if within(root(&info.main_package)) && vendored.is_none() => Origin::Own,
+        (None, None) if vendored.is_some() || has_domain(path) => Origin::Dependency,
+        (None, None) => Origin::System,
     }
 }
 
-/// Index of the function to blame among frames, innermost first: the innermost one of the main
-/// module, else the innermost one of a dependency.
-#[must_use]
-pub fn blame<'a>(info: &BuildInfo, functions: impl IntoIterator<Item = &'a str>) -> Option<usize> {
-    let mut dependency = None;
-    for (i, function) in functions.into_iter().enumerate() {
-        match origin(info, function) {
-            Origin::Application => return Some(i),
-            Origin::Dependency => dependency = dependency.or(Some(i)),
-            Origin::Standard => {}
-        }
-    }
-    dependency
+/// The part of a package's path that names its repository, or the program where no host is named.
+fn root(package: &str) -> &str {
+    let host = package.split('/').next().unwrap_or_default();
+    let parts = match host {
+        // what `go build file.go` is called
+        "command-line-arguments" => return "",
+        host if FORGES.contains(&host) => 3,
+        host if host.contains('.') => 2,
+        _ => 1,
+    };
+    let end = package.match_indices('/').nth(parts - 1);
+    end.map_or(package, |(at, _)| package.get(..at).unwrap_or(package))
+}
+
+fn has_domain(package: &str) -> bool {
+    package.split('/').next().is_some_and(|d| d.contains('.'))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::buildinfo::{BuildInfo, Module};
-    use super::{Origin, blame, origin, package};
+    use super::{Origin, origin, package};
 
     fn info() -> BuildInfo {
         BuildInfo {
@@ -121,35 +114,52 @@ mod tests {
     fn origin_goes_by_module() {
         let info = info();
         for (function, expected) in [
-            ("main.main", Origin::Application),
-            ("shop.example/app/store.(*S).Get", Origin::Application),
-            ("shop.example/application.F", Origin::Standard),
+            ("main.main", Origin::Own),
+            ("shop.example/app/store.(*S).Get", Origin::Own),
+            ("shop.example/application.F", Origin::System),
             ("shop.example/app/sub/x.F", Origin::Dependency),
             ("github.com/a/b/v2.F", Origin::Dependency),
             (
                 "shop.example/app/vendor/github.com/a/b.F",
                 Origin::Dependency,
             ),
-            ("net/http.(*Client).do", Origin::Standard),
+            ("net/http.(*Client).do", Origin::System),
         ] {
             assert_eq!(origin(&info, function), expected, "{function}");
         }
     }
 
     #[test]
-    fn blames_own_code_before_a_dependency() {
-        let info = info();
-        let stack = [
-            "net/http.send",
-            "github.com/a/b.Get",
-            "main.poll",
-            "main.main",
-        ];
-        assert_eq!(blame(&info, stack), Some(2));
-        assert_eq!(
-            blame(&info, ["net/http.send", "github.com/a/b.Get"]),
-            Some(1)
-        );
-        assert_eq!(blame(&info, ["net/http.send"]), None);
+    fn without_modules_the_main_package_tells() {
+        let old = |main_package: &str| BuildInfo {
+            version: "go1.20".to_owned(),
+            main_package: main_package.to_owned(),
+            ..BuildInfo::default()
+        };
+        let on_forge = old("github.com/me/app/cmd/web");
+        let elsewhere = old("shop.example/app/cmd/web");
+        let local = old("app/cmd/web");
+        let file = old("command-line-arguments");
+        for (info, function, expected) in [
+            (&on_forge, "main.main", Origin::Own),
+            (&on_forge, "github.com/me/app/store.Get", Origin::Own),
+            (&on_forge, "github.com/me/other.Get", Origin::Dependency),
+            (
+                &on_forge,
+                "github.com/me/app/vendor/github.com/lib/pq.Open",
+                Origin::Dependency,
+            ),
+            (&on_forge, "net/http.send", Origin::System),
+            (&elsewhere, "shop.example/app/store.Get", Origin::Own),
+            (&elsewhere, "shop.example/wire.Get", Origin::Dependency),
+            (&local, "app/store.Get", Origin::Own),
+            (&local, "vendor/golang.org/x/net/idna.To", Origin::System),
+            (&local, "github.com/lib/pq.Open", Origin::Dependency),
+            (&file, "main.fetch", Origin::Own),
+            (&file, "github.com/lib/pq.Open", Origin::Dependency),
+            (&file, "net/http.send", Origin::System),
+        ] {
+            assert_eq!(origin(info, function), expected, "{function}");
+        }
     }
 }

@@ -20,6 +20,7 @@ mod removal;
 pub mod session;
 pub mod settings;
 pub mod state;
+pub mod table;
 mod tracer;
 
 pub use binary::GoBinary;
@@ -28,6 +29,9 @@ pub use state::{GoConnection, GoKind, GoRequest};
 pub use tracer::{GoTracer, is_go_stack};
 
 use thiserror::Error;
+
+/// Whose frames of Go are, where the build does not tell.
+pub const RULES: &str = include_str!("blame.toml");
 
 use crate::elf::ElfError;
 

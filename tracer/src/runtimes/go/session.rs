@@ -365,7 +365,7 @@ impl GoView {
 
 fn request(request: &GoRequest) -> Request {
     Request {
-        method: request.method.to_owned(),
+        method: request.method.clone(),
         target: redact_target(request.target.as_bytes(), request.cut),
         host: (!request.host.is_empty()).then(|| request.host.clone()),
         scheme: if request.https {

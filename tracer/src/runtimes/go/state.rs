@@ -24,8 +24,8 @@ pub enum GoKind {
 /// A request, checked but not redacted: for [`crate::protocols`] only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GoRequest {
-    /// One of HTTP's methods.
-    pub method: &'static str,
+    /// Method.
+    pub method: String,
     /// `true` for `https`, `false` for `http`.
     pub https: bool,
     /// Host and port.
@@ -62,6 +62,8 @@ pub struct GoConnection {
     pub stack: Option<u32>,
     /// The latest request.
     pub request: Option<GoRequest>,
+    /// What of the latest request makes no sense, so that nothing is said of it.
+    pub odd: Option<&'static str>,
     /// Address of the transport (client) or of the HTTP/2 connection (stream).
     pub transport: u64,
     /// Requests so far.
@@ -90,11 +92,6 @@ impl GoConnection {
     }
 }
 
-/// Methods of RFC 9110 and 5789; a request with another one is not believed.
-const METHODS: [&str; 9] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE",
-];
-
 /// A value that does not make sense: the layout is not that of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Implausible(pub &'static str);
@@ -122,10 +119,13 @@ pub fn connection(key: &GoKey, conn: &GoConn) -> Result<GoConnection, Implausibl
         GO_HANDED_OVER => PoolState::Released,
         _ => PoolState::Unknown,
     };
-    let request = if kind == GoKind::Server || conn.requests == 0 {
-        None
+    let (request, odd) = if kind == GoKind::Server || conn.requests == 0 {
+        (None, None)
     } else {
-        Some(request(conn)?)
+        match request(conn) {
+            Ok(request) => (Some(request), None),
+            Err(Implausible(what)) => (None, Some(what)),
+        }
     };
     Ok(GoConnection {
         tgid: key.tgid,
@@ -139,6 +139,7 @@ pub fn connection(key: &GoKey, conn: &GoConn) -> Result<GoConnection, Implausibl
         fresh: conn.state == GO_NEW,
         stack: (conn.stack != STACK_NONE).then_some(conn.stack),
         request,
+        odd,
         transport: conn.transport,
         requests: conn.requests,
         request_ns: (conn.request_ns > 0).then_some(conn.request_ns),
@@ -181,14 +182,12 @@ pub fn in_one_piece(
 
 fn request(conn: &GoConn) -> Result<GoRequest, Implausible> {
     let text = conn.method.get(..usize::from(conn.method_len));
-    let method = match text {
+    let method = match text.map(std::str::from_utf8) {
         // An empty method means GET (net/http.Request).
-        Some([]) => "GET",
-        Some(text) => METHODS
-            .into_iter()
-            .find(|m| m.as_bytes() == text)
-            .ok_or(Implausible("method"))?,
-        None => return Err(Implausible("method")),
+        Some(Ok("")) => "GET".to_owned(),
+        // RFC 9110, 5.6.2; WebDAV and others have methods of their own
+        Some(Ok(text)) if text.bytes().all(is_token) => text.to_owned(),
+        _ => return Err(Implausible("method")),
     };
     let https = match conn.scheme.get(..usize::from(conn.scheme_len)) {
         Some(b"http") => false,
@@ -203,7 +202,12 @@ fn request(conn: &GoConn) -> Result<GoRequest, Implausible> {
     let (path, path_cut) = kept(&conn.path, conn.path_len, GO_PATH_BYTES);
     let (query, query_cut) = kept(&conn.query, conn.query_len, GO_QUERY_BYTES);
     let host = String::from_utf8(host).map_err(|_| Implausible("host"))?;
-    if host.chars().any(|c| c.is_control() || c == '/' || c == '@') {
+    // Clients of UNIX sockets put the socket's path there, which its address says already.
+    let host = match host.contains('/') {
+        true => String::new(),
+        false => host,
+    };
+    if host.chars().any(|c| c.is_control() || c == '@') {
         return Err(Implausible("host"));
     }
     let mut target = escape(&path);
@@ -224,6 +228,10 @@ fn request(conn: &GoConn) -> Result<GoRequest, Implausible> {
 }
 
 const _: () = assert!(GO_SCHEME_BYTES >= 5);
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
 
 /// Escapes what may not stand in a path (RFC 3986, 3.3); Go keeps paths decoded.
 fn escape(path: &[u8]) -> String {
@@ -308,7 +316,8 @@ mod tests {
     }
 
     fn request(c: &GoConn) -> Result<GoRequest, Implausible> {
-        connection(&GoKey::default(), c).map(|c| c.request.unwrap())
+        let c = connection(&GoKey::default(), c)?;
+        c.request.ok_or(Implausible(c.odd.unwrap_or_default()))
     }
 
     #[test]
@@ -334,7 +343,7 @@ mod tests {
     #[test]
     fn what_no_client_sends_is_not_believed() {
         for c in [
-            conn("GRAB", "http", "h", "/", ""),
+            conn("GR AB", "http", "h", "/", ""),
             conn("GET", "gopher", "h", "/", ""),
             conn("GET", "", "h", "/", ""),
             conn("GET", "http", "u:p@h", "/", ""),
@@ -342,6 +351,12 @@ mod tests {
         ] {
             assert!(request(&c).is_err());
         }
+    }
+
+    #[test]
+    fn what_clients_of_unix_sockets_send_is_believed() {
+        let docker = request(&conn("PURGE", "http", "/run/d.sock", "/a", "")).unwrap();
+        assert_eq!((&*docker.host, &*docker.method), ("", "PURGE"));
     }
 
     #[test]

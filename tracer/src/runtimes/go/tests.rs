@@ -214,7 +214,12 @@ fn functions_are_found_by_their_whole_name() {
 #[test]
 fn a_site_knows_its_line_within_the_function() {
     let go = parsed(Layout::Go120);
-    let site = go.site(&[TEXT + 0x18], Some("/app"), StackQuality::Complete);
+    let site = go.site(
+        &[TEXT + 0x18],
+        Some("/app"),
+        StackQuality::Complete,
+        &crate::runtimes::blame(Vec::new()),
+    );
     assert_eq!(site.call_site, Some(0));
     assert_eq!(site.line_in_function, Some(1));
     assert_eq!(site.blamed().unwrap().module.as_deref(), Some("/app"));

@@ -30,6 +30,7 @@ use crate::{
     },
     model::{PoolState, Site, StackQuality},
     procs::{self, clock::monotonic_ns},
+    symbols::blame::Blame,
 };
 
 /// Names kept of stacks.
@@ -42,7 +43,9 @@ const IMPLAUSIBLE_MAX: u32 = 3;
 struct GoProc {
     program: (u64, u64),
     bias: u64,
+    /// Entries that made no sense, and those that did.
     implausible: u32,
+    plausible: u32,
     /// Its memory could not be read at the latest sweep.
     unreadable: bool,
     /// When to look once more for connections from before the probes: what was in motion at the
@@ -56,6 +59,7 @@ const LOOK_AGAIN_NS: u64 = 2_000_000_000;
 /// Watches the connection pools of Go programs. Used from one thread.
 #[derive(Debug)]
 pub struct GoTracer {
+    blame: Arc<Blame>,
     programs: Programs,
     processes: BTreeMap<u32, GoProc>,
     sites: HashMap<u32, Arc<Site>>,
@@ -85,7 +89,7 @@ impl GoTracer {
     ///
     /// # Errors
     /// [`ProbeError`] when the maps that are needed are not there.
-    pub fn new(probes: &mut Probes) -> Result<GoTracer, ProbeError> {
+    pub fn new(probes: &mut Probes, blame: Arc<Blame>) -> Result<GoTracer, ProbeError> {
         let in_kernel = Tables {
             processes: probes.table("GO_PROCESSES")?,
             layouts: probes.table("GO_LAYOUTS")?,
@@ -113,6 +117,7 @@ impl GoTracer {
         }
         Ok(GoTracer {
             earlier,
+            blame,
             programs: Programs::new(kernel),
             processes: BTreeMap::new(),
             sites: HashMap::new(),
@@ -152,6 +157,7 @@ impl GoTracer {
                 program,
                 bias,
                 implausible: 0,
+                plausible: 0,
                 unreadable: false,
                 look_again_ns: probed.then(|| monotonic_ns() + LOOK_AGAIN_NS),
             },
@@ -273,6 +279,7 @@ impl GoTracer {
     pub fn sweep(&mut self) -> io::Result<Vec<GoConnection>> {
         let mut connections = Vec::new();
         let mut implausible: Vec<(GoKey, &'static str)> = Vec::new();
+        let mut odd: Vec<(GoKey, &'static str)> = Vec::new();
         let mut entries = Vec::new();
         self.in_kernel
             .conns
@@ -283,18 +290,28 @@ impl GoTracer {
                 continue;
             };
             match state::connection(&key, &conn) {
-                Ok(connection) => connections.push(connection),
+                Ok(connection) => {
+                    if let Some(what) = connection.odd {
+                        odd.push((key, what));
+                    } else if let Some(process) = self.processes.get_mut(&key.tgid) {
+                        process.plausible = process.plausible.saturating_add(1);
+                    }
+                    connections.push(connection);
+                }
                 Err(Implausible(what)) => implausible.push((key, what)),
             }
         }
         self.look(&mut connections, &mut implausible);
-        for (key, what) in implausible {
-            let _ = self.in_kernel.conns.remove(&key);
+        for (key, _) in &implausible {
+            let _ = self.in_kernel.conns.remove(key);
+        }
+        for (key, what) in implausible.into_iter().chain(odd) {
             let Some(process) = self.processes.get_mut(&key.tgid) else {
                 continue;
             };
-            process.implausible += 1;
-            if process.implausible >= IMPLAUSIBLE_MAX {
+            process.implausible = process.implausible.saturating_add(1);
+            // One odd request is not another layout: of that, nothing makes sense.
+            if process.implausible >= IMPLAUSIBLE_MAX && process.plausible < process.implausible {
                 let program = process.program;
                 self.distrust(
                     program,
@@ -396,11 +413,12 @@ impl GoTracer {
         } else {
             StackQuality::Complete
         };
-        let site = Arc::new(
-            program
-                .binary
-                .site(&addresses, Some(&program.path), quality),
-        );
+        let site = Arc::new(program.binary.site(
+            &addresses,
+            Some(&program.path),
+            quality,
+            &self.blame,
+        ));
         if self.sites.len() >= SITES_MAX {
             self.sites.clear();
         }

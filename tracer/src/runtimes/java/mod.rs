@@ -20,6 +20,9 @@ use self::{machines::Machines, names::Names};
 use super::{Runtime, view::InView};
 use crate::unwind::managed::Walker;
 
+/// Whose frames of Java are.
+pub const RULES: &str = include_str!("blame.toml");
+
 /// Java programs in a session.
 #[derive(Debug)]
 pub struct Java {

@@ -32,6 +32,9 @@ use self::{engines::Engines, event_loops::EventLoops};
 use super::{Runtime, view::InView};
 use crate::{kernel::probes::Probes, unwind::managed::Walker};
 
+/// Whose frames of Node.js are.
+pub const RULES: &str = include_str!("blame.toml");
+
 /// Node.js programs in a session.
 #[derive(Debug, Default)]
 pub struct Node {

@@ -22,6 +22,9 @@ use crate::{
     unwind::{cfi::cold_part, modules::ModuleId},
 };
 
+/// Whose frames of PHP are.
+pub const RULES: &str = include_str!("blame.toml");
+
 /// The virtual machine of one process.
 #[derive(Debug)]
 struct Machine {

@@ -34,6 +34,9 @@ use crate::{
     },
 };
 
+/// Whose frames of Python are.
+pub const RULES: &str = include_str!("blame.toml");
+
 /// Threads of one process among which the right one is looked for.
 const THREADS_MAX: usize = 4096;
 /// The first of the owners that mark no frame of the script's ([`Entry::Shim`]).

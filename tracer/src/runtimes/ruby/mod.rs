@@ -18,6 +18,9 @@ use super::{
 };
 use crate::{memory::Memory, unwind::modules::ModuleId};
 
+/// Whose frames of Ruby are.
+pub const RULES: &str = include_str!("blame.toml");
+
 /// Longest version read.
 const VERSION_BYTES: usize = 16;
 

@@ -23,10 +23,10 @@ use crate::model::{Site, StackQuality};
 use crate::{
     model::Named,
     runtimes::{
-        Runtimes,
+        self, Runtimes,
         view::{Copied, has_not_moved},
     },
-    symbols::{blame::Rule, naming::Naming},
+    symbols::{blame::Blame, naming::Naming},
     unwind::{
         cfi::Rules,
         managed::Walkers,
@@ -130,7 +130,10 @@ impl Stacks {
             limits,
             rules: Rules::new(),
             trie: Trie::default(),
-            naming: Naming::default(),
+            naming: Naming::new(
+                Arc::new(runtimes::blame(Vec::new())),
+                runtimes::function_table,
+            ),
             ids: HashMap::new(),
             records: HashMap::new(),
             last: 0,
@@ -139,10 +142,10 @@ impl Stacks {
         }
     }
 
-    /// Puts the user's rules of blame before the built-in ones.
+    /// Blames by these rules.
     #[must_use]
-    pub fn with_rules(mut self, rules: Vec<Rule>) -> Stacks {
-        self.naming.user_rules = rules;
+    pub fn with_blame(mut self, blame: Arc<Blame>) -> Stacks {
+        self.naming = Naming::new(blame, runtimes::function_table);
         self
     }
 
@@ -319,6 +322,8 @@ impl Stacks {
                 call_site: None,
                 own: false,
                 quality: StackQuality::None,
+                library: false,
+                own_frames: Vec::new(),
                 line_in_function: None,
             });
         };
