@@ -184,10 +184,16 @@ pub const MEMBERS: &[Member] = &[
         Site::Function("followRates"),
         Gdb::EqualTo(GENERATED),
     ),
-    member(
+    cheap(member(
         "Node http",
         |s| s.node("http", false),
-        Site::None("--perf-basic-prof"),
+        line("node/clients.js", "http", "loadRates"),
+        Gdb::EqualTo(GENERATED),
+    )),
+    member(
+        "Node fetch",
+        |s| s.node("fetch", false),
+        line("node/clients.js", "fetch", "followRates"),
         Gdb::EqualTo(GENERATED),
     ),
     member(

@@ -28,6 +28,7 @@ use crate::{
     elf::Image,
     kernel::probes::Probes,
     memory::{Memory, NoMemory, ProcessMemory},
+    model::PoolState,
     symbols::{
         blame::{self, Blame},
         naming::Table,
@@ -121,6 +122,15 @@ pub trait Runtime: std::fmt::Debug + Send {
     fn interleave(&mut self, copied: &Copied<'_>) -> Option<Interleaved> {
         let _ = copied;
         None
+    }
+
+    /// A sweep over all connections begins: what clients know of theirs is to be read anew.
+    fn begin_sweep(&mut self) {}
+
+    /// What the client in a process knows of the connection that is its descriptor `fd`.
+    fn pool_state(&mut self, pid: u32, fd: i32) -> PoolState {
+        let _ = (pid, fd);
+        PoolState::Unknown
     }
 
     /// After a descriptor scan, every few seconds. `unnamed` are the processes with call sites in
@@ -254,6 +264,22 @@ impl Runtimes {
             }
         }
         all
+    }
+
+    /// A sweep over all connections begins.
+    pub fn begin_sweep(&mut self) {
+        for runtime in &mut self.list {
+            runtime.begin_sweep();
+        }
+    }
+
+    /// What the client in a process knows of the connection that is its descriptor `fd`.
+    pub fn pool_state(&mut self, pid: u32, fd: i32) -> PoolState {
+        self.list
+            .iter_mut()
+            .map(|runtime| runtime.pool_state(pid, fd))
+            .find(|state| *state != PoolState::Unknown)
+            .unwrap_or_default()
     }
 
     /// After a descriptor scan.

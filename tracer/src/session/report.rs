@@ -237,9 +237,8 @@ impl Session {
         let [request_stack, open_stack] =
             [sock.request_stack, sock.open_stack].map(|noted| self.tickets.settle(sk, noted));
         let [request_site, opener] = [request_stack, open_stack].map(|stack| self.site(stack));
-        let site = request_site
-            .filter(|site| site.own || !opener.as_ref().is_some_and(|opener| opener.own))
-            .or(opener);
+        let opener_first = sweep::opener_says_more(request_site.as_deref(), opener.as_deref());
+        let site = request_site.filter(|_| !opener_first).or(opener);
         let call_site = site.and_then(|site| {
             site.blamed().map(|frame| CallSite {
                 function: frame.function.clone(),

@@ -98,6 +98,7 @@ impl Session {
         self.take_heads()?;
         let socks = Arc::clone(&self.probes.socks);
         self.go.refresh(&mut self.requests, &socks)?;
+        self.runtimes.begin_sweep();
         self.engine.begin_sweep(now_ns, reconciled);
         let mut totals = Totals::default();
         let mut lost = Vec::new();
@@ -326,6 +327,8 @@ impl Session {
         if let Some(told) = told {
             told.correct(&mut seen);
             self.go.note(cohort, &told, &seen);
+        } else if seen.fd.is_some() && sock.scan == self.scan && sock.role != ROLE_SERVER {
+            seen.pool = self.runtimes.pool_state(sock.holder, sock.fd);
         }
         self.engine.observe(cohort, role(sock), &seen);
     }
@@ -384,8 +387,7 @@ impl Session {
         let mut site = self.site(number);
         let mut site_of = site_of;
         // An event loop sends when it may, not when it is asked to: then the opener says more.
-        let own = |site: &Option<Arc<Site>>| site.as_ref().is_some_and(|site| site.own);
-        if !own(&site) && own(&opener) {
+        if opener_says_more(site.as_deref(), opener.as_deref()) {
             site.clone_from(&opener);
             site_of = moment(sock.open_stack_of);
         }
@@ -587,6 +589,17 @@ fn moment(when: u8) -> StackOf {
         WHEN_ACCEPT => StackOf::Accept,
         _ => StackOf::FirstIo,
     }
+}
+
+/// Whether the opener's stack has a frame to change where that of the latest request has none, or
+/// one of the application's own where that has only a library's.
+pub(crate) fn opener_says_more(request: Option<&Site>, opener: Option<&Site>) -> bool {
+    let rank = |site: Option<&Site>| match site {
+        Some(site) if site.own => 2,
+        Some(site) => u8::from(site.call_site.is_some()),
+        None => 0,
+    };
+    rank(opener) > rank(request)
 }
 
 /// A kernel record as the engine sees it.

@@ -1,6 +1,6 @@
 //! Compiled code: which piece an address is in, what kind it is, and what was inlined there.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use super::{
     functions::{Functions, TABLE_MAX},
@@ -31,8 +31,19 @@ pub struct Piece {
     pub start: u64,
     /// Behind the last one.
     pub end: u64,
-    /// Made bytecode by bytecode (Sparkplug), not optimized.
-    pub baseline: bool,
+    /// How it was made.
+    pub kind: Kind,
+}
+
+/// How code was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something of the runtime's own, such as a way into the interpreter.
+    Stub,
+    /// Bytecode by bytecode (Sparkplug).
+    Baseline,
+    /// Of a whole function, perhaps with others inlined (Maglev, TurboFan).
+    Optimized,
 }
 
 /// The pieces seen, by their first instruction. Each is read again before it is believed.
@@ -75,7 +86,12 @@ fn piece(heap: Heap<'_>, code: Object) -> Option<Piece> {
         code,
         start,
         end: start.checked_add(size.into())?,
-        baseline: flags & fields.kind_mask == fields.baseline,
+        // src/objects/code-kind.h has them in this order
+        kind: match (flags & fields.kind_mask).cmp(&fields.baseline) {
+            Ordering::Less => Kind::Stub,
+            Ordering::Equal => Kind::Baseline,
+            Ordering::Greater => Kind::Optimized,
+        },
     })
 }
 

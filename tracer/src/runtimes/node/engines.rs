@@ -3,6 +3,8 @@
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use super::{
+    clients,
+    heap::Heap,
     layout::Layout,
     metadata::{self, NoMetadata},
     places::Places,
@@ -10,6 +12,8 @@ use super::{
 };
 use crate::{
     elf::ImageKey,
+    memory::ProcessMemory,
+    model::PoolState,
     runtimes::view::{InView, MappedFile},
     unwind::managed::Walker,
 };
@@ -29,13 +33,27 @@ type Known = Option<Result<Build, NoMetadata>>;
 struct Build {
     layout: Arc<Layout>,
     builtins: Range<u64>,
+    event_loop: Option<u64>,
+}
+
+/// A process with V8.
+#[derive(Debug)]
+struct Open {
+    walker: V8,
+    layout: Arc<Layout>,
+    /// The file that V8 is in.
+    file: ImageKey,
+    /// Where the main thread's event loop is.
+    event_loop: Option<u64>,
+    /// What its clients said in this sweep.
+    states: Option<HashMap<i32, PoolState>>,
 }
 
 /// A process.
 #[derive(Debug)]
 enum Engine {
-    /// Its frames can be walked; the file that V8 is in.
-    Open(Box<V8>, ImageKey),
+    /// Its frames can be walked.
+    Open(Box<Open>),
     /// They can't be.
     Refused(NoMetadata),
     /// It has no V8.
@@ -56,13 +74,13 @@ impl Engines {
     pub fn look(&mut self, process: &mut InView<'_>) {
         let pid = process.pid();
         match self.known.get_mut(&pid) {
-            Some(Engine::Open(engine, key)) => {
-                let key = *key;
+            Some(Engine::Open(open)) => {
+                let key = open.file;
                 let files = process.files();
                 let file = files.iter().find(|file| file.image.key() == key);
                 let build = self.files.get(&key).and_then(Option::as_ref);
                 if let (Some(file), Some(Ok(build))) = (file, build) {
-                    engine.remap(places(process, file, build));
+                    open.walker.remap(places(process, file, build));
                 }
                 return;
             }
@@ -77,10 +95,51 @@ impl Engines {
         self.known.insert(pid, engine);
     }
 
+    /// A process came into view; its libraries may not all be there yet.
+    pub fn meet(&mut self, process: &mut InView<'_>) {
+        let pid = process.pid();
+        if self.known.contains_key(&pid) || self.known.len() >= PROCESSES_MAX {
+            return;
+        }
+        let engine = self.find(process);
+        if matches!(engine, Engine::Open(_)) {
+            self.known.insert(pid, engine);
+        }
+    }
+
+    /// Clients may say something else from now on.
+    pub fn begin_sweep(&mut self) {
+        for engine in self.known.values_mut() {
+            if let Engine::Open(open) = engine {
+                open.states = None;
+            }
+        }
+    }
+
+    /// What the client in a process knows of a connection.
+    pub fn pool_state(&mut self, pid: u32, fd: i32) -> PoolState {
+        let Some(Engine::Open(open)) = self.known.get_mut(&pid) else {
+            return PoolState::Unknown;
+        };
+        let (layout, event_loop) = (&open.layout, open.event_loop);
+        let states = open.states.get_or_insert_with(|| {
+            let memory = ProcessMemory::open(pid).ok();
+            let read = memory.zip(event_loop).map(|(memory, event_loop)| {
+                let heap = Heap {
+                    layout,
+                    memory: &memory,
+                };
+                clients::states(heap, event_loop)
+            });
+            read.unwrap_or_default()
+        });
+        states.get(&fd).copied().unwrap_or_default()
+    }
+
     /// Who walks the frames of a process.
     pub fn walker(&mut self, pid: u32) -> Option<&mut dyn Walker> {
         match self.known.get_mut(&pid)? {
-            Engine::Open(engine, _) => Some(&mut **engine),
+            Engine::Open(open) => Some(&mut open.walker),
             _ => None,
         }
     }
@@ -115,8 +174,13 @@ impl Engines {
             match self.build(file) {
                 Some(Ok(build)) => {
                     let places = places(process, file, &build);
-                    let engine = V8::new(Arc::clone(&build.layout), places);
-                    return Engine::Open(Box::new(engine), file.image.key());
+                    return Engine::Open(Box::new(Open {
+                        walker: V8::new(Arc::clone(&build.layout), places),
+                        layout: build.layout,
+                        file: file.image.key(),
+                        event_loop: build.event_loop.map(|at| at.wrapping_add(file.bias)),
+                        states: None,
+                    }));
                 }
                 Some(Err(reason)) => {
                     let pid = process.pid();
@@ -138,6 +202,7 @@ impl Engines {
             found.map(|found| Build {
                 layout: Arc::new(found.layout),
                 builtins: found.builtins,
+                event_loop: found.event_loop,
             })
         });
         if self.files.len() >= FILES_MAX {

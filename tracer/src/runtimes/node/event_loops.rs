@@ -25,6 +25,16 @@ const PROBES: [(&str, &str); 3] = [
     ("uv_connecting", "uv_tcp_connect"),
 ];
 
+/// The same for Node.js's way of trying the addresses of a host one after another, which other
+/// programs with libuv don't have.
+const RETRIES: [(&str, &str); 2] = [
+    (
+        "uv_connected",
+        "_ZN4node14ConnectionWrapINS_7TCPWrapE8uv_tcp_sE12AfterConnectEP12uv_connect_si",
+    ),
+    ("uv_closing", "uv_close"),
+];
+
 /// Files with an event loop that are remembered. One that no process runs is forgotten when there
 /// are more, not before: programs that come and go are not worth a probe each time.
 const LOOPS_MAX: usize = 64;
@@ -125,18 +135,23 @@ fn attach(probes: &mut Probes, image: &Image) -> EventLoop {
     if functions.iter().all(Option::is_none) {
         return Ok(Vec::new());
     }
-    let places: Vec<Place> = PROBES
-        .into_iter()
-        .zip(functions)
-        .map(|((program, function), symbol)| {
-            let part = symbol.and_then(|(address, _)| image.part_at(address));
-            let start = part.map(|part| part.bytes.start);
-            start
-                .map(|start| (program, start))
+    let mut places = places(image, &PROBES)?;
+    places.extend(self::places(image, &RETRIES).unwrap_or_default());
+    uprobes::attach(probes.ebpf_mut(), file, &places)
+}
+
+/// Where the functions are in the file, if all of them are.
+fn places(image: &Image, probes: &[(&'static str, &'static str)]) -> Result<Vec<Place>, String> {
+    let names: Vec<&str> = probes.iter().map(|(_, function)| *function).collect();
+    let found = probes.iter().zip(image.symbols(&names));
+    found
+        .map(|(&(program, function), symbol)| {
+            let offset = symbol.and_then(|(address, _)| image.file_offset(address));
+            offset
+                .map(|offset| (program, offset))
                 .ok_or_else(|| format!("it has no {function}"))
         })
-        .collect::<Result<_, _>>()?;
-    uprobes::attach(probes.ebpf_mut(), file, &places)
+        .collect()
 }
 
 #[cfg(test)]

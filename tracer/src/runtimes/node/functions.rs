@@ -24,6 +24,8 @@ const FUNCTIONS_MAX: usize = 8_192;
 const BYTECODES_MAX: usize = 8_192;
 /// Longest table of source positions, bytes.
 pub const TABLE_MAX: u64 = 4 << 20;
+/// Scopes around one another that are looked through for a name.
+const SCOPES_MAX: usize = 16;
 /// What functions without a name are called, as V8 does in its own stack traces.
 const ANONYMOUS: &str = "<anonymous>";
 
@@ -103,7 +105,7 @@ impl Functions {
             Some(line.saturating_add(script.first))
         });
         let function = Arc::new(Function {
-            name: if name.is_empty() { ANONYMOUS } else { &name }.into(),
+            name: name.into(),
             script,
             range,
             first_line,
@@ -239,17 +241,54 @@ fn named(heap: Heap<'_>, word: u64) -> Option<(String, Option<(u32, u32)>)> {
     let found = heap.typed(word, |t| t == types.scope_info || heap.is_string(t));
     let Some(found) = found else {
         // a function of V8's own has a number for a name
-        return small(word).map(|_| (String::new(), None));
+        return small(word).map(|_| (ANONYMOUS.to_owned(), None));
     };
-    if heap.kind(found)? == types.scope_info {
-        return scope(heap, found);
+    if heap.kind(found)? != types.scope_info {
+        let name = heap.text(found, NAME_MAX)?;
+        let name = if name.is_empty() {
+            ANONYMOUS.to_owned()
+        } else {
+            name
+        };
+        return Some((name, None));
     }
-    Some((heap.text(found, NAME_MAX)?, None))
+    let of_function = scope(heap, found)?;
+    let (mut name, range) = (of_function.name, of_function.range);
+    if name.is_empty() {
+        name = match around(heap, of_function.outer) {
+            Some(outer) => format!("{outer}.{ANONYMOUS}"),
+            None => ANONYMOUS.to_owned(),
+        };
+    }
+    Some((name, range))
+}
+
+/// The nearest function with a name around a scope.
+fn around(heap: Heap<'_>, outer: Option<u64>) -> Option<String> {
+    let mut outer = outer;
+    for _ in 0..SCOPES_MAX {
+        let found = heap.typed(outer?, |t| t == heap.layout.types.scope_info)?;
+        let next = scope(heap, found)?;
+        if !next.name.is_empty() {
+            return Some(next.name);
+        }
+        outer = next.outer;
+    }
+    None
+}
+
+/// What the description of a scope says.
+struct Scope {
+    /// Of a function; empty where there is none.
+    name: String,
+    range: Option<(u32, u32)>,
+    /// The scope around it.
+    outer: Option<u64>,
 }
 
 /// src/objects/scope-info.tq: a header, the variables that closures use, and then what the flags
 /// say that there is.
-fn scope(heap: Heap<'_>, of: Object) -> Option<(String, Option<(u32, u32)>)> {
+fn scope(heap: Heap<'_>, of: Object) -> Option<Scope> {
     let order = heap.layout.scope;
     let slot = |index: u64| heap.field(of, index.checked_mul(8)?.checked_add(8)?);
     let number = |index: u64| u64::try_from(small(slot(index)?)?).ok();
@@ -302,11 +341,19 @@ fn scope(heap: Heap<'_>, of: Object) -> Option<(String, Option<(u32, u32)>)> {
         }
         at += 1;
     }
-    if !order.positions_first {
-        range = range_at(at);
+    // Blocks have no range; those of functions, scripts, modules and classes are always one.
+    if !order.positions_first
+        && let Some(found) = range_at(at)
+    {
+        range = Some(found);
+        at += 2;
     }
-    Some((name, range))
+    let outer = (flags >> OUTER & 1 == 1).then(|| slot(at)).flatten();
+    Some(Scope { name, range, outer })
 }
+
+/// Bit of a scope's flags: there is one around it.
+const OUTER: u32 = 22;
 
 /// The kind of a module's scope where positions come first.
 const MODULE: u32 = 5;

@@ -228,12 +228,6 @@ impl Units {
         }
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Appends units from memory. A string of wide units may have narrow parts.
     fn read(&mut self, memory: &dyn Memory, from: u64, length: u64, one: bool) -> Option<()> {
         let width = if one { 1 } else { 2 };

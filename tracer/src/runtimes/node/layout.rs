@@ -100,6 +100,33 @@ pub struct ScopeFields {
     pub receiver: bool,
 }
 
+/// Where objects have their properties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PropertyFields {
+    /// Bit of a map's third flags: properties are in a table.
+    pub dictionary_shift: u32,
+    /// Bits of them: how many of the properties described are the object's.
+    pub own_shift: u32,
+    /// From a map to the descriptions of properties.
+    pub descriptors: u64,
+    /// From there to the first.
+    pub descriptors_header: u64,
+    /// Bit of a property's flags: the value is with the description.
+    pub location_shift: u32,
+    /// Words before the first entry of a table of properties.
+    pub table_header: u64,
+    /// Type of symbols.
+    pub symbol: u16,
+    /// From a symbol to its description.
+    pub symbol_name: u64,
+    /// Type of null, undefined, true and false.
+    pub oddball: u16,
+    /// Which of them is null.
+    pub null: i32,
+    /// Which is undefined.
+    pub undefined: i32,
+}
+
 /// Everything about one build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -123,6 +150,8 @@ pub struct Layout {
     pub shared: SharedFields,
     /// Scopes.
     pub scope: ScopeFields,
+    /// Properties.
+    pub properties: PropertyFields,
     /// From a map to its instance type.
     pub map_type: u64,
     /// From a function to its shared part.
@@ -156,7 +185,7 @@ const NEEDED: [&str; 12] = [
 ];
 
 /// Constants that are used where they are there, besides [`NEEDED`].
-const USED: [&str; 30] = [
+const USED: [&str; 41] = [
     "off_fp_bytecode_array",
     "off_fp_bytecode_offset",
     "off_fp_context",
@@ -187,6 +216,17 @@ const USED: [&str; 30] = [
     "CodeKindFieldMask",
     "DeoptimizationDataLiteralArrayIndex",
     "DeoptimizationDataInliningPositionsIndex",
+    "bit_field3_is_dictionary_map_shift",
+    "bit_field3_number_of_own_descriptors_shift",
+    "class_Map__instance_descriptors_offset",
+    "class_DescriptorArray__header_size__uintptr_t",
+    "prop_location_shift",
+    "namedictionaryshape_prefix_size",
+    "type_Symbol__SYMBOL_TYPE",
+    "class_Symbol__name__Object",
+    "type_Oddball__ODDBALL_TYPE",
+    "OddballNull",
+    "OddballUndefined",
 ];
 
 /// The constants that a layout is made from, without their prefix.
@@ -260,6 +300,7 @@ impl Layout {
                 inlined_names: (version >= (9, 9, 0)).then_some(75),
                 receiver: version < (9, 5, 0),
             },
+            properties: properties(&get),
             map_type: offset(&["class_Map__instance_type__uint16_t"], 12),
             function_shared: offset(&["class_JSFunction__shared__SharedFunctionInfo"], 24),
             // the pointer back to a wrapper took the place of two others
@@ -307,6 +348,28 @@ fn types(version: Version, get: &dyn Fn(&str) -> Option<i32>) -> Types {
             "type_TrustedWeakFixedArray__TRUSTED_WEAK_FIXED_ARRAY_TYPE",
         ]),
         first_nonstring: must("FirstNonstringType"),
+    }
+}
+
+fn properties(get: &dyn Fn(&str) -> Option<i32>) -> PropertyFields {
+    let of = |name: &str, other: u32| {
+        let value = get(name).and_then(|v| u32::try_from(v).ok());
+        value.filter(|v| *v < 1 << 16).unwrap_or(other)
+    };
+    let kind = |name: &str| u16::try_from(of(name, u16::MAX.into())).unwrap_or(u16::MAX);
+    PropertyFields {
+        dictionary_shift: of("bit_field3_is_dictionary_map_shift", 21) & 31,
+        own_shift: of("bit_field3_number_of_own_descriptors_shift", 10) & 31,
+        descriptors: of("class_Map__instance_descriptors_offset", 40).into(),
+        descriptors_header: of("class_DescriptorArray__header_size__uintptr_t", 24).into(),
+        location_shift: of("prop_location_shift", 5) & 31,
+        // three numbers of the table's own come before what the kind of table adds
+        table_header: 3 + u64::from(of("namedictionaryshape_prefix_size", 2)),
+        symbol: kind("type_Symbol__SYMBOL_TYPE"),
+        symbol_name: of("class_Symbol__name__Object", 16).into(),
+        oddball: kind("type_Oddball__ODDBALL_TYPE"),
+        null: of("OddballNull", 3).cast_signed(),
+        undefined: of("OddballUndefined", 5).cast_signed(),
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Metadata {
     pub layout: Layout,
     /// The built-in functions, addresses as linked.
     pub builtins: Range<u64>,
+    /// The event loop of the main thread, address as linked.
+    pub event_loop: Option<u64>,
 }
 
 /// Every executable with V8 in it exports this.
@@ -30,6 +32,8 @@ const BUILTINS: [&str; 3] = [
     "v8_Default_embedded_blob_code_",
     "v8_Default_embedded_blob_code_size_",
 ];
+/// libuv's loop that is there without being made.
+const EVENT_LOOP: &str = "default_loop_struct";
 /// Longest table of bytecode sizes: three times as many as a byte can number.
 const SIZES_MAX: u64 = 768;
 
@@ -56,6 +60,7 @@ pub fn read(image: &Image) -> Option<Result<Metadata, NoMetadata>> {
     wanted.extend(VERSION);
     wanted.push(BYTECODE_SIZES);
     wanted.extend(BUILTINS);
+    wanted.push(EVENT_LOOP);
     let symbols = image.symbols(&wanted);
     let at = |name: &str| {
         let index = wanted.iter().position(|wanted| *wanted == name)?;
@@ -96,6 +101,7 @@ fn understand(
     Ok(Metadata {
         layout,
         builtins: builtins.ok_or(NoMetadata::Stripped("embedded_blob_code"))?,
+        event_loop: at(EVENT_LOOP).map(|(address, _)| address),
     })
 }
 

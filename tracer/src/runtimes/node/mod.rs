@@ -3,15 +3,19 @@
 //! [`metadata`] reads what an executable says of its V8, [`layout`] makes of it where everything
 //! is, and [`walker`] explains frames by it: [`heap`] reads objects, [`functions`] names them,
 //! [`code`] finds compiled code, [`positions`] reads the tables of lines, [`places`] says where to
-//! look. `engines` finds the processes.
+//! look. [`handles`], [`objects`] and [`clients`] read what its HTTP client knows of connections.
+//! `engines` finds the processes.
 
+pub mod clients;
 pub mod code;
 mod engines;
 mod event_loops;
 pub mod functions;
+pub mod handles;
 pub mod heap;
 pub mod layout;
 pub mod metadata;
+pub mod objects;
 pub mod places;
 pub mod positions;
 pub mod walker;
@@ -30,7 +34,7 @@ use std::io;
 
 use self::{engines::Engines, event_loops::EventLoops};
 use super::{Runtime, view::InView};
-use crate::{kernel::probes::Probes, unwind::managed::Walker};
+use crate::{kernel::probes::Probes, model::PoolState, unwind::managed::Walker};
 
 /// Whose frames of Node.js are.
 pub const RULES: &str = include_str!("blame.toml");
@@ -49,6 +53,7 @@ impl Runtime for Node {
 
     fn attach(&mut self, process: &mut InView<'_>, probes: &mut Probes) -> io::Result<()> {
         self.loops.attach(process, probes);
+        self.engines.meet(process);
         Ok(())
     }
 
@@ -58,6 +63,14 @@ impl Runtime for Node {
 
     fn walker(&mut self, pid: u32) -> Option<&mut dyn Walker> {
         self.engines.walker(pid)
+    }
+
+    fn begin_sweep(&mut self) {
+        self.engines.begin_sweep();
+    }
+
+    fn pool_state(&mut self, pid: u32, fd: i32) -> PoolState {
+        self.engines.pool_state(pid, fd)
     }
 
     fn degraded(&self) -> Vec<String> {

@@ -17,7 +17,7 @@ pub const VERSIONS: [Version; 5] = [
 const NO: i32 = i32::MIN;
 
 /// The constants, by version.
-const CONSTANTS: [(&str, [i32; 5]); 42] = [
+const CONSTANTS: [(&str, [i32; 5]); 53] = [
     ("off_fp_function", [-16, -16, -16, -16, -16]),
     (
         "type_JSFunction__JS_FUNCTION_TYPE",
@@ -132,6 +132,26 @@ const CONSTANTS: [(&str, [i32; 5]); 42] = [
         "DeoptimizationDataInliningPositionsIndex",
         [NO, NO, 7, 7, 8],
     ),
+    ("bit_field3_is_dictionary_map_shift", [21, 21, 21, 21, 21]),
+    (
+        "bit_field3_number_of_own_descriptors_shift",
+        [10, 10, 10, 10, 10],
+    ),
+    (
+        "class_Map__instance_descriptors_offset",
+        [40, 40, 40, 40, 40],
+    ),
+    (
+        "class_DescriptorArray__header_size__uintptr_t",
+        [24, 24, 24, 24, 24],
+    ),
+    ("prop_location_shift", [1, 5, 5, 5, 5]),
+    ("namedictionaryshape_prefix_size", [2, 2, 3, 3, 3]),
+    ("type_Symbol__SYMBOL_TYPE", [64, 128, 128, 128, 128]),
+    ("class_Symbol__name__Object", [16, 16, 16, 16, 16]),
+    ("type_Oddball__ODDBALL_TYPE", [67, 131, 131, 131, 131]),
+    ("OddballNull", [3, 3, 3, 3, 3]),
+    ("OddballUndefined", [5, 5, 5, 4, 4]),
 ];
 
 /// The layout of one of [`VERSIONS`].

@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{metadata, places::Places, walker::V8};
+use super::{clients, heap::Heap, metadata, places::Places, walker::V8};
 use crate::{
     elf::Image,
     memory::{Memory, ProcessMemory},
+    model::PoolState,
     procs::maps,
     unwind::managed::{Place, Walker},
 };
@@ -260,4 +261,78 @@ fn compiled_frames_are_those_that_node_tells() {
     compare("1");
     compare("10");
     compare("200");
+}
+
+/// A server and clients in every state; then it says which descriptors they have and waits.
+const CLIENTS: &str = r#"'use strict';
+const http = require('http');
+const fs = require('fs');
+const told = {};
+const tell = (state, response) => { told[state] = (response.socket || response)._handle.fd; };
+const server = http.createServer((request, response) => {
+  if (request.url === '/never') return;
+  response.write('x');
+  if (request.url !== '/part') response.end('y');
+});
+server.on('upgrade', (request, socket) => {
+  socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n');
+});
+server.listen(0, '127.0.0.1', () => {
+  const get = (path, then, headers = {}) => {
+    const agent = new http.Agent({ keepAlive: true });
+    return http.get({ host: '127.0.0.1', port: server.address().port, path, agent, headers }, then);
+  };
+  get('/all', (response) => tell('Response', response));
+  get('/all', (response) => {
+    const { socket } = response;
+    response.resume().on('end', () => setTimeout(() => tell('Idle', socket), 50));
+  });
+  get('/part', (response) => { response.on('data', () => {}); tell('Reading', response); });
+  get('/part', (response) => { response.resume(); tell('None', response); });
+  get('/never').on('socket', (socket) => socket.on('connect', () => tell('InFlight', socket)));
+  get('/up', null, { Connection: 'Upgrade', Upgrade: 'x' })
+    .on('upgrade', (response, socket) => tell('Upgraded', socket));
+  const wait = () => {
+    if (Object.keys(told).length < 6) return setTimeout(wait, 20);
+    fs.writeSync(1, JSON.stringify(told) + '\n');
+    fs.readSync(0, Buffer.alloc(1), 0, 1);
+  };
+  setTimeout(wait, 300);
+});
+"#;
+
+#[test]
+fn clients_are_in_the_state_that_they_are_in() {
+    let script = std::env::temp_dir().join(format!("tracer-clients-{}.js", std::process::id()));
+    std::fs::write(&script, CLIENTS).unwrap();
+    for node in versions() {
+        let mut node = Node::start(&node, script.to_str().unwrap(), &[]);
+        let told = node.line();
+        node.waiting();
+        let pid = node.child.id();
+        let memory = ProcessMemory::open(pid).unwrap();
+        let image = File::open(format!("/proc/{pid}/exe")).unwrap();
+        let found = metadata::read(&Image::open(image).unwrap())
+            .unwrap()
+            .unwrap();
+        let heap = Heap {
+            layout: &found.layout,
+            memory: &memory,
+        };
+        // these executables are linked to where they run
+        let states = clients::states(heap, found.event_loop.unwrap());
+        println!("{told}\n{states:?}");
+        let state = |name: &str| {
+            let (_, rest) = told.split_once(&format!("\"{name}\":")).unwrap();
+            let fd = rest.split([',', '}']).next().unwrap();
+            states.get(&fd.parse().unwrap()).copied()
+        };
+        assert_eq!(state("Response"), Some(PoolState::Response));
+        assert_eq!(state("Idle"), Some(PoolState::Idle));
+        assert_eq!(state("Reading"), Some(PoolState::Reading));
+        assert_eq!(state("InFlight"), Some(PoolState::InFlight));
+        assert_eq!(state("None"), None);
+        assert_eq!(state("Upgraded"), None);
+    }
+    let _ = std::fs::remove_file(script);
 }

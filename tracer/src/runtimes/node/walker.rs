@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{
-    code::{self, Pieces},
+    code::{self, Kind, Pieces},
     functions::Functions,
     heap::{Heap, Object, object, small},
     layout::Layout,
@@ -77,23 +77,28 @@ impl V8 {
         let function = word(layout.fp_function);
         let lookup = at.pc.wrapping_sub(u64::from(at.returning));
         let compiled = self.places.compiled_from(lookup);
-        if let Some(piece) = compiled.and_then(|from| self.pieces.at(heap, lookup, from)) {
-            if !piece.baseline {
+        let piece = compiled.and_then(|from| self.pieces.at(heap, lookup, from));
+        match piece.map(|piece| (piece, piece.kind)) {
+            Some((piece, Kind::Optimized)) => {
                 let names = code::optimized(heap, &mut self.functions, piece, at.pc);
                 return Explained::new(names, Vec::new(), NO_CODE);
             }
-            let offset = bytecodes.and_then(|b| code::baseline_offset(heap, piece, at.pc, b));
-            let names = bytecodes
-                .zip(offset)
-                .and_then(|(b, offset)| self.bytecode(heap, b, function, offset));
-            return Explained::new(names, tells(&[layout.fp_bytecodes]), NO_FUNCTION);
+            Some((piece, Kind::Baseline)) => {
+                let names = bytecodes.and_then(|bytecodes| {
+                    let offset = code::baseline_offset(heap, piece, at.pc, bytecodes)?;
+                    self.bytecode(heap, bytecodes, function, offset)
+                });
+                return Explained::new(names, tells(&[layout.fp_bytecodes]), NO_FUNCTION);
+            }
+            // the interpreter may be entered by code of its own for each function
+            Some((_, Kind::Stub)) | None => {}
         }
         let Some(bytecodes) = bytecodes else {
             // A function of the language that is built in: it is not the program's, and is not
             // shown. In memory of its own, code that is not found is unknown.
-            return match compiled {
-                Some(_) => Explained::new(None, Vec::new(), NO_CODE),
-                None => Explained::default(),
+            return match (compiled, piece) {
+                (Some(_), None) => Explained::new(None, Vec::new(), NO_CODE),
+                _ => Explained::default(),
             };
         };
         // The place is counted from the object's tagged address.
