@@ -155,11 +155,29 @@ pub struct OwnFrame {
     pub line_in_function: Option<u32>,
 }
 
+/// Whose code a frame is in, as readers of a report tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// The application's own.
+    Own,
+    /// A well-known client library.
+    Client,
+    /// Code of others that the application was built with.
+    Dependency,
+    /// C library, language runtime, interpreter, standard library.
+    Runtime,
+}
+
 /// A symbolized stack, innermost frame first, with the frame that is to blame.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Site {
     /// All frames, innermost first.
     pub frames: Vec<Frame>,
+    /// Whose each of them is; shorter than `frames` where it is not known.
+    #[serde(default)]
+    pub owners: Vec<Owner>,
     /// Index into `frames` of the application's own innermost frame; without one, of that of a
     /// dependency or client library; `None` where only runtime and C library are in the stack.
     pub call_site: Option<usize>,

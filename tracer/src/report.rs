@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Confidence, Family, Frame, Kind, OffsetsFrom, Role, StackOf, StackQuality};
+use crate::model::{
+    Confidence, Family, Frame, Kind, OffsetsFrom, Owner, Role, Site, StackOf, StackQuality,
+};
 
 /// Version of the JSON layout.
 pub const SCHEMA: u32 = 1;
@@ -142,13 +144,13 @@ pub struct Finding {
     /// The application's own innermost frame.
     pub call_site: Option<CallSite>,
     /// All frames, innermost first.
-    pub stack: Vec<Frame>,
+    pub stack: Vec<StackFrame>,
     /// Who called the function of the call site: a helper leaks for several.
     #[serde(default)]
     pub callers: Vec<Caller>,
     /// The stack that opened the connections, where `stack` is that of a request.
     #[serde(default)]
-    pub opener_stack: Vec<Frame>,
+    pub opener_stack: Vec<StackFrame>,
     /// All instances.
     pub instances: Vec<Instance>,
     /// Listening address, for role server.
@@ -179,6 +181,32 @@ pub struct Finding {
     /// outside of net/http.
     #[serde(default)]
     pub go: Option<GoInfo>,
+}
+
+/// A frame of a stack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct StackFrame {
+    /// What it is.
+    #[serde(flatten)]
+    pub frame: Frame,
+    /// Whose it is; null where that is not known.
+    #[serde(default)]
+    pub owner: Option<Owner>,
+}
+
+impl StackFrame {
+    /// The frames of a stack with their owners.
+    #[must_use]
+    pub fn of(site: &Site) -> Vec<StackFrame> {
+        let owners = site.owners.iter().copied().map(Some);
+        site.frames
+            .iter()
+            .cloned()
+            .zip(owners.chain(std::iter::repeat(None)))
+            .map(|(frame, owner)| StackFrame { frame, owner })
+            .collect()
+    }
 }
 
 /// A caller of a call site's function.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::{
-    model::{Confidence, Family, Frame, Kind, Role, StackOf, StackQuality},
+    model::{Confidence, Family, Frame, Kind, Owner, Role, StackOf, StackQuality},
     report::{
         CallSite, Connections, Coverage, EphemeralPorts, Finding, Instance, ProcessInfo,
-        RemoteInfo, Report, Resources, SCHEMA, Verdict,
+        RemoteInfo, Report, Resources, SCHEMA, StackFrame, Verdict,
     },
 };
 
@@ -17,14 +17,18 @@ pub fn start() -> Timestamp {
     Timestamp::constant(1_767_323_045, 0)
 }
 
-fn frame(function: &str, line: u32) -> Frame {
-    Frame {
+fn frame(function: &str, line: u32) -> StackFrame {
+    let frame = Frame {
         function: function.to_owned(),
         file: Some("/src/main.go".to_owned()),
         line: Some(line),
         module: Some("/app".to_owned()),
         inlined: false,
         address: None,
+    };
+    StackFrame {
+        frame,
+        owner: Some(Owner::Own),
     }
 }
 

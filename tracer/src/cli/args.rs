@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::units;
+use super::{stack::Frames, units};
 use crate::kernel::plan::{BACKENDS, SYSCALLS};
 
 const EXIT_STATUS: &str = "\
@@ -115,6 +115,28 @@ pub struct RoomArgs {
 /// Most that can be asked for; about 3 GB of kernel memory.
 const MOST_SOCKETS: i64 = 1 << 24;
 
+/// Which frames of stacks to show.
+#[derive(Debug, Default, Args)]
+pub struct FrameArgs {
+    /// Show every frame of stacks: those of libraries, the interpreter and the runtime, too
+    #[arg(long)]
+    pub all_frames: bool,
+    /// Show paths as the build recorded them, not only what tells files apart
+    #[arg(long)]
+    pub full_paths: bool,
+}
+
+impl FrameArgs {
+    /// The same for whoever draws stacks.
+    #[must_use]
+    pub fn frames(&self) -> Frames {
+        Frames {
+            all: self.all_frames,
+            full_paths: self.full_paths,
+        }
+    }
+}
+
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
@@ -130,6 +152,12 @@ pub struct Check {
     /// Form of the report
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
     pub output: ReportForm,
+    /// Show everything that is known of each finding
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Which frames.
+    #[command(flatten)]
+    pub frames: FrameArgs,
     /// Let the exit status tell the verdict: 4 for leaks, 5 for inconclusive
     #[arg(long)]
     pub exit_code: bool,
@@ -255,6 +283,12 @@ pub struct Top {
 pub struct Describe {
     /// The finding's id, or its first digits
     pub id: String,
+    /// Write a block that can be pasted into an issue
+    #[arg(long, conflicts_with = "output")]
+    pub markdown: bool,
+    /// Which frames.
+    #[command(flatten)]
+    pub frames: FrameArgs,
     /// Where the daemons are.
     #[command(flatten)]
     pub endpoints: EndpointArgs,

@@ -7,6 +7,7 @@ use super::{
     args::{Check, ReportForm},
     baseline,
     command::{Gated, Running},
+    finding::{Detail, Style},
     output,
     output::{OutputFile, Paint},
     preflight,
@@ -102,7 +103,7 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
     if let Some(file) = save_file {
         file.write(&json(&report)?)?;
     }
-    write(&report, args.output, report_file, own_status.is_some())?;
+    write(&report, args, report_file, own_status.is_some())?;
     if let Ended::Broken(message) = &ended {
         output::note(&format!("the watch ended early: {message}"));
         return Ok(own_status.unwrap_or(STATUS_FAILURE));
@@ -163,7 +164,7 @@ fn json(report: &Report) -> Result<String, Failure> {
 
 fn write(
     report: &Report,
-    form: ReportForm,
+    args: &Check,
     file: Option<OutputFile>,
     with_command: bool,
 ) -> Result<(), Failure> {
@@ -172,9 +173,18 @@ fn write(
         (None, true) => Paint::on(&std::io::stderr()),
         (None, false) => Paint::on(&std::io::stdout()),
     };
-    let text = match form {
+    let style = Style {
+        paint,
+        width: output::width(),
+        detail: match args.verbose {
+            true => Detail::Full,
+            false => Detail::Short,
+        },
+        frames: args.frames.frames(),
+    };
+    let text = match args.output {
         ReportForm::Json => json(report)?,
-        ReportForm::Table => text::report(report, paint, output::width()),
+        ReportForm::Table => text::report(report, style),
     };
     match file {
         Some(file) => file.write(&text),

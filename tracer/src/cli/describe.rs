@@ -7,15 +7,18 @@ use super::{
     args::{Describe, ReportForm},
     client,
     client::{Answer, Endpoint},
+    finding,
+    finding::{Detail, Style},
     merge, output,
     output::{Paint, clean},
     text,
-    text::Detail,
 };
 use crate::report::{FindingDetail, Report, TimelinePoint};
 
 /// Lines of a timeline; more do not help a reader.
 const TIMELINE_LINES: usize = 24;
+/// Longer lines are hard to read in an issue.
+const MARKDOWN_WIDTH: usize = 100;
 /// Characters of the longest bar.
 const BAR: usize = 40;
 
@@ -52,8 +55,16 @@ pub fn run(args: &Describe) -> Result<u8, Failure> {
             output::print(&format!("{json}\n"))?;
         }
         ReportForm::Table => {
-            let paint = Paint::on(&std::io::stdout());
-            output::print(&render(&detail, paint, output::width()))?;
+            let style = Style {
+                paint: Paint::on(&std::io::stdout()),
+                width: output::width(),
+                detail: Detail::Full,
+                frames: args.frames.frames(),
+            };
+            output::print(&match args.markdown {
+                true => markdown(&detail),
+                false => render(&detail, style),
+            })?;
         }
     }
     Ok(0)
@@ -88,14 +99,44 @@ fn several(
     }
 }
 
-fn render(detail: &FindingDetail, paint: Paint, width: usize) -> String {
+fn render(detail: &FindingDetail, style: Style) -> String {
     let mut out = String::new();
-    let (finding, now) = (&detail.finding, detail.observed_at);
-    text::finding(&mut out, finding, None, now, Detail::Full, paint, width);
+    let paint = style.paint;
+    finding::finding(
+        &mut out,
+        &detail.finding,
+        None,
+        detail.observed_at,
+        &[],
+        style,
+    );
     if detail.timeline.len() > 1 {
         let _ = writeln!(out, "\n{}", paint.bold("Leaked over time"));
         timeline(&mut out, &detail.timeline);
     }
+    out
+}
+
+/// A block to paste into an issue: the finding in words, its stack, and no colour.
+fn markdown(detail: &FindingDetail) -> String {
+    let finding = &detail.finding;
+    let style = Style::plain(Detail::Short, MARKDOWN_WIDTH);
+    let mut block = String::new();
+    finding::finding(&mut block, finding, None, detail.observed_at, &[], style);
+    if detail.timeline.len() > 1 {
+        let _ = writeln!(block, "\nLeaked over time");
+        timeline(&mut block, &detail.timeline);
+    }
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "**Connection leak: `{}` at `{}`**\n",
+        finding.kind.name(),
+        text::call_site(finding.call_site.as_ref()).replace('`', "´")
+    );
+    // no line of the block may end it
+    let _ = writeln!(out, "```text\n{}```", block.replace("```", "´´´"));
+    let _ = writeln!(out, "\nFound by tracer {}.", env!("CARGO_PKG_VERSION"));
     out
 }
 
@@ -143,7 +184,7 @@ mod tests {
             finding: samples::finding(),
             timeline: vec![point(0, 0), point(1, 10), point(2, 20)],
         };
-        let shown = render(&detail, Paint::OFF, 100);
+        let shown = render(&detail, Style::plain(Detail::Full, 100));
         for line in [
             "   by      app, pid 4711 (7 in its container), go1.27.3, /app",
             "   where   pid 4711: 820 connections, first seen 2026-01-02T03:04:05Z",
@@ -155,6 +196,24 @@ mod tests {
                 "{line}\nis missing:\n{shown}"
             );
         }
+    }
+
+    #[test]
+    fn markdown_is_one_block_that_nothing_inside_ends() {
+        let mut finding = samples::finding();
+        finding.evidence = vec!["```\nescaped".to_owned()];
+        let shown = markdown(&FindingDetail {
+            schema: SCHEMA,
+            observed_at: samples::start(),
+            finding,
+            timeline: vec![],
+        });
+        assert!(
+            shown.starts_with("**Connection leak: `response_body"),
+            "{shown}"
+        );
+        assert_eq!(shown.matches("```").count(), 2, "{shown}");
+        assert!(shown.contains("main.fetch /src/main.go:24"), "{shown}");
     }
 
     #[test]

@@ -5,47 +5,25 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::{
+    finding::{Style, finding},
     output::{Paint, clean, wrap},
     units,
 };
 use crate::{
-    model::{Confidence, Frame, StackOf, StackQuality},
-    report::{CallSite, Comparison, Coverage, Finding, Report, Resources, Verdict},
+    model::Confidence,
+    report::{CallSite, Comparison, Coverage, Report, Resources, Verdict},
 };
-
-/// Frames shown of each stack; `describe` and JSON have all.
-const FRAMES_SHORT: usize = 8;
-/// Requests shown as examples.
-const EXAMPLES_SHORT: usize = 3;
-/// Width of the labels at the left.
-const INDENT: usize = 11;
-
-/// How much of a finding to show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detail {
-    /// What fits a screen.
-    Short,
-    /// Everything.
-    Full,
-}
 
 /// Renders a whole report.
 #[must_use]
-pub fn report(report: &Report, paint: Paint, width: usize) -> String {
+pub fn report(report: &Report, style: Style) -> String {
+    let Style { paint, width, .. } = style;
     let mut out = String::new();
     headline(&mut out, report, paint, width);
     for (index, one) in report.findings.iter().enumerate() {
         let _ = writeln!(out);
         let number = Some(index + 1);
-        finding(
-            &mut out,
-            one,
-            number,
-            end(report),
-            Detail::Short,
-            paint,
-            width,
-        );
+        finding(&mut out, one, number, end(report), &report.resources, style);
     }
     if let Some(comparison) = &report.baseline {
         baseline(&mut out, comparison, report, paint);
@@ -110,7 +88,9 @@ fn item(out: &mut String, text: &str, width: usize) {
     }
 }
 
-fn confidence(level: Confidence, paint: Paint) -> String {
+/// How sure, in colour.
+#[must_use]
+pub fn confidence(level: Confidence, paint: Paint) -> String {
     match level {
         Confidence::High => paint.bad("high confidence"),
         Confidence::Medium => paint.doubtful("medium confidence"),
@@ -142,277 +122,6 @@ pub fn call_site(site: Option<&CallSite>) -> String {
         .to_owned(),
         None => "unknown".to_owned(),
     }
-}
-
-struct Field<'a> {
-    out: &'a mut String,
-    paint: Paint,
-    width: usize,
-}
-
-impl Field<'_> {
-    /// A labelled line; long text goes on below itself.
-    fn line(&mut self, label: &str, text: &str) {
-        let lines = wrap(text, self.width.saturating_sub(INDENT).max(40));
-        self.lines(label, &lines);
-    }
-
-    /// As [`Field::line`], one of several.
-    fn item(&mut self, label: &str, text: &str) {
-        let mut lines = wrap(text, self.width.saturating_sub(INDENT + 2).max(40));
-        for (index, line) in lines.iter_mut().enumerate() {
-            line.insert_str(0, if index == 0 { "- " } else { "  " });
-        }
-        self.lines(label, &lines);
-    }
-
-    fn lines(&mut self, label: &str, lines: &[String]) {
-        for (index, line) in lines.iter().enumerate() {
-            let label = if index == 0 { label } else { "" };
-            let label = self.paint.dim(&format!("{label:<8}"));
-            let _ = writeln!(self.out, "   {label}{line}");
-        }
-    }
-}
-
-/// Renders one finding; `now` is what ages are measured against.
-pub fn finding(
-    out: &mut String,
-    finding: &Finding,
-    number: Option<usize>,
-    now: Timestamp,
-    detail: Detail,
-    paint: Paint,
-    width: usize,
-) {
-    let number = number.map_or(String::new(), |n| format!("{n}. "));
-    let _ = writeln!(
-        out,
-        "{number}{}, {}  {}",
-        paint.bold(finding.kind.name()),
-        confidence(finding.confidence, paint),
-        paint.dim(&format!("id {}", clean(&finding.id)))
-    );
-    let mut field = Field { out, paint, width };
-    field.line("at", &site_line(finding, paint));
-    field.lines("to", &remote_lines(finding, detail));
-    field.line("by", &process_line(finding, detail));
-    field.line("count", &counts(finding, now));
-    if !finding.also.is_empty() {
-        let also: Vec<&str> = finding.also.iter().map(|kind| kind.name()).collect();
-        field.line("also", &also.join(", "));
-    }
-    for (index, sentence) in finding.evidence.iter().enumerate() {
-        let label = if index == 0 { "because" } else { "" };
-        field.item(label, &clean(sentence));
-    }
-    if let [_, _, ..] = finding.callers.as_slice() {
-        field.lines("callers", &caller_lines(finding));
-    }
-    let notes = finding.go.iter().flat_map(|go| &go.notes);
-    for (index, sentence) in notes.enumerate() {
-        field.item(if index == 0 { "in Go" } else { "" }, &clean(sentence));
-    }
-    let label = stack_label(finding);
-    let site = finding.call_site.as_ref();
-    let blamed = finding.stack.iter().position(|frame| {
-        site.is_some_and(|site| {
-            (&site.function, &site.file, site.line) == (&frame.function, &frame.file, frame.line)
-        })
-    });
-    let lines = stack_lines(label, &finding.stack, blamed, detail);
-    field.lines("stack", &lines);
-    if detail == Detail::Full || finding.stack.is_empty() {
-        field.lines(
-            "opened",
-            &stack_lines("by connect or accept:", &finding.opener_stack, None, detail),
-        );
-    }
-    if !finding.advice.is_empty() {
-        field.line("do", &clean(&finding.advice));
-    }
-    if detail == Detail::Full {
-        field.lines("where", &instance_lines(finding));
-    }
-}
-
-fn site_line(finding: &Finding, paint: Paint) -> String {
-    match &finding.call_site {
-        Some(site) => paint.bold(&call_site(Some(site))),
-        None if finding.stack_quality == StackQuality::None => {
-            "unknown: no stack could be taken".to_owned()
-        }
-        None => "unknown: no frame of the stack belongs to the application".to_owned(),
-    }
-}
-
-/// What the process talks to, in one line: the URL where it is known.
-#[must_use]
-pub fn remote(finding: &Finding) -> String {
-    let remote = &finding.remote;
-    let address = remote.path.as_deref().unwrap_or(&remote.address);
-    match (&remote.url, &finding.local) {
-        (Some(url), _) => clean(url).into_owned(),
-        (None, Some(local)) => format!("accepted on {}", clean(local)),
-        (None, None) => clean(address).into_owned(),
-    }
-}
-
-fn remote_lines(finding: &Finding, detail: Detail) -> Vec<String> {
-    let mut lines = vec![remote(finding)];
-    let known = &finding.remote;
-    let address = known.path.as_deref().unwrap_or(&known.address);
-    let url = known.url.as_deref().unwrap_or_default();
-    if !url.is_empty() && !url.contains(address) {
-        lines[0] = format!("{} at {}", lines[0], clean(address));
-    }
-    let most = match detail {
-        Detail::Short => EXAMPLES_SHORT,
-        Detail::Full => usize::MAX,
-    };
-    let examples = known.examples.iter().filter(|example| *example != url);
-    lines.extend(
-        examples
-            .take(most)
-            .map(|example| clean(example).into_owned()),
-    );
-    lines
-}
-
-fn process_line(finding: &Finding, detail: Detail) -> String {
-    let process = &finding.process;
-    let mut line = format!("{}, pid {}", clean(&process.comm), process.pid);
-    if let Some(inner) = process.ns_pid {
-        let _ = write!(line, " ({inner} in its container)");
-    }
-    if let Some(runtime) = &process.runtime {
-        let _ = write!(line, ", {}", clean(runtime));
-    }
-    if let Some(pod) = &process.pod {
-        let namespace = process.namespace.as_deref().unwrap_or("?");
-        let _ = write!(line, ", pod {}/{}", clean(namespace), clean(pod));
-    }
-    if let Some(id) = &process.container_id {
-        let short: String = match detail {
-            Detail::Short => id.chars().take(12).collect(),
-            Detail::Full => id.clone(),
-        };
-        let _ = write!(line, ", container {}", clean(&short));
-    }
-    if let (Detail::Full, Some(exe)) = (detail, &process.exe) {
-        let _ = write!(line, ", {}", clean(exe));
-    }
-    let others = finding.instances.len().saturating_sub(1) as u64;
-    if others > 0 {
-        let _ = write!(line, " and {}", units::count(others, "more process"));
-    }
-    line
-}
-
-fn counts(finding: &Finding, now: Timestamp) -> String {
-    let counts = &finding.connections;
-    let mut line = format!("{} outlived of {} open", counts.outlived, counts.open);
-    if finding.growth_per_minute != 0.0 {
-        let sign = if finding.growth_per_minute > 0.0 {
-            "+"
-        } else {
-            ""
-        };
-        let _ = write!(
-            line,
-            ", {sign}{}/min",
-            units::number(finding.growth_per_minute)
-        );
-    } else {
-        line.push_str(", not growing");
-    }
-    if finding.requests > 0 {
-        let each = units::number(finding.leaked_per_request);
-        let _ = write!(line, ", {each} per request");
-    }
-    if let Some(period) = finding.burst_period_seconds {
-        let _ = write!(line, ", in bursts every {}", units::duration(period));
-    }
-    if let Some(oldest) = finding.oldest_opened_at {
-        let age = now.duration_since(oldest).as_secs_f64().max(0.0);
-        let _ = write!(line, ", oldest {}", units::duration(age));
-    }
-    let _ = write!(line, "; {} opened, {} closed", counts.opened, counts.closed);
-    line
-}
-
-/// Who called the function of the call site, where there are several.
-fn caller_lines(finding: &Finding) -> Vec<String> {
-    let callers = finding.callers.iter();
-    callers
-        .map(|caller| {
-            let place = place(caller.file.as_deref(), caller.line, None);
-            format!("{} {place}", clean(&caller.function))
-        })
-        .collect()
-}
-
-fn stack_label(finding: &Finding) -> &'static str {
-    match finding.stack_of {
-        Some(StackOf::Request) => "of the latest request:",
-        Some(StackOf::Connect) => "of connect:",
-        Some(StackOf::Accept) => "of accept:",
-        Some(StackOf::FirstIo) => "of the first transfer:",
-        None => "",
-    }
-}
-
-/// The innermost frames, or all; where the one to `blame` is further out, the innermost one and
-/// those from the blamed one on.
-fn stack_lines(label: &str, frames: &[Frame], blame: Option<usize>, detail: Detail) -> Vec<String> {
-    if frames.is_empty() {
-        return Vec::new();
-    }
-    let mut lines = Vec::new();
-    if !label.is_empty() {
-        lines.push(label.to_owned());
-    }
-    let most = match detail {
-        Detail::Short => FRAMES_SHORT,
-        Detail::Full => usize::MAX,
-    };
-    let skip = match blame {
-        Some(blame) if blame + 1 >= most => 1..blame,
-        _ => 0..0,
-    };
-    let end = frames.len().min(most.saturating_add(skip.len()));
-    for (number, frame) in frames.iter().enumerate().take(end) {
-        if skip.contains(&number) {
-            if number == skip.start {
-                lines.push(format!("  … {} of libraries", skip.len()));
-            }
-            continue;
-        }
-        let place = place(frame.file.as_deref(), frame.line, frame.module.as_deref());
-        let inlined = if frame.inlined { " (inlined)" } else { "" };
-        let line = format!("  {} {place}{inlined}", clean(&frame.function));
-        lines.push(line.trim_end().to_owned());
-    }
-    if frames.len() > end {
-        lines.push(format!("  … {} more", frames.len() - end));
-    }
-    lines
-}
-
-fn instance_lines(finding: &Finding) -> Vec<String> {
-    let lines = finding.instances.iter().map(|instance| {
-        format!(
-            "{}pid {}: {}, first seen {}",
-            instance
-                .node
-                .as_deref()
-                .map_or(String::new(), |node| format!("{}, ", clean(node))),
-            instance.pid,
-            units::count(instance.connections, "connection"),
-            seconds(instance.first_seen_at),
-        )
-    });
-    lines.collect()
 }
 
 /// A date without fractions of a second.

@@ -14,7 +14,7 @@ use super::{
     client::Endpoint,
     columns,
     columns::{Cell, Column},
-    live, merge, output, text,
+    finding, live, merge, output, text,
 };
 use crate::report::{Finding, Report};
 
@@ -46,8 +46,8 @@ pub const COLUMNS: &[Column<Finding>] = &[
     Column::<Finding>::new("CALL SITE", |f, _| {
         Cell::Text(text::call_site(f.call_site.as_ref()))
     })
-    .elastic(24),
-    Column::<Finding>::new("REMOTE", |f, _| Cell::Text(text::remote(f))).elastic(30),
+    .elastic(32),
+    Column::<Finding>::new("REMOTE", |f, _| Cell::Text(finding::remote(f))).elastic(30),
     Column::<Finding>::new("OPENED", |f, _| Cell::Count(f.connections.opened)).wide(),
     Column::<Finding>::new("CLOSED", |f, _| Cell::Count(f.connections.closed)).wide(),
     Column::<Finding>::new("REQUESTS", |f, _| Cell::Count(f.requests)).wide(),

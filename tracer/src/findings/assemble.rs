@@ -10,7 +10,7 @@ use crate::{
     model::{Cohort, Confidence, Family, Role, StackQuality},
     report::{
         CallSite, Caller, Connections, Coverage, Finding, GoInfo, Instance, ProcessInfo,
-        RemoteInfo, Report, Resources, SCHEMA, Verdict,
+        RemoteInfo, Report, Resources, SCHEMA, StackFrame, Verdict,
     },
 };
 
@@ -214,12 +214,12 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
             line: f.line,
             module: f.module.clone(),
         }),
-        stack: site.map_or_else(Vec::new, |s| s.frames.clone()),
+        stack: site.map_or_else(Vec::new, StackFrame::of),
         callers,
         opener_stack: cohort
             .opener
             .as_deref()
-            .map_or_else(Vec::new, |s| s.frames.clone()),
+            .map_or_else(Vec::new, StackFrame::of),
         instances,
         local: server.then(|| cohort.remote.address.clone()),
         stack_quality: quality,
@@ -357,6 +357,7 @@ mod tests {
                 }),
                 site: Some(Arc::new(Site {
                     frames: vec![frame],
+                    owners: Vec::new(),
                     call_site: Some(0),
                     own: true,
                     quality: StackQuality::Complete,

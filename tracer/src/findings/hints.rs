@@ -81,6 +81,7 @@ mod tests {
                 inlined: false,
                 address: Some(1),
             }],
+            owners: Vec::new(),
             call_site,
             own,
             quality: StackQuality::Complete,

@@ -88,6 +88,7 @@ mod tests {
                     inlined: false,
                     address: None,
                 }],
+                owners: Vec::new(),
                 call_site: Some(0),
                 own: true,
                 quality: StackQuality::Complete,

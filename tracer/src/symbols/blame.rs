@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::model::Frame;
+use crate::model::{Frame, Owner};
 
 /// Whose code a frame is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
@@ -275,6 +275,29 @@ impl Blame {
                 _ => Vec::new(),
             },
         }
+    }
+
+    /// Whose each frame is, as readers of a report tell it: an own frame that is far from the
+    /// program is somebody else's.
+    #[must_use]
+    pub fn owners(
+        &self,
+        frames: &[Frame],
+        known: &[Option<Origin>],
+        program: Program<'_>,
+    ) -> Vec<Owner> {
+        let is_interpreted = |frame: &Frame| frame.module.is_none() && frame.file.is_some();
+        let interpreted = frames.iter().any(is_interpreted);
+        let owner = |(index, frame): (usize, &Frame)| {
+            let known = known.get(index).copied().flatten();
+            match self.origin(frame, known) {
+                Origin::Own if near(frame, program, interpreted) => Owner::Own,
+                Origin::Own | Origin::Dependency => Owner::Dependency,
+                Origin::Client => Owner::Client,
+                Origin::System => Owner::Runtime,
+            }
+        };
+        frames.iter().enumerate().map(owner).collect()
     }
 }
 

@@ -239,6 +239,7 @@ pub fn site(
     };
     let whole = |frame: &Frame| blame.is_marked(frame, Mark::First);
     Site {
+        owners: blame.owners(&frames, origins, program),
         call_site: blamed.index,
         own: !blamed.own.is_empty(),
         library: blamed.library,

@@ -11,13 +11,7 @@ use ratatui::{
 
 use super::view::{Over, View};
 use crate::{
-    cli::{
-        columns, fit,
-        output::{Paint, clean},
-        text,
-        text::Detail,
-        top, units,
-    },
+    cli::{columns, finding, finding::Detail, fit, output::clean, top, units},
     report::Verdict,
 };
 
@@ -54,7 +48,7 @@ pub fn draw(view: &mut View<'_>, frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(headline(view)), head);
     match view.over {
         Over::List => list(view, frame, body),
-        Over::Finding(scroll) => finding(view, frame, body, scroll),
+        Over::Finding(scroll) => detail(view, frame, body, scroll),
         Over::Help => frame.render_widget(Paragraph::new(HELP), body),
     }
     frame.render_widget(footline(view), foot);
@@ -111,22 +105,18 @@ fn headline(view: &View<'_>) -> Text<'static> {
     Text::from(vec![first, second])
 }
 
-fn finding(view: &mut View<'_>, frame: &mut Frame<'_>, body: Rect, scroll: u16) {
+fn detail(view: &mut View<'_>, frame: &mut Frame<'_>, body: Rect, scroll: u16) {
     let now = end(view);
-    let Some(finding) = view.selected_finding() else {
+    let Some(selected) = view.selected_finding() else {
         return;
     };
     let mut shown = String::new();
-    let width = usize::from(body.width);
-    text::finding(
-        &mut shown,
-        finding,
-        None,
-        now,
-        Detail::Full,
-        Paint::OFF,
-        width,
-    );
+    let style = finding::Style::plain(Detail::Full, usize::from(body.width));
+    let limits = view
+        .report
+        .as_ref()
+        .map_or(&[][..], |report| &report.resources);
+    finding::finding(&mut shown, selected, None, now, limits, style);
     let lines = u16::try_from(shown.lines().count()).unwrap_or(u16::MAX);
     let scroll = scroll.min(lines.saturating_sub(body.height));
     frame.render_widget(Paragraph::new(Text::raw(shown)).scroll((scroll, 0)), body);

@@ -14,7 +14,7 @@ use super::Answer;
 use crate::{
     cli::{
         args::{SortBy, Top},
-        text, top,
+        finding, text, top,
     },
     report::{Finding, Report},
 };
@@ -262,22 +262,22 @@ fn scrolled(code: KeyCode, line: u16) -> u16 {
 }
 
 /// Whether a finding has the text in what its row says: kind, process, pid, pod, site, remote, id.
-fn contains(finding: &Finding, text: &str) -> bool {
-    let process = &finding.process;
+fn contains(found: &Finding, text: &str) -> bool {
+    let process = &found.process;
     let pid = process.pid.to_string();
-    let site = text::call_site(finding.call_site.as_ref());
-    let remote = text::remote(finding);
+    let site = text::call_site(found.call_site.as_ref());
+    let remote = finding::remote(found);
     let wanted = text.to_lowercase();
     [
-        finding.kind.name(),
+        found.kind.name(),
         &process.comm,
         &pid,
         process.pod.as_deref().unwrap_or_default(),
         process.namespace.as_deref().unwrap_or_default(),
         &site,
         &remote,
-        &finding.remote.address,
-        &finding.id,
+        &found.remote.address,
+        &found.id,
     ]
     .iter()
     .any(|known| known.to_lowercase().contains(&wanted))

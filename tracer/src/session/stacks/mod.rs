@@ -319,6 +319,7 @@ impl Stacks {
         let Some(record) = self.records.get_mut(&id) else {
             return Arc::new(Site {
                 frames: Vec::new(),
+                owners: Vec::new(),
                 call_site: None,
                 own: false,
                 quality: StackQuality::None,
