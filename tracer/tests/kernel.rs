@@ -241,7 +241,8 @@ fn prototypes_are_those_of_this_kernel() -> Result<()> {
         };
         // programs exist for these numbers of arguments
         let known: &[usize] = match name {
-            "inet_accept" | "unix_accept" => &[3, 4],
+            "inet_csk_accept" => &[2, 4],
+            "unix_accept" => &[3, 4],
             "tcp_recvmsg" => &[4, 5, 6],
             "sched_process_exit" => &[1, 2],
             _ => &[cited.arguments],

@@ -169,6 +169,14 @@ offsets! {
     tcp_rcv_nxt,
     /// `struct tcp_sock`.`copied_seq`
     tcp_copied_seq,
+    /// `struct tcp_sock`.`is_mptcp` (with `CONFIG_MPTCP`)
+    tcp_is_mptcp,
+    /// `struct inet_connection_sock`.`icsk_ulp_data`: of a subflow its `mptcp_subflow_context`
+    icsk_ulp_data,
+    /// `struct mptcp_subflow_context`.`conn`: the connection of a subflow
+    subflow_conn,
+    /// `struct mptcp_sock`.`first`: the first subflow of a connection
+    mptcp_first,
     /// Size of `struct pt_regs`
     regs_size,
     /// `struct msghdr`.`msg_iter`

@@ -194,7 +194,8 @@ pub struct ListenKey {
     pub port: u32,
 }
 
-/// Value of `LISTENERS`.
+/// Value of `LISTENERS`. `LISTENING` has the [`ListenKey`] of each socket that is counted there, by the
+/// kernel's `struct sock *`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -205,6 +206,8 @@ pub struct ListenValue {
     pub tgid: u32,
     /// `AF_INET` or `AF_INET6`.
     pub family: u32,
+    /// Sockets that listen there: several may share a port (`SO_REUSEPORT`).
+    pub sockets: u32,
 }
 
 /// Key of `ERRORS`, whose value is a count (u64): failed connects.

@@ -8,6 +8,7 @@ use super::{
     capture::capture_stack,
     kernel::Address,
     maps::{LANE_ACCEPT, LANE_UNIX},
+    mptcp,
     sockets::{
         ESTABLISHED, entry, insert, insert_again, listener_is_known, opened_now, read_addresses,
     },
@@ -15,20 +16,21 @@ use super::{
     transfers,
 };
 
-/// `accept` gave `sk` to the current process; `result` is negative when it failed.
+/// `accept` gives `sk` to the current process; 0 where it failed.
 #[inline(always)]
-pub fn accepted(sk: Address, result: i32) -> u32 {
-    if sk == 0 || result < 0 || !active() || !current_is_target() {
+pub fn accepted(sk: Address) -> u32 {
+    if sk == 0 || !active() || !current_is_target() {
         return 0;
     }
+    let (subflow, sk) = (sk, mptcp::connection_of(sk));
     if entry(sk).is_none() {
         // the listener is not one we know, the process is; or there was no room for it before
         let mut sock = opened_now();
         sock.role = ROLE_SERVER;
         sock.state = ESTABLISHED;
         sock.flags = SOCK_CONNECTED;
-        read_addresses(&mut sock, sk);
-        if listener_is_known(sk) {
+        read_addresses(&mut sock, subflow);
+        if listener_is_known(subflow) {
             insert_again(sk, &sock);
         } else {
             insert(sk, &sock);

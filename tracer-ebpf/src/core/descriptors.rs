@@ -8,8 +8,9 @@ use tracer_ebpf::{
 
 use super::{
     ends::fold_socket,
-    kernel::{AF_UNIX, Address, IPPROTO_TCP, family, netns, protocol, read},
+    kernel::{AF_UNIX, Address, family, netns, protocol, read},
     maps::{LISTENERS, SCAN, TARGETS, count},
+    mptcp,
     sockets::{
         CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, insert_again, is_inet, opened_now,
         read_addresses, remember_listener, ticks,
@@ -108,7 +109,7 @@ fn found(sk: Address, family: u16, state: u8, tgid: u32) -> bool {
         if !unix::is_stream(sk) || state != ESTABLISHED {
             return false;
         }
-    } else if !is_inet(family) || protocol(sk) != IPPROTO_TCP {
+    } else if !is_inet(family) || !mptcp::is_followed(protocol(sk)) {
         return false;
     }
     // how much older it is cannot be known: a socket's inode keeps no times of its own
@@ -121,7 +122,7 @@ fn found(sk: Address, family: u16, state: u8, tgid: u32) -> bool {
         sock.netns = netns(sk);
         unix::identify(&mut sock, sk);
     } else {
-        read_addresses(&mut sock, sk);
+        read_addresses(&mut sock, mptcp::addressed(sk));
         let key = ListenKey {
             netns: sock.netns,
             port: u32::from(sock.local_port),
@@ -152,6 +153,14 @@ fn observe(sk: Address, sock: &mut Sock, family: u16, state: u8) {
         return;
     }
     sock.state = state;
+    if mptcp::is_connection(sk) {
+        // it has no sequence numbers of TCP: pieces in its queue
+        sock.unread = read(sk, offset!(sk_receive_qlen));
+        if state == CLOSE_WAIT {
+            peer_closed(sock);
+        }
+        return;
+    }
     let received: u32 = read(sk, offset!(tcp_rcv_nxt));
     let copied: u32 = read(sk, offset!(tcp_copied_seq));
     let fin = u32::from(1u32.wrapping_shl(u32::from(state)) & FIN_RECEIVED != 0);

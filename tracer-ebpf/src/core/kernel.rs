@@ -141,6 +141,8 @@ pub const AF_INET6: u16 = 10;
 pub const SOCK_STREAM: u16 = 1;
 /// `IPPROTO_TCP`
 pub const IPPROTO_TCP: u16 = 6;
+/// `IPPROTO_MPTCP` (5.6)
+pub const IPPROTO_MPTCP: u16 = 262;
 
 /// Family of a socket.
 #[inline(always)]

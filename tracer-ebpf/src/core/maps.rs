@@ -25,6 +25,9 @@ pub static HEADS: HashMap<HeadKey, Head> = HashMap::with_max_entries(8_192, 0);
 /// Listening ports of target processes.
 #[map]
 pub static LISTENERS: HashMap<ListenKey, ListenValue> = HashMap::with_max_entries(4_096, 0);
+/// Listening sockets of target processes, by `struct sock *`: where they listen.
+#[map]
+pub static LISTENING: HashMap<u64, ListenKey> = HashMap::with_max_entries(8_192, 0);
 /// Paths of UNIX sockets, by hash.
 #[map]
 pub static PATHS: HashMap<u64, PathValue> = HashMap::with_max_entries(4_096, 0);

@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod known_paths;
 pub mod lines;
 pub mod maps;
+pub mod mptcp;
 pub mod processes;
 pub mod query;
 pub mod responses;

@@ -14,7 +14,11 @@ use super::{
     kernel::{
         AF_INET, AF_INET6, Address, IPPROTO_TCP, Object, family, is_of_user, netns, protocol,
     },
-    maps::{CLOCK, ERRORS, LANE_OPEN, LANE_SOFTIRQ, LISTENERS, SCRATCH, SOCKS, atomic_add, count},
+    maps::{
+        CLOCK, ERRORS, LANE_OPEN, LANE_SOFTIRQ, LISTENERS, LISTENING, SCRATCH, SOCKS, atomic_add,
+        count,
+    },
+    mptcp,
     task::{active, current_is_target, current_syscall, current_tgid},
 };
 use crate::{config, offset};
@@ -108,7 +112,16 @@ pub fn read_addresses(sock: &mut Sock, sk: impl Object) {
     } else {
         [sk.get(offset!(skc_daddr)), 0, 0, 0]
     };
+    let [first, second, third, fourth] = sock.remote_addr;
+    if first | second == 0 && third == V4_MAPPED {
+        // ::ffff:a.b.c.d, which is a.b.c.d
+        sock.family = AF_INET as u8;
+        sock.remote_addr = [fourth, 0, 0, 0];
+    }
 }
+
+/// The third word of an IPv4 address that is written as one of IPv6.
+const V4_MAPPED: u32 = 0xffff_u32.to_be();
 
 /// An IPv6 address, in the sizes that a typed pointer can be read in.
 #[inline(always)]
@@ -184,10 +197,15 @@ pub fn state_changed(sk: impl Object, old: u8, new: u8) {
             listening(sk.address());
         }
         CLOSE if old == LISTEN => {
-            let _ = LISTENERS.remove(&listen_key(sk));
+            forget_listener(sk.address());
         }
-        // closed by us before, which was seen then; its end comes next
-        CLOSE if was_finished(old) && sk.follow(offset!(sk_socket)).address() == 0 => {}
+        // closed by us before, which was seen then; its end comes next, but for a connection of MPTCP,
+        // of which nothing more is told
+        CLOSE if was_finished(old) && sk.follow(offset!(sk_socket)).address() == 0 => {
+            if mptcp::is_connection(sk) {
+                fold_socket(sk.address());
+            }
+        }
         _ => {
             if let Some(sock) = entry(sk.address()) {
                 progressed(sk, sock, old, new);
@@ -204,7 +222,7 @@ fn was_finished(state: u8) -> bool {
 
 #[inline(always)]
 fn connecting(sk: impl Object) {
-    if !current_is_target() || protocol(sk) != IPPROTO_TCP || !is_of_user(sk) {
+    if !current_is_target() || !mptcp::is_followed(protocol(sk)) || !is_of_user(sk) {
         return;
     }
     let Some(sock) = opened_in(LANE_OPEN) else {
@@ -240,7 +258,12 @@ fn accepted(sk: impl Object) {
     sock.state = ESTABLISHED;
     sock.flags = SOCK_CONNECTED | SOCK_ACCEPT_UNOWNED;
     read_addresses(sock, sk);
-    insert(sk.address(), sock);
+    let connection = mptcp::connection_of(sk.address());
+    if connection != sk.address() && entry(connection).is_some() {
+        // one more subflow
+        return;
+    }
+    insert(connection, sock);
 }
 
 /// Whether sockets accepted here are counted as soon as their handshake ends.
@@ -257,7 +280,7 @@ fn listen_key(sk: impl Object) -> ListenKey {
     }
 }
 
-/// A global function, see [`crate::transfers::is_stale`].
+/// A global function, see [`crate::core::transfers::is_stale`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn listening(sk: u64) -> u32 {
@@ -269,24 +292,71 @@ pub extern "C" fn listening(sk: u64) -> u32 {
 
 /// Stores a listening socket of a target process.
 #[inline(always)]
-pub fn remember_listener(sk: impl Object, tgid: u32) {
+pub fn remember_listener(sk: Address, tgid: u32) {
     let family = family(sk);
-    if !(family == AF_INET || family == AF_INET6) || protocol(sk) != IPPROTO_TCP {
+    let key = listen_key(sk);
+    if !is_inet(family) || !mptcp::is_followed(protocol(sk)) || key.port == 0 {
         return;
+    }
+    // an address that is used again was another's before, or the same one's
+    // SAFETY: a map lookup; the value is copied at once.
+    let before = unsafe { LISTENING.get(&sk) }.copied();
+    if before == Some(key) && LISTENERS.get_ptr(&key).is_some() {
+        return;
+    }
+    if before.is_some() {
+        forget_listener(sk);
     }
     let addr = if family == AF_INET6 {
         words(sk, offset!(skc_v6_rcv_saddr))
     } else {
         [sk.get(offset!(skc_rcv_saddr)), 0, 0, 0]
     };
+    if LISTENING.insert(&sk, &key, 0).is_err() {
+        count(Counter::ListenerMapFull);
+        return;
+    }
+    if let Some(known) = LISTENERS.get_ptr_mut(&key) {
+        // SAFETY: a live map value.
+        unsafe { atomic_add(&raw mut (*known).sockets, 1) };
+        return;
+    }
     let value = ListenValue {
         addr,
         tgid,
         family: u32::from(family),
+        sockets: 1,
     };
-    if LISTENERS.insert(&listen_key(sk), &value, 0).is_err() {
+    if LISTENERS.insert(&key, &value, 0).is_err() {
+        let _ = LISTENING.remove(&sk);
         count(Counter::ListenerMapFull);
     }
+}
+
+/// A listening socket is gone; the port is, too, with the last one on it. A global function, see
+/// [`crate::core::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn forget_listener(sk: u64) -> u32 {
+    // SAFETY: a map lookup; the value is copied at once.
+    let Some(key) = unsafe { LISTENING.get(&sk) }.copied() else {
+        return 0;
+    };
+    if LISTENING.remove(&sk).is_err() {
+        return 0;
+    }
+    let Some(known) = LISTENERS.get_ptr_mut(&key) else {
+        return 0;
+    };
+    // SAFETY: a live map value. What two that close at once leave behind, the next of the port that
+    // closes removes.
+    unsafe {
+        atomic_add(&raw mut (*known).sockets, u32::MAX);
+        if (*known).sockets == 0 || (*known).sockets > u32::MAX / 2 {
+            let _ = LISTENERS.remove(&key);
+        }
+    }
+    0
 }
 
 /// Any other change of a socket that we know.
@@ -297,6 +367,10 @@ fn progressed(sk: impl Object, sock: &mut Sock, old: u8, new: u8) {
         ESTABLISHED => {
             sock.flags |= SOCK_CONNECTED;
             sock.local_port = sk.get(offset!(skc_num));
+            if sock.remote_port == 0 {
+                // a connection of MPTCP has its addresses only now
+                read_addresses_of_connection(sk.address());
+            }
         }
         FIN_WAIT1 | LAST_ACK => finished_by_us(sk, sock),
         CLOSE_WAIT => {
@@ -306,6 +380,16 @@ fn progressed(sk: impl Object, sock: &mut Sock, old: u8, new: u8) {
         CLOSE => closed(sk, sock, old),
         _ => {}
     }
+}
+
+/// A global function, see [`crate::core::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn read_addresses_of_connection(sk: u64) -> u32 {
+    if let Some(sock) = entry(sk) {
+        read_addresses(sock, mptcp::addressed(sk));
+    }
+    0
 }
 
 /// `close`, the end of the process, or only `shutdown`? tcp_close marks both directions as shut
@@ -328,7 +412,7 @@ fn closed(sk: impl Object, sock: &mut Sock, old: u8) {
     }
     let mut error = sk.get::<u32>(offset!(sk_err)) as u16;
     if old == SYN_SENT {
-        if error == 0 && current_syscall() == SYS_CONNECT {
+        if error == 0 && current_syscall() == SYS_CONNECT && !mptcp::is_connection(sk) {
             // the only failure after SYN_SENT that leaves no sk_err: no free local port
             error = EADDRNOTAVAIL;
         }
@@ -348,7 +432,7 @@ fn closed(sk: impl Object, sock: &mut Sock, old: u8) {
     }
 }
 
-/// A global function, see [`crate::transfers::is_stale`].
+/// A global function, see [`crate::core::transfers::is_stale`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn count_error(tgid: u32, error: u32) -> u32 {

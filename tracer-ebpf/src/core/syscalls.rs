@@ -115,7 +115,7 @@ pub fn opening_returned(regs: Address, result: i64) {
             if family(sk) == AF_UNIX {
                 accepts::unix_opened(sk, 0);
             } else {
-                accepts::accepted(sk, 0);
+                accepts::accepted(sk);
             }
         }
         _ => {}

@@ -5,25 +5,25 @@ use aya_ebpf::{
     programs::{FExitContext, RetProbeContext},
 };
 
-use super::arguments::{argument, sk_of};
+use super::arguments::argument;
 use crate::core::accepts;
 
-/// `int inet_accept(struct socket *sock, struct socket *newsock, struct proto_accept_arg *arg)`,
-/// from 6.10.
-#[fexit(function = "inet_accept")]
-pub fn tcp_accepted3(ctx: FExitContext) -> u32 {
-    accepts::accepted(sk_of(argument(&ctx, 1)), argument(&ctx, 3) as i32)
+/// `struct sock *inet_csk_accept(struct sock *sk, struct proto_accept_arg *arg)`, from 6.10,
+/// net/ipv4/inet_connection_sock.c: the return value is the new socket. Listeners of MPTCP come by
+/// here, too.
+#[fexit(function = "inet_csk_accept")]
+pub fn tcp_accepted2(ctx: FExitContext) -> u32 {
+    accepts::accepted(argument(&ctx, 2))
 }
 
-/// The same with `int flags, bool kern` in place of `arg`, until 6.9.
-#[fexit(function = "inet_accept")]
+/// The same with `int flags, int *err, bool kern` in place of `arg`, until 6.9.
+#[fexit(function = "inet_csk_accept")]
 pub fn tcp_accepted4(ctx: FExitContext) -> u32 {
-    accepts::accepted(sk_of(argument(&ctx, 1)), argument(&ctx, 4) as i32)
+    accepts::accepted(argument(&ctx, 4))
 }
 
-/// `struct sock *inet_csk_accept(struct sock *sk, …)`: the return value is the new socket.
+/// The same.
 #[kretprobe]
 pub fn k_tcp_accepted(ctx: RetProbeContext) -> u32 {
-    let sk: u64 = ctx.ret();
-    accepts::accepted(sk, if sk == 0 { -1 } else { 0 })
+    accepts::accepted(ctx.ret())
 }

@@ -76,6 +76,10 @@ pub fn resolve(btf: &Btf) -> Result<Offsets, MissingMember> {
         unix_address_name: must("unix_address", "name")?,
         tcp_rcv_nxt: must("tcp_sock", "rcv_nxt")?,
         tcp_copied_seq: must("tcp_sock", "copied_seq")?,
+        tcp_is_mptcp: offset_or_missing(maybe("tcp_sock", &["is_mptcp"])),
+        icsk_ulp_data: must("inet_connection_sock", "icsk_ulp_data")?,
+        subflow_conn: offset_or_missing(maybe("mptcp_subflow_context", &["conn"])),
+        mptcp_first: offset_or_missing(maybe("mptcp_sock", &["first"])),
         regs_size: btf.struct_size("pt_regs").ok_or(MissingMember {
             structure: "pt_regs",
             path: "(size)",

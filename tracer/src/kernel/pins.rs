@@ -35,6 +35,7 @@ pub const MAPS: &[&str] = &[
     "AGG",
     "HEADS",
     "LISTENERS",
+    "LISTENING",
     "PATHS",
     "ERRORS",
     "TARGETS",

@@ -179,11 +179,11 @@ const UNIX_END_AT_ONCE: &str = "the end of UNIX sockets at once, not at the next
 /// The accepting process.
 const TCP_OWNER: &[Choice] = &[
     Choice {
-        probes: &[fexit("tcp_accepted3", "inet_accept", 3)],
+        probes: &[fexit("tcp_accepted2", "inet_csk_accept", 2)],
         adds: OWNER_AT_ONCE,
     },
     Choice {
-        probes: &[fexit("tcp_accepted4", "inet_accept", 4)],
+        probes: &[fexit("tcp_accepted4", "inet_csk_accept", 4)],
         adds: OWNER_AT_ONCE,
     },
     Choice {
