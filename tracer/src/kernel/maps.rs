@@ -4,84 +4,21 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
 };
 
+use aya_obj::generated::{
+    bpf_attr, bpf_attr__bindgen_ty_2, bpf_attr__bindgen_ty_2__bindgen_ty_1, bpf_attr__bindgen_ty_3,
+    bpf_cmd,
+};
 use bytemuck::{AnyBitPattern, NoUninit};
 
-// commands of bpf(2), include/uapi/linux/bpf.h
-const MAP_LOOKUP_ELEM: i32 = 1;
-const MAP_UPDATE_ELEM: i32 = 2;
-const MAP_DELETE_ELEM: i32 = 3;
-const MAP_GET_NEXT_KEY: i32 = 4;
-const PROG_TEST_RUN: i32 = 10;
-const MAP_LOOKUP_BATCH: i32 = 24;
-const MAP_LOOKUP_AND_DELETE_BATCH: i32 = 25;
+use super::bpf::{attributes, bpf};
 
 /// Entries asked for at a time.
 const BATCH: u32 = 4096;
 /// Bytes of the kernel's opaque position in a hash map (a bucket number).
 const POSITION_BYTES: usize = 64;
-
-/// `union bpf_attr` for single elements.
-#[repr(C)]
-#[derive(Default)]
-struct Element {
-    fd: u32,
-    pad: u32,
-    key: u64,
-    value_or_next: u64,
-    flags: u64,
-}
-
-/// `union bpf_attr` for batches.
-#[repr(C)]
-#[derive(Default)]
-struct Batch {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    fd: u32,
-    element_flags: u64,
-    flags: u64,
-}
-
-/// `union bpf_attr` for running a program.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    fd: u32,
-    result: u32,
-    data_sizes: [u32; 2],
-    data: [u64; 2],
-    repeat: u32,
-    duration: u32,
-    context_bytes: u32,
-    context_bytes_out: u32,
-    context: u64,
-    context_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    pad: u32,
-}
-
-/// Runs a raw tracepoint's program once, here and now, with one argument.
-///
-/// # Errors
-/// The kernel's; before 5.10 there is no such command for these programs.
-pub(super) fn run_program(program: BorrowedFd<'_>, argument: u64) -> io::Result<()> {
-    let mut attributes = TestRun {
-        fd: program.as_raw_fd().cast_unsigned(),
-        context: (&raw const argument) as u64,
-        context_bytes: size_of::<u64>() as u32,
-        ..TestRun::default()
-    };
-    bpf(PROG_TEST_RUN, &mut attributes)?;
-    Ok(())
-}
 
 /// A map whose keys are `K` and values `V`.
 #[derive(Debug)]
@@ -90,23 +27,16 @@ pub struct Table<K, V> {
     types: PhantomData<(K, V)>,
 }
 
-/// One call of bpf(2); returns what the kernel returns, a descriptor for some commands.
-pub(super) fn bpf<A>(command: i32, attributes: &mut A) -> io::Result<i32> {
-    // SAFETY: `attributes` is a valid bpf_attr for the command, of the size given, and every
-    // pointer in it was made from a live buffer of the right length by the callers.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attributes),
-            size_of::<A>(),
-        )
+/// Attributes for one element: `value` is an address, as is the key after it.
+fn element<K>(fd: &OwnedFd, key: Option<&K>, value: u64) -> bpf_attr {
+    let mut attributes = attributes();
+    attributes.__bindgen_anon_2 = bpf_attr__bindgen_ty_2 {
+        map_fd: fd.as_raw_fd().cast_unsigned(),
+        key: key.map_or(0, |key| std::ptr::from_ref(key) as u64),
+        __bindgen_anon_1: bpf_attr__bindgen_ty_2__bindgen_ty_1 { value },
+        flags: 0,
     };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(i32::try_from(result).unwrap_or(0))
-    }
+    attributes
 }
 
 impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
@@ -122,24 +52,14 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
         })
     }
 
-    fn element(&self, key: &K, value: u64, flags: u64) -> Element {
-        Element {
-            fd: self.fd.as_raw_fd().cast_unsigned(),
-            pad: 0,
-            key: std::ptr::from_ref(key) as u64,
-            value_or_next: value,
-            flags,
-        }
-    }
-
     /// The value of a key.
     ///
     /// # Errors
     /// The kernel's, except for a key that is not there.
     pub fn get(&self, key: &K) -> io::Result<Option<V>> {
         let mut value = V::zeroed();
-        let mut attributes = self.element(key, std::ptr::from_mut(&mut value) as u64, 0);
-        match bpf(MAP_LOOKUP_ELEM, &mut attributes) {
+        let mut attributes = element(&self.fd, Some(key), std::ptr::from_mut(&mut value) as u64);
+        match bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes) {
             Ok(_) => Ok(Some(value)),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(e),
@@ -151,8 +71,8 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
     /// # Errors
     /// The kernel's; `E2BIG` when the map is full.
     pub fn set(&self, key: &K, value: &V) -> io::Result<()> {
-        let mut attributes = self.element(key, std::ptr::from_ref(value) as u64, 0);
-        bpf(MAP_UPDATE_ELEM, &mut attributes).map(drop)
+        let mut attributes = element(&self.fd, Some(key), std::ptr::from_ref(value) as u64);
+        bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
     }
 
     /// Removes a key; `false` when it was not there.
@@ -160,8 +80,8 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
     /// # Errors
     /// The kernel's.
     pub fn remove(&self, key: &K) -> io::Result<bool> {
-        let mut attributes = self.element(key, 0, 0);
-        match bpf(MAP_DELETE_ELEM, &mut attributes) {
+        let mut attributes = element(&self.fd, Some(key), 0);
+        match bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attributes) {
             Ok(_) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(e) => Err(e),
@@ -171,14 +91,8 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
     /// The key after `key`, or the first.
     fn next_key(&self, key: Option<&K>) -> io::Result<Option<K>> {
         let mut next = K::zeroed();
-        let mut attributes = Element {
-            fd: self.fd.as_raw_fd().cast_unsigned(),
-            pad: 0,
-            key: key.map_or(0, |key| std::ptr::from_ref(key) as u64),
-            value_or_next: std::ptr::from_mut(&mut next) as u64,
-            flags: 0,
-        };
-        match bpf(MAP_GET_NEXT_KEY, &mut attributes) {
+        let mut attributes = element(&self.fd, key, std::ptr::from_mut(&mut next) as u64);
+        match bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attributes) {
             Ok(_) => Ok(Some(next)),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(e),
@@ -191,7 +105,7 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
     /// # Errors
     /// The kernel's.
     pub fn for_each(&self, visit: impl FnMut(&K, &V)) -> io::Result<usize> {
-        self.batch(MAP_LOOKUP_BATCH, visit)
+        self.batch(bpf_cmd::BPF_MAP_LOOKUP_BATCH, visit)
     }
 
     /// As [`Table::for_each`], and removes each entry.
@@ -199,10 +113,10 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
     /// # Errors
     /// The kernel's.
     pub fn drain(&self, visit: impl FnMut(&K, &V)) -> io::Result<usize> {
-        self.batch(MAP_LOOKUP_AND_DELETE_BATCH, visit)
+        self.batch(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_BATCH, visit)
     }
 
-    fn batch(&self, command: i32, mut visit: impl FnMut(&K, &V)) -> io::Result<usize> {
+    fn batch(&self, command: bpf_cmd, mut visit: impl FnMut(&K, &V)) -> io::Result<usize> {
         let mut size = BATCH as usize;
         let (mut here, mut next) = ([0u8; POSITION_BYTES], [0u8; POSITION_BYTES]);
         // not cleared: what is used of them, the kernel fills
@@ -211,14 +125,16 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
         let mut first = true;
         let mut total = 0;
         loop {
-            let mut attributes = Batch {
+            let mut attributes = attributes();
+            attributes.batch = bpf_attr__bindgen_ty_3 {
                 in_batch: if first { 0 } else { here.as_ptr() as u64 },
                 out_batch: next.as_mut_ptr() as u64,
                 keys: keys.as_mut_ptr() as u64,
                 values: values.as_mut_ptr() as u64,
                 count: u32::try_from(size).unwrap_or(BATCH),
-                fd: self.fd.as_raw_fd().cast_unsigned(),
-                ..Batch::default()
+                map_fd: self.fd.as_raw_fd().cast_unsigned(),
+                elem_flags: 0,
+                flags: 0,
             };
             let result = bpf(command, &mut attributes);
             let last = match &result {
@@ -233,7 +149,8 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
                 }
                 Err(_) => return result.map(|_| total),
             };
-            let count = (attributes.count as usize).min(size);
+            // SAFETY: the member that was set, of plain integers.
+            let count = (unsafe { attributes.batch.count } as usize).min(size);
             // SAFETY: both have room for `size`, of which the kernel filled the first `count`, and
             // every bit pattern is a valid key and value.
             unsafe {
@@ -291,14 +208,8 @@ impl Counters {
     /// The kernel's.
     pub fn sum(&self, index: u32) -> io::Result<u64> {
         let mut values = vec![0u64; self.cpus];
-        let mut attributes = Element {
-            fd: self.fd.as_raw_fd().cast_unsigned(),
-            pad: 0,
-            key: std::ptr::from_ref(&index) as u64,
-            value_or_next: values.as_mut_ptr() as u64,
-            flags: 0,
-        };
-        bpf(MAP_LOOKUP_ELEM, &mut attributes)?;
+        let mut attributes = element(&self.fd, Some(&index), values.as_mut_ptr() as u64);
+        bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes)?;
         Ok(values.iter().sum())
     }
 }

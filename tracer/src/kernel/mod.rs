@@ -1,8 +1,10 @@
 //! The kernel side: type information, the attach plan, maps and iterators.
 
 pub mod attach;
+mod bpf;
 pub mod btf;
 pub mod maps;
+pub mod observed;
 pub mod offsets;
 pub mod overhead;
 pub mod pins;

@@ -15,18 +15,18 @@
 use std::{
     fs::{self, File},
     io,
-    os::{
-        fd::{AsFd as _, AsRawFd as _},
-        unix::fs::DirBuilderExt as _,
-    },
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
-use aya::programs::links::FdLink;
+use aya::{
+    maps::{Array, Map, MapData, MapError},
+    programs::links::FdLink,
+};
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
-use super::{maps::Table, state_map};
+use super::state_map;
 
 /// The maps that are shared between one daemon and the next. Not among them: what only lasts for
 /// one call, and the ring of stack copies, because stacks hold whatever the programs work on.
@@ -173,11 +173,11 @@ impl Pins {
     /// Number of the set of programs that collects now; 0 when there is none.
     #[must_use]
     pub fn generation(&self) -> u32 {
-        state_map::open(&self.directory.join("ACTIVE"))
-            .and_then(|fd| Table::<u32, u32>::new(&fd)?.get(&0))
-            .ok()
-            .flatten()
-            .unwrap_or(0)
+        let active = || -> Result<u32, MapError> {
+            let map = MapData::from_pin(self.directory.join("ACTIVE"))?;
+            Array::try_from(Map::Array(map))?.get(&0, 0)
+        };
+        active().unwrap_or(0)
     }
 
     /// Where they are.
@@ -245,8 +245,7 @@ impl Pins {
         let path = self.directory.join(STATE);
         let new = self.directory.join("state-new");
         let _ = fs::remove_file(&new);
-        state_map::write(state)
-            .and_then(|map| state_map::pin(map.as_fd().as_raw_fd(), &new))
+        state_map::write(state, &new)
             .and_then(|()| fs::rename(&new, &path))
             .map_err(failed("keeping the state in", &path))
     }
@@ -282,6 +281,33 @@ fn remove(directory: &Path) -> io::Result<()> {
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use super::*;
+
+    /// Maps that do not outlast the daemon: room for one call, what can be learned again at once, and
+    /// stacks.
+    const OWN: &[&str] = &[
+        "ASKED",
+        "CALLS",
+        "CLOCK",
+        "EMPTY_AGG",
+        "GO_SCRATCH",
+        "HINTS",
+        "SCRATCH",
+        "SHAPES",
+        "STACKS",
+        "UV_HANDLES",
+    ];
+
+    #[test]
+    fn of_every_map_it_is_said_whether_it_lasts() {
+        let object = aya_obj::Object::parse(crate::kernel::probes::OBJECT).unwrap();
+        let mut maps: Vec<&str> = object.maps.keys().map(String::as_str).collect();
+        // those of the globals, and of the log
+        maps.retain(|name| !name.starts_with('.') && !name.starts_with("AYA_"));
+        maps.sort_unstable();
+        let mut said: Vec<&str> = MAPS.iter().chain(OWN).copied().collect();
+        said.sort_unstable();
+        assert_eq!(maps, said);
+    }
 
     #[test]
     fn keys_tell_every_fact_apart() {

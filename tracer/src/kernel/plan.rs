@@ -36,6 +36,8 @@ pub const FENTRY: &str = "fentry";
 pub const KPROBE: &str = "kprobe";
 /// What `--backend` takes.
 pub const BACKENDS: [&str; 5] = [TRACEPOINT, RAW_TRACEPOINT, FENTRY, KPROBE, SYSCALLS];
+/// Nothing observes an event.
+pub const NONE: &str = "none";
 const TRACEPOINT: &str = "tracepoint";
 const RAW_TRACEPOINT: &str = "raw_tracepoint";
 
@@ -77,7 +79,7 @@ impl Choice {
     /// The backend of its probes.
     #[must_use]
     pub fn backend(&self) -> &'static str {
-        self.probes.first().map_or("none", |p| p.attach.backend())
+        self.probes.first().map_or(NONE, |p| p.attach.backend())
     }
 
     /// What it would have added, where the kernel refuses it.

@@ -1,51 +1,51 @@
 //! Loads the programs, attaches what the plan chooses, and owns the maps.
 
 mod health;
+mod observe;
+mod scan;
 mod tables;
 mod takeover;
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read as _},
-    os::fd::AsFd,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
-    programs::{Iter, Program, ProgramError, links::FdLink},
+    programs::{
+        Program, RawTracePoint, RawTracePointRunOptions, TestRun as _, links::FdLink,
+    },
 };
 use thiserror::Error;
 use tracer_ebpf::{
     AggKey, AggValue, Config, CopySizeKey, Counter, ErrorKey, Head, HeadKey, ListenKey,
-    ListenValue, Offsets, PathValue, RuntimePlan, SCAN_NUMBER, SCAN_UNSTORED, Shape, Sock, TrieKey,
-    TrieValue,
+    ListenValue, Offsets, PathValue, RuntimePlan, Shape, Sock, TrieKey, TrieValue,
 };
 
 use self::{tables::Tables, takeover::has_perf_links};
 use super::{
-    attach::{HandOut, attach, chain, reason},
+    attach::{HandOut, chain, reason},
     btf::Btf,
-    maps,
     maps::{Counters, Table},
+    observed::Observed,
     offsets, overhead,
     overhead::SyscallTax,
     pins,
     pins::{PinError, Pins},
-    plan::{Attach, Choice, EVENTS, Event, KPROBE, Probe, SYSCALLS, unseen},
+    plan::{EVENTS, SYSCALLS},
 };
-use crate::report::{EventStatus, Refusal};
 
 /// The compiled programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-probes"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer-probes"));
 
 /// Hash of everything that the layout of the maps is made from, by the build script.
 const LAYOUT: &str = env!("TRACER_LAYOUT");
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
-
-const KPROBES: &str = "/sys/bus/event_source/devices/kprobe/type";
 
 /// Why the kernel side could not be set up.
 #[derive(Debug, Error)]
@@ -109,7 +109,7 @@ pub struct Probes {
     /// Counters by cause.
     pub counters: Counters,
     scan: Table<u32, u32>,
-    events: Vec<EventStatus>,
+    events: Vec<Observed>,
     attached: Vec<String>,
     degraded: Vec<String>,
     capacities: BTreeMap<&'static str, u64>,
@@ -161,9 +161,9 @@ impl Probes {
             error,
         };
         let blob = std::fs::read(path).map_err(|e| no_btf(e.to_string()))?;
-        let btf = Btf::parse(blob).ok_or_else(|| no_btf("not a BTF file".to_owned()))?;
         let aya_btf =
-            AyaBtf::parse_file(path, Endianness::default()).map_err(|e| no_btf(e.to_string()))?;
+            AyaBtf::parse(&blob, Endianness::default()).map_err(|e| no_btf(e.to_string()))?;
+        let btf = Btf::parse(blob).ok_or_else(|| no_btf("not a BTF file".to_owned()))?;
         let offsets = offsets::resolve(&btf)?;
         let mut config = setup.config;
         config.have_task_regs = u32::from(
@@ -290,205 +290,6 @@ impl Probes {
         self.syscall_tax
     }
 
-    /// Attaches the first choice for an event that this kernel takes.
-    fn observe(
-        &mut self,
-        event: &Event,
-        btf: &Btf,
-        aya_btf: &AyaBtf,
-        setup: &Setup<'_>,
-    ) -> Result<EventStatus, ProbeError> {
-        let mut status = EventStatus {
-            event: event.name.to_owned(),
-            backend: "none".to_owned(),
-            hooks: Vec::new(),
-            lost: None,
-            refused: Vec::new(),
-        };
-        let mut better: Vec<&str> = Vec::new();
-        let left_out = setup.without.iter().any(|without| without == event.name);
-        for choice in event.ways(setup.backend).filter(|_| !left_out) {
-            let backend = choice.backend();
-            let Some(first) = choice.probes.first() else {
-                continue;
-            };
-            if backend == SYSCALLS && !setup.trace_syscalls {
-                status.refused.push(Refusal {
-                    backend: backend.to_owned(),
-                    hook: first.hook.to_owned(),
-                    error: "it slows every system call of the host down, so it is used only \
-                            with --trace-syscalls"
-                        .to_owned(),
-                    would_add: choice.would_add(),
-                });
-                continue;
-            }
-            if !fits(choice, btf) {
-                continue;
-            }
-            match self.attach_all(choice, btf, aya_btf) {
-                Ok(()) => {
-                    status.backend = backend.to_owned();
-                    status.hooks = choice.probes.iter().map(|p| p.hook.to_owned()).collect();
-                    break;
-                }
-                Err((probe, error)) => {
-                    if !choice.adds.is_empty() {
-                        better.push(choice.adds);
-                    }
-                    status.refused.push(Refusal {
-                        backend: backend.to_owned(),
-                        hook: probe.hook.to_owned(),
-                        error,
-                        would_add: choice.would_add(),
-                    });
-                }
-            }
-        }
-        if status.backend == "none" {
-            let Some(without) = event.without else {
-                let refused: Vec<String> = status
-                    .refused
-                    .iter()
-                    .map(|r| format!("{}: {}", r.hook, r.error))
-                    .collect();
-                return Err(ProbeError::Refused {
-                    event: event.name,
-                    refused: refused.join("; "),
-                });
-            };
-            status.lost = Some(without.to_owned());
-        } else if !better.is_empty() {
-            better.dedup();
-            status.lost = Some(better.join("; "));
-        }
-        if let Some(lost) = &status.lost {
-            self.degraded.push(format!("{}: {lost}", event.name));
-        } else {
-            status.lost = unseen(event.name).map(str::to_owned);
-        }
-        Ok(status)
-    }
-
-    fn attach_all(
-        &mut self,
-        choice: &Choice,
-        btf: &Btf,
-        aya_btf: &AyaBtf,
-    ) -> Result<(), (Probe, String)> {
-        let mut done: Vec<(&str, String)> = Vec::new();
-        for probe in choice.probes {
-            let name = probe_name(probe);
-            if self.attached.contains(&name) {
-                continue;
-            }
-            if let Err(error) = self.attach(probe, btf, aya_btf) {
-                // all of a choice or nothing of it, else events would be counted twice
-                for (program, name) in done {
-                    self.unload(program);
-                    self.attached.retain(|attached| *attached != name);
-                }
-                self.unload(probe.program);
-                return Err((*probe, error));
-            }
-            done.push((probe.program, name.clone()));
-            self.attached.push(name);
-        }
-        Ok(())
-    }
-
-    fn attach(&mut self, probe: &Probe, btf: &Btf, aya_btf: &AyaBtf) -> Result<(), String> {
-        let exists = match probe.attach {
-            // found out before loading: verifying takes long on old kernels
-            Attach::Tracepoint | Attach::RawTracepoint | Attach::Syscalls => {
-                btf.has_tracepoint(probe.hook)
-            }
-            _ => btf.arguments(probe.hook).is_some(),
-        };
-        if !exists {
-            return Err("not in this kernel".to_owned());
-        }
-        if probe.attach.backend() == KPROBE && !Path::new(KPROBES).exists() {
-            return Err("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".to_owned());
-        }
-        let program = self
-            .ebpf
-            .program_mut(probe.program)
-            .ok_or_else(|| format!("the object has no program {}", probe.program))?;
-        let link = attach(program, probe.hook, aya_btf, self.hand_out)?;
-        let name = probe_name(probe);
-        self.links
-            .extend(link.map(|link| (probe.program, name, link)));
-        Ok(())
-    }
-
-    /// Takes a program out of the kernel, with every link it has.
-    fn unload(&mut self, program: &str) {
-        self.links.retain(|(of, ..)| *of != program);
-        let unloaded = match self.ebpf.program_mut(program) {
-            Some(Program::BtfTracePoint(p)) => p.unload(),
-            Some(Program::RawTracePoint(p)) => p.unload(),
-            Some(Program::FEntry(p)) => p.unload(),
-            Some(Program::FExit(p)) => p.unload(),
-            Some(Program::KProbe(p)) => p.unload(),
-            _ => Ok(()),
-        };
-        if let Err(error) = unloaded {
-            tracing::debug!(program, %error, "was not loaded");
-        }
-    }
-
-    fn load_scan(&mut self, aya_btf: &AyaBtf) -> Result<(), ProbeError> {
-        let program: &mut Iter = self
-            .ebpf
-            .program_mut("scan_descriptors")
-            .ok_or_else(|| ProbeError::Load("the object has no scan_descriptors".to_owned()))?
-            .try_into()
-            .map_err(|e: ProgramError| ProbeError::Load(chain(&e)))?;
-        program
-            .load("task_file", aya_btf)
-            .map_err(|e| ProbeError::Refused {
-                event: "scan",
-                refused: reason(&e),
-            })
-    }
-
-    /// Runs a descriptor scan with this number to its end; 0 looks for listening sockets only.
-    /// Returns how many descriptors refer to sockets of the target that found no room.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn run_scan(&mut self, number: u32) -> io::Result<u32> {
-        self.scan.set(&SCAN_UNSTORED, &0)?;
-        self.scan.set(&SCAN_NUMBER, &number)?;
-        let program: &mut Iter = self
-            .ebpf
-            .program_mut("scan_descriptors")
-            .ok_or_else(|| io::Error::other("the object has no scan_descriptors"))?
-            .try_into()
-            .map_err(io::Error::other)?;
-        let link = program.attach().map_err(io::Error::other)?;
-        let link = program.take_link(link).map_err(io::Error::other)?;
-        let mut file = link.into_file().map_err(io::Error::other)?;
-        let mut nothing = [0u8; 64];
-        loop {
-            match file.read(&mut nothing) {
-                Ok(0) => return Ok(self.scan.get(&SCAN_UNSTORED)?.unwrap_or(0)),
-                Ok(_) => {}
-                // a million files were visited without output: go on (kernel/bpf/bpf_iter.c)
-                Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
-    /// Number of the latest descriptor scan, an earlier daemon's too.
-    #[must_use]
-    pub fn last_scan(&self) -> u32 {
-        self.scan.get(&SCAN_NUMBER).ok().flatten().unwrap_or(0)
-    }
-
     /// The loaded object, for probes that are attached to programs as these come into view.
     pub(crate) fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
@@ -501,7 +302,7 @@ impl Probes {
     /// When the program can't be loaded or run (before 5.10).
     pub fn copy_stack(&mut self, bytes: u64, times: u32) -> io::Result<u64> {
         let before = self.counter(Counter::StackCopied);
-        let program: &mut aya::programs::RawTracePoint = self
+        let program: &mut RawTracePoint = self
             .ebpf
             .program_mut("measure_copy")
             .ok_or_else(|| io::Error::other("the object has no program measure_copy"))?
@@ -510,9 +311,10 @@ impl Probes {
         if program.fd().is_err() {
             program.load().map_err(io::Error::other)?;
         }
-        let fd = program.fd().map_err(io::Error::other)?.as_fd();
         for _ in 0..times {
-            maps::run_program(fd, bytes)?;
+            let mut options = RawTracePointRunOptions::default();
+            options.args[0] = bytes;
+            program.test_run(options).map_err(io::Error::other)?;
         }
         Ok(self.counter(Counter::StackCopied) - before)
     }
@@ -541,7 +343,7 @@ impl Probes {
 
     /// How each event is observed.
     #[must_use]
-    pub fn events(&self) -> &[EventStatus] {
+    pub fn events(&self) -> &[Observed] {
         &self.events
     }
 
@@ -564,17 +366,6 @@ impl Probes {
     }
 }
 
-/// Whether the functions have the numbers of arguments that the programs were written for; one
-/// that is missing is for attaching to complain about.
-fn fits(choice: &Choice, btf: &Btf) -> bool {
-    choice.probes.iter().all(|probe| match probe.attach {
-        Attach::Fexit { arguments } | Attach::KprobeOf { arguments } => {
-            btf.arguments(probe.hook).is_none_or(|n| n == arguments)
-        }
-        _ => true,
-    })
-}
-
 /// Before 5.11 BPF memory counts against RLIMIT_MEMLOCK; failing to raise it shows up as a
 /// failure to create maps.
 fn raise_memory_limit() {
@@ -584,8 +375,4 @@ fn raise_memory_limit() {
     };
     // SAFETY: a valid rlimit.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
-}
-
-fn probe_name(probe: &Probe) -> String {
-    format!("{}@{}", probe.program, probe.hook)
 }

@@ -5,12 +5,9 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-use aya_obj::generated::bpf_prog_info;
+use aya_obj::generated::{bpf_attr__bindgen_ty_9, bpf_cmd, bpf_prog_info};
 
-use super::maps::bpf;
-
-/// `BPF_OBJ_GET_INFO_BY_FD`, include/uapi/linux/bpf.h
-const OBJ_GET_INFO_BY_FD: i32 = 15;
+use super::bpf::{attributes, bpf};
 
 /// One program's statistics since it was loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,14 +20,6 @@ pub struct ProgramStats {
     pub recursion_misses: u64,
 }
 
-/// `union bpf_attr` of the command.
-#[repr(C)]
-struct Attributes {
-    fd: u32,
-    length: u32,
-    info: u64,
-}
-
 /// Asks the kernel.
 ///
 /// # Errors
@@ -38,13 +27,14 @@ struct Attributes {
 pub fn program_stats(fd: BorrowedFd<'_>) -> io::Result<ProgramStats> {
     // SAFETY: plain integers, for which all-zero is a value.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
-    let mut attributes = Attributes {
-        fd: fd.as_raw_fd().cast_unsigned(),
-        length: u32::try_from(size_of::<bpf_prog_info>()).unwrap_or(0),
+    let mut attributes = attributes();
+    attributes.info = bpf_attr__bindgen_ty_9 {
+        bpf_fd: fd.as_raw_fd().cast_unsigned(),
+        info_len: u32::try_from(size_of::<bpf_prog_info>()).unwrap_or(0),
         info: (&raw mut info) as u64,
     };
     // an older kernel fills in less
-    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
     Ok(ProgramStats {
         run_ns: info.run_time_ns,
         runs: info.run_cnt,

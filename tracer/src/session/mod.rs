@@ -4,6 +4,7 @@ pub mod cohorts;
 pub mod latest_request;
 mod lifetimes;
 mod losses;
+mod observed;
 mod peers;
 pub mod pending_stacks;
 pub mod processes;

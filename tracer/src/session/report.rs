@@ -308,7 +308,7 @@ impl Session {
             backend: weakest.to_owned(),
             hooks: events
                 .iter()
-                .map(|e| (e.event.clone(), e.backend.clone()))
+                .map(|e| (e.event.to_owned(), e.backend.to_owned()))
                 .collect(),
             attached: self.probes.attached().to_vec(),
             degraded,
@@ -368,7 +368,7 @@ impl Session {
             accounting.insert(name.to_owned(), count);
         }
         let mut doctor = self.surroundings.doctor();
-        doctor.events = self.probes.events().to_vec();
+        doctor.events = self.probes.events().iter().map(Into::into).collect();
         doctor.degraded.splice(0..0, coverage.degraded);
         doctor.accounting = accounting;
         doctor.usable = true;
