@@ -12,8 +12,8 @@ use thiserror::Error;
 use toml::Spanned;
 
 use crate::{
-    model::Confidence,
-    report::{Finding, Report, Verdict},
+    findings,
+    report::{Finding, Report},
     symbols::blame::Rule,
 };
 
@@ -229,23 +229,9 @@ impl Ignore {
         report.findings.retain(|finding| !self.hides(finding));
         let hidden = before - report.findings.len();
         report.ignored += hidden as u64;
-        if hidden == 0 || report.verdict != Verdict::Leak {
-            return;
+        if hidden > 0 {
+            findings::settle(report);
         }
-        let left = report
-            .findings
-            .iter()
-            .map(|finding| finding.confidence)
-            .max();
-        report.verdict = match left {
-            Some(confidence) if confidence >= Confidence::Medium => Verdict::Leak,
-            Some(_) => {
-                let reason = "only findings of low confidence are not on the ignore list";
-                report.inconclusive_because.push(reason.to_owned());
-                Verdict::Inconclusive
-            }
-            None => Verdict::Clean,
-        };
     }
 
     /// Whether the list names this finding.
@@ -305,7 +291,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::samples;
+    use crate::{model::Confidence, report::Verdict, samples};
 
     #[test]
     fn a_whole_configuration_is_read() {
@@ -420,6 +406,14 @@ mod tests {
             assert_eq!(report.ignored, 1);
             assert_eq!(report.verdict, Verdict::Clean);
         }
+        let mut report = samples::report();
+        report.unsettled.push("Events were lost.".to_owned());
+        let all = Ignore {
+            ids: vec!["*".into()],
+            ..Ignore::default()
+        };
+        all.apply(&mut report);
+        assert_eq!(report.verdict, Verdict::Inconclusive, "losses stay");
         let mut report = samples::report();
         report.findings.push(Finding {
             id: "other".into(),

@@ -322,6 +322,8 @@ pub struct Connection {
     pub error: u16,
     /// The last transfer was a send (waiting for an answer), rather than a receive.
     pub last_was_send: bool,
+    /// One end of a socket pair: there is no remote.
+    pub pair: bool,
     /// What the language runtime says of it, where it can be asked.
     pub pool: PoolState,
     /// What it speaks, as far as its bytes tell.
@@ -338,7 +340,7 @@ pub enum Protocol {
     Unknown,
     /// A request of HTTP was seen, or a runtime's own client says that it carries them.
     Http,
-    /// TLS: requests can't be seen from outside.
+    /// TLS, or HTTP/2: its requests can't be told apart from outside.
     Tls,
 }
 

@@ -50,11 +50,18 @@ pub struct Report {
     /// Why the verdict is `inconclusive`, as sentences; empty otherwise.
     #[serde(default)]
     pub inconclusive_because: Vec<String>,
+    /// Why nothing here can be called clean, whatever the findings: losses, a target that ended too
+    /// soon, growth that nothing explains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsettled: Vec<String>,
     /// Watching this much longer, in seconds, would settle it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub settle_seconds: Option<f64>,
     /// The findings, worst first.
     pub findings: Vec<Finding>,
+    /// What was watched and is no leak, with the reason; the largest first.
+    #[serde(default)]
+    pub populations: Vec<Population>,
     /// Findings hidden by the configuration's `ignore` list.
     #[serde(default)]
     pub ignored: u64,
@@ -63,6 +70,32 @@ pub struct Report {
     /// How it differs from an earlier report, where one was given.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub baseline: Option<Comparison>,
+}
+
+/// Connections that were watched together and are no leak.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Population {
+    /// Process.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// The application's own innermost frame.
+    pub call_site: Option<CallSite>,
+    /// Host, address and port, or UNIX path of the other end; for servers the listening address.
+    pub remote: String,
+    /// Client or server.
+    pub role: Role,
+    /// Open now.
+    pub open: u64,
+    /// Opened since watching began, and those found open then.
+    pub opened: u64,
+    /// Closed since watching began.
+    pub closed: u64,
+    /// Open ones that were used again after their first moments.
+    pub reused: u64,
+    /// Why it is no leak.
+    pub healthy_because: String,
 }
 
 /// A report against an earlier one; every list holds ids of findings.
@@ -148,6 +181,9 @@ pub struct Finding {
     /// Who called the function of the call site: a helper leaks for several.
     #[serde(default)]
     pub callers: Vec<Caller>,
+    /// The same with the number of leaked connections that each of them made, the most first.
+    #[serde(default)]
+    pub called_by: Vec<CalledBy>,
     /// The stack that opened the connections, where `stack` is that of a request.
     #[serde(default)]
     pub opener_stack: Vec<StackFrame>,
@@ -173,6 +209,15 @@ pub struct Finding {
     pub burst_period_seconds: Option<f64>,
     /// When the oldest open connection was opened.
     pub oldest_opened_at: Option<Timestamp>,
+    /// Status codes of the responses on the leaked connections, where their heads could be read.
+    #[serde(default)]
+    pub responses: Vec<ResponseCount>,
+    /// What it has been doing since it was first seen.
+    #[serde(default)]
+    pub state: FindingState,
+    /// When it was last seen, where it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved_at: Option<Timestamp>,
     /// Sentences with the numbers.
     pub evidence: Vec<String>,
     /// What to change.
@@ -219,6 +264,50 @@ pub struct Caller {
     pub file: Option<String>,
     /// Line of the call.
     pub line: Option<u32>,
+}
+
+/// A caller of a call site's function and what it made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CalledBy {
+    /// Function name.
+    pub function: String,
+    /// Source file.
+    pub file: Option<String>,
+    /// Line of the call.
+    pub line: Option<u32>,
+    /// Leaked connections.
+    pub count: u64,
+}
+
+/// How often leaked connections were answered with a status code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ResponseCount {
+    /// Status code.
+    pub status: u16,
+    /// Leaked connections whose latest response had it.
+    pub leaked: u64,
+    /// Requests of the finding in all.
+    pub of: u64,
+}
+
+/// The life of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum FindingState {
+    /// First seen less than a minute ago.
+    #[default]
+    New,
+    /// Its number rises.
+    Growing,
+    /// Its number stays, and what there is stays.
+    Steady,
+    /// It is over: the connections were closed, or it turned out to be none.
+    Resolved,
+    /// It was resolved, and is there again.
+    Back,
 }
 
 /// What a Go program's connection pools say about the connections of a finding.

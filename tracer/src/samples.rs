@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use crate::{
     model::{Confidence, Family, Frame, Kind, Owner, Role, StackOf, StackQuality},
     report::{
-        CallSite, Connections, Coverage, EphemeralPorts, Finding, Instance, ProcessInfo,
-        RemoteInfo, Report, Resources, SCHEMA, StackFrame, Verdict,
+        CallSite, Connections, Coverage, EphemeralPorts, Finding, FindingState, Instance,
+        ProcessInfo, RemoteInfo, Report, Resources, SCHEMA, StackFrame, Verdict,
     },
 };
 
@@ -58,6 +58,7 @@ pub fn finding() -> Finding {
         }),
         stack: vec![frame("main.fetch", 24), frame("main.main", 40)],
         callers: vec![],
+        called_by: vec![],
         opener_stack: vec![],
         instances: vec![Instance {
             node: None,
@@ -88,6 +89,9 @@ pub fn finding() -> Finding {
         growth_per_minute: 16.4,
         burst_period_seconds: None,
         oldest_opened_at: Some(start()),
+        responses: vec![],
+        state: FindingState::Growing,
+        resolved_at: None,
         evidence: vec![
             "820 responses began and none of their bodies was finished or closed.".into(),
         ],
@@ -119,6 +123,8 @@ pub fn report() -> Report {
         inconclusive_because: vec![],
         settle_seconds: None,
         findings: vec![finding()],
+        unsettled: vec![],
+        populations: vec![],
         ignored: 0,
         resources: vec![Resources {
             pid: 4711,

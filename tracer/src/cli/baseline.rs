@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use super::Failure;
 use crate::{
-    model::Confidence,
-    report::{Comparison, Finding, Report, SCHEMA, Verdict},
+    findings,
+    report::{Comparison, Report, SCHEMA, Verdict},
 };
 
 /// Growth must differ by this factor to be called faster or slower: within it, two watches of the
@@ -77,22 +77,17 @@ pub fn verdict(report: &Report) -> Verdict {
     let Some(comparison) = &report.baseline else {
         return report.verdict;
     };
-    let worse = |finding: &&Finding| {
+    let worse = report.findings.iter().filter(|finding| {
         comparison.new.contains(&finding.id) || comparison.faster.contains(&finding.id)
-    };
-    let sure = |finding: &Finding| finding.confidence >= Confidence::Medium;
-    match report.verdict {
-        _ if report.findings.iter().filter(worse).any(sure) => Verdict::Leak,
-        Verdict::Inconclusive => Verdict::Inconclusive,
-        Verdict::Leak | Verdict::Clean => Verdict::Clean,
-    }
+    });
+    findings::verdict(worse, &report.unsettled).0
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use super::*;
-    use crate::samples;
+    use crate::{model::Confidence, report::Finding, samples};
 
     #[test]
     fn findings_are_told_apart_by_id_and_growth() {

@@ -1,7 +1,10 @@
 //! Several daemons' reports as one: the same leak on ten nodes is one finding.
 
 use super::client::Answer;
-use crate::report::{Finding, Node, Report, SCHEMA, Verdict};
+use crate::{
+    findings::settle,
+    report::{Finding, Node, Report, SCHEMA},
+};
 
 /// Merges the answers of several daemons; `None` when none answered. With a single daemon asked,
 /// its report stays as it is.
@@ -43,18 +46,23 @@ pub fn merge(answers: Vec<Answer<Report>>) -> Option<Report> {
     }
     let mut merged = merged?;
     merged.schema = SCHEMA;
+    for node in &nodes {
+        if let Some(error) = &node.error {
+            let reason = format!("{} did not answer: {error}", node.endpoint);
+            merged.unsettled.push(reason);
+        }
+    }
     merged.nodes = Some(nodes);
+    settle(&mut merged);
     Some(merged)
 }
 
 fn add(merged: &mut Report, report: Report) {
-    merged.verdict = worse(merged.verdict, report.verdict);
     merged.started_at = merged.started_at.min(report.started_at);
     merged.duration_seconds = merged.duration_seconds.max(report.duration_seconds);
     merged.ignored += report.ignored;
-    merged
-        .inconclusive_because
-        .extend(report.inconclusive_because);
+    merged.unsettled.extend(report.unsettled);
+    merged.populations.extend(report.populations);
     merged.settle_seconds = match (merged.settle_seconds, report.settle_seconds) {
         (Some(one), Some(two)) => Some(one.max(two)),
         (one, two) => one.or(two),
@@ -69,14 +77,6 @@ fn add(merged: &mut Report, report: Report) {
             Some(known) => add_finding(known, finding),
             None => merged.findings.push(finding),
         }
-    }
-}
-
-fn worse(one: Verdict, two: Verdict) -> Verdict {
-    match (one, two) {
-        (Verdict::Leak, _) | (_, Verdict::Leak) => Verdict::Leak,
-        (Verdict::Inconclusive, _) | (_, Verdict::Inconclusive) => Verdict::Inconclusive,
-        (Verdict::Clean, Verdict::Clean) => Verdict::Clean,
     }
 }
 
@@ -124,7 +124,7 @@ fn add_finding(known: &mut Finding, mut other: Finding) {
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use super::*;
-    use crate::{cli::client::Endpoint, samples};
+    use crate::{cli::client::Endpoint, report::Verdict, samples};
 
     fn answer(name: &str, result: Result<Report, String>) -> Answer<Report> {
         Answer {
@@ -172,10 +172,28 @@ mod tests {
     }
 
     #[test]
-    fn the_worse_verdict_wins() {
-        use Verdict::{Clean, Inconclusive, Leak};
-        assert_eq!(worse(Clean, Leak), Leak);
-        assert_eq!(worse(Inconclusive, Clean), Inconclusive);
-        assert_eq!(worse(Clean, Clean), Clean);
+    fn what_one_node_could_not_see_is_not_clean() {
+        let clean = || {
+            let mut report = samples::report();
+            report.findings.clear();
+            settle(&mut report);
+            report
+        };
+        let both = |one: Report, two: Report| {
+            merge(vec![answer("a:1", Ok(one)), answer("b:1", Ok(two))])
+                .unwrap()
+                .verdict
+        };
+        assert_eq!(both(clean(), clean()), Verdict::Clean);
+        assert_eq!(both(clean(), samples::report()), Verdict::Leak);
+        let mut lossy = clean();
+        lossy.unsettled.push("Events were lost.".to_owned());
+        settle(&mut lossy);
+        assert_eq!(both(clean(), lossy), Verdict::Inconclusive);
+        let silent = merge(vec![
+            answer("a:1", Ok(clean())),
+            answer("b:1", Err("refused".into())),
+        ]);
+        assert_eq!(silent.unwrap().verdict, Verdict::Inconclusive);
     }
 }

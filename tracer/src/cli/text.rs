@@ -1,5 +1,7 @@
 //! A report as people read it.
 
+mod populations;
+
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
@@ -28,6 +30,7 @@ pub fn report(report: &Report, style: Style) -> String {
     if let Some(comparison) = &report.baseline {
         baseline(&mut out, comparison, report, paint);
     }
+    populations::table(&mut out, report, paint);
     resources(&mut out, &report.resources, paint);
     if let Some(seen) = &report.coverage {
         coverage(&mut out, seen, paint, width);

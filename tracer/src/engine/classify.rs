@@ -1,7 +1,7 @@
 //! What one connection looks like at one sweep.
 
 use super::Settings;
-use crate::model::{Connection, Holder, PoolState, Role};
+use crate::model::{Connection, Framing, Holder, PoolState, Protocol, Role};
 
 /// The condition a live connection is in; exactly one at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,16 +27,21 @@ pub enum Class {
     Failed,
     /// Idle, never carried a request.
     Unused,
-    /// Idle after being used once, right after it was opened.
+    /// Idle after carrying one request, right after it was opened.
     OneShot,
+    /// Idle after its first exchange, and not to be used for requests: it speaks a protocol of its
+    /// own, or was upgraded to one.
+    Quiet,
     /// Idle between uses.
     Reused,
+    /// The same, for long enough that a pool would rather have used it than opened another.
+    Parked,
     /// Idle, older than the watch, its use unknown.
     Old,
 }
 
 /// Number of classes.
-pub const CLASSES: usize = 13;
+pub const CLASSES: usize = 15;
 
 /// All classes, in the order of their numbers.
 pub const ALL: [Class; CLASSES] = [
@@ -51,7 +56,9 @@ pub const ALL: [Class; CLASSES] = [
     Class::Failed,
     Class::Unused,
     Class::OneShot,
+    Class::Quiet,
     Class::Reused,
+    Class::Parked,
     Class::Old,
 ];
 
@@ -175,37 +182,78 @@ fn client(
         };
     }
     let since_turn_ns = now_ns.saturating_sub(c.turn_ns.unwrap_or(c.opened_ns));
-    let since_sent_ns = c.sent_ns.map_or(u64::MAX, |s| now_ns.saturating_sub(s));
-    let streaming = match c.pool {
-        PoolState::Reading => since_turn_ns >= settings.stuck_ns,
-        PoolState::Response => since_turn_ns >= settings.stuck_ns && idle_ns < settings.stuck_ns,
-        PoolState::Unknown => {
-            c.turns > 0
-                && since_turn_ns >= settings.stuck_ns
-                && since_sent_ns >= settings.stuck_ns
-                && c.received_ns.is_some_and(|r| {
-                    now_ns.saturating_sub(r) < settings.stuck_ns
-                        && r.saturating_sub(c.turn_ns.unwrap_or(c.opened_ns)) >= settings.idle_ns
-                })
-        }
-        _ => false,
-    };
-    if streaming {
+    if streaming(now_ns, c, idle_ns, since_turn_ns, settings) {
         (Class::Stream, since_turn_ns)
     } else if idle_ns < settings.idle_ns
         || matches!(c.pool, PoolState::Reading | PoolState::Response)
     {
         // a body that waits to be read is no idle connection, and not yet a leaked one
         (Class::Active, 0)
+    } else if upgraded(c) {
+        (Class::Quiet, idle_ns)
     } else if reused {
-        (Class::Reused, idle_ns)
+        match idle_ns >= settings.stuck_ns {
+            true => (Class::Parked, idle_ns),
+            false => (Class::Reused, idle_ns),
+        }
     } else if c.preexisting {
         (Class::Old, idle_ns)
     } else if c.turns == 0 {
         (Class::Unused, idle_ns)
-    } else {
+    } else if carries_requests(c) {
         (Class::OneShot, idle_ns)
+    } else {
+        (Class::Quiet, idle_ns)
     }
+}
+
+/// Whether a response, or what an upgraded connection carries, has been arriving for longer than an
+/// ordinary answer does.
+fn streaming(
+    now_ns: u64,
+    c: &Connection,
+    idle_ns: u64,
+    since_turn_ns: u64,
+    settings: &Settings,
+) -> bool {
+    let received_lately = c
+        .received_ns
+        .is_some_and(|r| now_ns.saturating_sub(r) < settings.stuck_ns);
+    if upgraded(c) {
+        // whoever speaks first on it, and however often
+        return received_lately && now_ns.saturating_sub(c.opened_ns) >= settings.stuck_ns;
+    }
+    if since_turn_ns < settings.stuck_ns {
+        return false;
+    }
+    let since_sent_ns = c.sent_ns.map_or(u64::MAX, |s| now_ns.saturating_sub(s));
+    match c.pool {
+        PoolState::Reading => true,
+        PoolState::Response => idle_ns < settings.stuck_ns,
+        PoolState::Unknown => {
+            // the rest of a body that has not come yet, and nothing lies unread: it is waited for
+            let unfinished = c.response.is_some_and(|r| {
+                !r.complete && !matches!(r.framing, Framing::None | Framing::Unknown)
+            });
+            (unfinished && c.unread == 0)
+                || (c.turns > 0
+                    && since_sent_ns >= settings.stuck_ns
+                    && received_lately
+                    && c.received_ns.is_some_and(|r| {
+                        r.saturating_sub(c.turn_ns.unwrap_or(c.opened_ns)) >= settings.idle_ns
+                    }))
+        }
+        _ => false,
+    }
+}
+
+fn upgraded(c: &Connection) -> bool {
+    c.response.is_some_and(|r| r.upgraded)
+}
+
+/// Whether it carries requests, as far as one can see.
+fn carries_requests(c: &Connection) -> bool {
+    c.protocol != Protocol::Unknown || c.pool != PoolState::Unknown
 }
 
 fn server(c: &Connection, idle_ns: u64, reused: bool, settings: &Settings) -> (Class, u64) {

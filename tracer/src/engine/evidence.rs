@@ -1,12 +1,50 @@
 //! The sentences of a judgement.
 
-use super::{classify::Class, history::Mask, judge::Case, rules::Ground};
-use crate::model::Kind;
+use super::{
+    classify::Class,
+    growth::{Fit, Ground},
+    history::{ClassTally, Mask},
+    kinds,
+    population::{Counts, State},
+};
+
+/// Everything that the sentences of a judgement are made from.
+#[derive(Debug)]
+pub struct Case<'a> {
+    pub state: &'a State,
+    /// The fit that names it.
+    pub fit: &'a Fit,
+    /// The classes it is about.
+    pub mask: Mask,
+    /// The connections it is about.
+    pub all: ClassTally,
+    pub connections: &'a Counts,
+    pub requests: u64,
+    pub burst_period_seconds: Option<f64>,
+    pub now_ns: u64,
+    pub watched_seconds: f64,
+}
+
+impl Case<'_> {
+    /// "12 of 15 open connections".
+    pub fn of(&self) -> String {
+        let open = self.connections.open;
+        let noun = plural(open, "connection", "connections");
+        format!("{} of {open} open {noun}", self.all.count)
+    }
+
+    /// The longest time that one of them has been in its condition.
+    pub fn longest(&self) -> String {
+        seconds(self.all.stuck_max_ns as f64 / 1e9)
+    }
+}
 
 /// Evidence with the numbers, the strongest first.
 pub fn sentences(case: &Case<'_>) -> Vec<String> {
-    let mut out = vec![condition(case)];
-    out.push(spread(case));
+    let mut out = vec![(kinds::of(case.fit.kind).condition)(case)];
+    if case.all.count > 0 {
+        out.push(spread(case));
+    }
     out.push(ground(case));
     let c = case.connections;
     out.push(match (case.requests, c.closed) {
@@ -20,6 +58,7 @@ pub fn sentences(case: &Case<'_>) -> Vec<String> {
             plural(requests, "request", "requests")
         ),
     });
+    out.extend(statuses(case));
     if let Some(period) = case.burst_period_seconds {
         out.push(format!(
             "They are opened in bursts, one every {}.",
@@ -37,80 +76,6 @@ pub fn sentences(case: &Case<'_>) -> Vec<String> {
     out
 }
 
-/// What state they are in.
-fn condition(case: &Case<'_>) -> String {
-    let (n, open) = (case.all.count, case.connections.open);
-    let longest = seconds(case.all.stuck_max_ns as f64 / 1e9);
-    let of = format!("{n} of {open} open connections");
-    let tally = &case.state.tally;
-    match case.fit.kind {
-        Kind::InheritedFd => match tally.other_holder {
-            Some(pid) => format!(
-                "{of} are held by another process than the one that opened them (pid {pid}) and \
-                 have been idle for up to {longest}."
-            ),
-            None => format!("{of} are held by another process than the one that opened them."),
-        },
-        Kind::ResponseBodyNotClosed => format!(
-            "{of} have an HTTP response whose body was neither finished nor closed, without \
-             progress for up to {longest}."
-        ),
-        Kind::ClientPerRequest => format!(
-            "{of} were used once and have been idle since, for up to {longest}; {} ever reused.",
-            match tally.reused {
-                0 => "none was".to_owned(),
-                1 => "1 was".to_owned(),
-                n => format!("{n} were"),
-            }
-        ),
-        Kind::StreamNeverCancelled => {
-            format!("{of} carry streams that have been arriving for up to {longest}.")
-        }
-        Kind::ResponseNotRead => format!(
-            "{of} hold {} unread bytes or messages that nobody has read for up to {longest}.",
-            tally.unread
-        ),
-        Kind::CloseWait => format!(
-            "{of} were {} by the peer up to {longest} ago and are still held.",
-            match (tally.reset, tally.reset >= n) {
-                (0, _) => "closed",
-                (_, true) => "reset",
-                _ => "closed or reset",
-            }
-        ),
-        Kind::AcceptedNeverClosed => {
-            let shut = tally.class(Class::Shut).count;
-            match shut * 2 > n {
-                true => format!(
-                    "{of} were shut down for sending by the server but never closed; idle for up \
-                     to {longest}."
-                ),
-                false => format!(
-                    "{of} were accepted and have been idle for up to {longest}; their peers are \
-                     still there."
-                ),
-            }
-        }
-        Kind::PoolUnbounded => {
-            format!("{of} are idle entries of a pool that opens more instead of using them.")
-        }
-        Kind::NeverClosed => {
-            let unused = tally.class(Class::Unused).count;
-            let failed = tally.class(Class::Failed).count;
-            let waiting = tally.gather(Mask::of(&[Class::Waiting])).count;
-            if failed * 2 > n {
-                format!("{of} failed to connect, and their descriptors are kept.")
-            } else if waiting * 2 > n {
-                format!("{of} have been waiting for an answer for up to {longest}.")
-            } else if unused * 2 > n {
-                format!("{of} were never used and have been idle for up to {longest}.")
-            } else {
-                format!("{of} have been idle for up to {longest} and are not closed.")
-            }
-        }
-    }
-}
-
 fn spread(case: &Case<'_>) -> String {
     let oldest = case.now_ns.saturating_sub(case.all.oldest_ns) as f64 / 1e9;
     // Births are hashed into 64 seconds: a full set says only "many".
@@ -123,13 +88,44 @@ fn spread(case: &Case<'_>) -> String {
     )
 }
 
+/// Which answers leak, where their heads could be read.
+fn statuses(case: &Case<'_>) -> Option<String> {
+    let tally = &case.state.tally;
+    let mut statuses = tally.statuses;
+    if case.mask.has(Class::Parked) {
+        statuses.merge(&tally.parked_statuses);
+    }
+    let counts = statuses.counts();
+    let known: u32 = counts.iter().map(|&(_, n)| n).sum();
+    let requests = case.requests.max(u64::from(known));
+    let noun = plural(requests, "request", "requests");
+    match counts.as_slice() {
+        [] => None,
+        &[(status, n)] => Some(format!(
+            "{n} of {requests} {noun} leaked, all with status {status}."
+        )),
+        several => {
+            let list: Vec<String> = several
+                .iter()
+                .map(|(status, n)| format!("{n} with status {status}"))
+                .collect();
+            Some(format!(
+                "{known} of {requests} {noun} leaked: {}.",
+                list.join(", ")
+            ))
+        }
+    }
+}
+
 fn ground(case: &Case<'_>) -> String {
     match case.fit.ground {
         Ground::Growth(t) => format!(
-            "Their number grew by {:.1} per minute over {}, up to the end of the watch \
-             (steadiness {:.2} of 1).",
+            "Their number grew by {:.1} per minute over {} (half of all slopes lie between {:.1} and \
+             {:.1}), up to the end of the watch (steadiness {:.2} of 1).",
             t.per_minute,
             seconds(t.seconds),
+            t.between.0,
+            t.between.1,
             t.concordance
         ),
         Ground::Sawtooth(s) => format!(
@@ -152,51 +148,6 @@ fn ground(case: &Case<'_>) -> String {
             case.connections.closed,
             seconds(case.watched_seconds)
         ),
-    }
-}
-
-/// What to change.
-pub fn advice(kind: Kind, ground: Ground) -> &'static str {
-    match kind {
-        Kind::InheritedFd => {
-            "Open sockets close-on-exec (SOCK_CLOEXEC), or close them in the child after fork; a \
-             process that is handed a descriptor must close it when done."
-        }
-        Kind::ResponseBodyNotClosed => {
-            "Read the response body to its end and close it on every path, error paths included \
-             (in Go: `defer resp.Body.Close()` right after the error check)."
-        }
-        Kind::ClientPerRequest => {
-            "Create one client (transport, session, pool) at start and share it between calls; \
-             where a client must be short-lived, close it and its idle connections."
-        }
-        Kind::StreamNeverCancelled => {
-            "End each stream when its consumer goes: cancel its context or request, or close its \
-             body, and give it a deadline."
-        }
-        Kind::ResponseNotRead => {
-            "Read each response to its end or close the connection when the rest is of no use, on \
-             every path, error paths included."
-        }
-        Kind::CloseWait => {
-            "Close the socket when a read returns end of file or an error; an idle pool needs a \
-             check or an idle timeout shorter than the peer's."
-        }
-        Kind::AcceptedNeverClosed => {
-            "Close each accepted connection when its handler ends, however it ends, and give idle \
-             ones a timeout."
-        }
-        Kind::PoolUnbounded => "Give the pool a maximum size and an idle timeout.",
-        Kind::NeverClosed => match ground {
-            Ground::Sawtooth(_) | Ground::Collected(_) => {
-                "Close each connection when it is done with, on every path, rather than leaving it \
-                 to a finalizer or a timeout."
-            }
-            _ => {
-                "Close each connection when it is done with, on every path, error paths included, \
-                 or keep one and reuse it; set timeouts."
-            }
-        },
     }
 }
 

@@ -1,19 +1,19 @@
-//! From the kinds that fit a cohort to one judgement.
+//! From the kinds that fit a population to one judgement.
 
 use super::{
-    Judgement, Settings, State,
+    Judgement,
     classify::Class,
-    evidence,
+    evidence::{self, Case},
+    growth::{Fit, Ground, LOST, Rules},
     history::{COARSE_SECONDS, ClassTally, Mask},
-    rules::{Fit, Ground, fits},
+    kinds,
+    population::{Counts, State},
+    settings::Settings,
     trend::burst_period,
 };
-use crate::{
-    model::{CohortId, Confidence, Kind},
-    report::Connections,
-};
+use crate::model::{CohortId, Confidence, Kind};
 
-/// What a judgement may know beside the cohort.
+/// What a judgement may know beside the population.
 #[derive(Debug, Clone, Copy)]
 pub struct Sight<'a> {
     /// Settings.
@@ -26,42 +26,48 @@ pub struct Sight<'a> {
     pub reconciled: bool,
 }
 
-/// Everything that the sentences of a judgement are made from.
-#[derive(Debug)]
-pub struct Case<'a> {
-    pub state: &'a State,
-    /// The fit that names it.
-    pub fit: &'a Fit,
-    /// The connections it is about.
-    pub all: ClassTally,
-    pub connections: &'a Connections,
-    pub requests: u64,
-    pub burst_period_seconds: Option<f64>,
-    pub now_ns: u64,
-    pub watched_seconds: f64,
-}
-
-/// A kind names a finding only when it covers at least this share of what outlived (1/5).
-const NAMING_SHARE: u32 = 5;
-
-/// Judges one cohort.
-pub fn judge(sight: &Sight<'_>, id: CohortId, state: &State) -> Option<Judgement> {
+/// Judges one population; `members` are the leaves in it, `above` the populations it is a part of.
+pub fn judge(
+    sight: &Sight<'_>,
+    id: CohortId,
+    members: Vec<CohortId>,
+    state: &State,
+    above: &[&State],
+) -> Option<Judgement> {
     let tally = &state.tally;
     if tally.open == 0 && state.collected == 0 {
         return None;
     }
-    let fits = fits(sight, state);
-    let naming = naming(state, &fits)?;
+    let rules = Rules {
+        sight,
+        state,
+        above,
+    };
+    let mut fits = kinds::fits(&rules);
+    let lost = state.collected;
+    if lost >= u64::from(sight.settings.min_survivors)
+        && fits.iter().all(|f| f.confidence < Confidence::High)
+    {
+        // Whatever the rest looks like: these were never closed by the program.
+        fits = vec![Fit {
+            kind: Kind::NeverClosed,
+            mask: LOST,
+            ground: Ground::Collected(lost),
+            confidence: Confidence::High,
+            settle_seconds: None,
+        }];
+    }
+    let naming = naming(sight.settings, state, &fits)?;
     let mut mask = fits.iter().fold(Mask::default(), |m, f| m.with(f.mask));
-    // Idle connections from before the watch, of a cohort that grows: the same leak.
+    // Idle connections from before the watch, of a population that grows: the same leak.
     let grows = matches!(naming.ground, Ground::Growth(_) | Ground::Sawtooth(_));
-    if grows && tally.reused * 10 <= tally.open {
+    if grows && tally.reused * sight.settings.reuse_one_in <= tally.open {
         mask = mask.with(Mask::of(&[Class::Old]));
     }
     let all = tally.gather(mask);
-    let connections = Connections {
+    let connections = Counts {
         outlived: u64::from(all.count),
-        ..connections(state)
+        ..state.counts()
     };
     let requests = tally.turns + state.closed_turns;
     let burst_period_seconds = burst_period(&tally.births).or_else(|| {
@@ -70,6 +76,7 @@ pub fn judge(sight: &Sight<'_>, id: CohortId, state: &State) -> Option<Judgement
     let case = Case {
         state,
         fit: naming,
+        mask,
         all,
         connections: &connections,
         requests,
@@ -89,6 +96,9 @@ pub fn judge(sight: &Sight<'_>, id: CohortId, state: &State) -> Option<Judgement
     }
     Some(Judgement {
         cohort: id,
+        level: state.level,
+        members,
+        about: mask,
         kind: naming.kind,
         also: also(naming.kind, &fits, &all),
         confidence,
@@ -101,36 +111,32 @@ pub fn judge(sight: &Sight<'_>, id: CohortId, state: &State) -> Option<Judgement
         burst_period_seconds,
         oldest_opened_ns: (all.count > 0).then_some(all.oldest_ns),
         first_seen_ns: sight.now_ns,
+        back: false,
         evidence,
-        advice: evidence::advice(naming.kind, naming.ground),
+        advice: (kinds::of(naming.kind).advice)(naming.ground),
         settle_seconds: match confidence {
             Confidence::Low => naming.settle_seconds,
             _ => None,
+        },
+        responses: {
+            let mut statuses = tally.statuses;
+            if mask.has(Class::Parked) {
+                statuses.merge(&tally.parked_statuses);
+            }
+            statuses.counts()
         },
         connections,
     })
 }
 
-/// Counts of a cohort, with every class that may outlive counted as outlived.
-pub fn connections(state: &State) -> Connections {
-    let open = u64::from(state.tally.open);
-    Connections {
-        open,
-        outlived: u64::from(state.tally.outlived()),
-        opened: open + state.closed,
-        closed: state.closed,
-        peak_open: state.peak_open,
-    }
-}
-
 /// The first kind, in the order of [`Kind`], that fits well enough to name the finding.
-fn naming<'a>(state: &State, fits: &'a [Fit]) -> Option<&'a Fit> {
+fn naming<'a>(settings: &Settings, state: &State, fits: &'a [Fit]) -> Option<&'a Fit> {
     let best = fits.iter().map(|f| f.confidence).max()?;
     let well = best.min(Confidence::Medium);
     let count = |f: &Fit| state.tally.gather(f.mask).count;
     let total: u32 = fits.iter().map(count).sum();
     fits.iter()
-        .find(|f| f.confidence >= well && count(f) * NAMING_SHARE >= total)
+        .find(|f| f.confidence >= well && count(f) * settings.naming_one_in >= total)
         .or_else(|| fits.iter().find(|f| f.confidence >= well))
 }
 

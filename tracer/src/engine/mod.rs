@@ -1,77 +1,58 @@
 //! The leak engine: from what sweeps saw to judgements. Pure: no clock, no I/O, no kernel.
 //!
-//! The same history of calls gives the same judgements. Memory is bounded per cohort, never per
+//! The same history of calls gives the same judgements. Memory is bounded per population, never per
 //! connection: each sweep shows every live connection once, the engine keeps tallies by
-//! [class](classify::Class) and a thinned-out series of them.
+//! [class](classify::Class) and a thinned-out series of them, for every
+//! [population](population::Level) that the connection is a part of.
 //!
 //! ```text
-//! begin_sweep ─ observe* ─ ended* ─ end_sweep      (about once a second)
-//! judge                                            (whenever somebody asks)
+//! enroll* ─ begin_sweep ─ observe* ─ ended* ─ end_sweep      (about once a second)
+//! judge, watched                                             (whenever somebody asks)
 //! ```
 
 mod classify;
 #[cfg(test)]
 mod corpus;
 mod evidence;
+mod growth;
+mod healthy;
 mod history;
 mod judge;
-mod rules;
+pub mod kinds;
+mod population;
 pub mod saved;
+mod select;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod trend;
 
 use std::collections::HashMap;
 
-use crate::{
-    model::{CohortId, Confidence, Connection, Ended, Kind, Role},
-    report::Connections,
+use crate::model::{CohortId, Confidence, Connection, Ended, Kind, Role};
+
+pub use self::{
+    healthy::Watched,
+    history::Mask,
+    population::{Counts, Level, Lineage},
+    settings::{Growing, Parked, Plateau, Settings, Shape, WholeProcess},
 };
-use history::{History, Tally};
+use self::{
+    history::{Schedule, Tally},
+    population::State,
+};
 
-/// What the engine takes for granted about healthy programs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
-    /// Fewest survivors that growth may be concluded from.
-    pub min_survivors: u32,
-    /// Fewest separate seconds those survivors must have been opened in.
-    pub min_intervals: u32,
-    /// Cohorts kept at one time; connections of further ones are counted as overflow.
-    pub max_cohorts: usize,
-    /// Without a transfer for this long a connection is idle, nanoseconds.
-    pub idle_ns: u64,
-    /// Unread bytes, an open body or a half-shut socket are suspicious after this long without
-    /// a transfer, nanoseconds.
-    pub stuck_ns: u64,
-    /// A peer's close is overdue for an answer after this long, nanoseconds.
-    pub close_wait_ns: u64,
-    /// Proof per connection must have lasted this long where nothing grows, nanoseconds.
-    pub standing_ns: u64,
-    /// A request that waits for its answer this long counts as abandoned, nanoseconds.
-    pub waiting_ns: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        const SECOND: u64 = 1_000_000_000;
-        Settings {
-            min_survivors: 5,
-            min_intervals: 3,
-            max_cohorts: 8192,
-            idle_ns: 2 * SECOND,
-            stuck_ns: 5 * SECOND,
-            close_wait_ns: 3 * SECOND,
-            standing_ns: 10 * SECOND,
-            waiting_ns: 60 * SECOND,
-        }
-    }
-}
-
-/// What the engine thinks of one cohort.
+/// What the engine thinks of one population.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
-    /// The cohort.
+    /// The population.
     pub cohort: CohortId,
+    /// What its members have in common.
+    pub level: Level,
+    /// The leaves in it.
+    pub members: Vec<CohortId>,
+    /// The classes that it is about.
+    pub about: Mask,
     /// The kind that names it.
     pub kind: Kind,
     /// Other kinds that fit too, in their order.
@@ -79,8 +60,8 @@ pub struct Judgement {
     /// How sure.
     pub confidence: Confidence,
     /// Counts.
-    pub connections: Connections,
-    /// Requests carried by the cohort's connections, live and closed.
+    pub connections: Counts,
+    /// Requests carried by the population's connections, live and closed.
     pub requests: u64,
     /// Outlived connections per request; 0 when none carried a request.
     pub leaked_per_request: f64,
@@ -92,52 +73,16 @@ pub struct Judgement {
     pub oldest_opened_ns: Option<u64>,
     /// When the engine first thought so.
     pub first_seen_ns: u64,
+    /// It was suspected before, and was not in between.
+    pub back: bool,
     /// Sentences with the numbers.
     pub evidence: Vec<String>,
     /// What to change.
     pub advice: &'static str,
     /// Watching this much longer would settle a low confidence, seconds.
     pub settle_seconds: Option<f64>,
-}
-
-/// One cohort's state.
-#[derive(Debug)]
-struct State {
-    role: Role,
-    /// Being filled by the current sweep.
-    filling: Tally,
-    /// As of the last complete sweep.
-    tally: Tally,
-    history: History,
-    closed: u64,
-    closed_lifetime_ns: u64,
-    closed_turns: u64,
-    /// Connections that the garbage collector closed: proof by itself.
-    collected: u64,
-    peak_open: u64,
-    last_active_ns: u64,
-    first_seen_ns: Option<u64>,
-    /// Since when it is not suspected any more.
-    cleared_ns: Option<u64>,
-}
-
-impl State {
-    fn new(role: Role, now_ns: u64) -> State {
-        State {
-            role,
-            filling: Tally::default(),
-            tally: Tally::default(),
-            history: History::default(),
-            closed: 0,
-            closed_lifetime_ns: 0,
-            closed_turns: 0,
-            collected: 0,
-            peak_open: 0,
-            last_active_ns: now_ns,
-            first_seen_ns: None,
-            cleared_ns: None,
-        }
-    }
+    /// Status codes of the responses on outlived connections, the most frequent first.
+    pub responses: Vec<(u16, u32)>,
 }
 
 /// The engine: feed it sweeps, ask it for judgements.
@@ -145,6 +90,9 @@ impl State {
 pub struct Engine {
     settings: Settings,
     cohorts: HashMap<CohortId, Box<State>>,
+    /// Leaves as the current sweep sees them.
+    filling: HashMap<CohortId, Box<Tally>>,
+    schedule: Schedule,
     started_ns: Option<u64>,
     now_ns: u64,
     reconciled: bool,
@@ -153,11 +101,6 @@ pub struct Engine {
     candidates: u64,
 }
 
-/// An empty cohort is forgotten after this long, nanoseconds.
-const FORGET_NS: u64 = 3_600_000_000_000;
-/// A suspicion that comes again within this time is the same one.
-const CLEARED_FOR_NS: u64 = 60_000_000_000;
-
 impl Engine {
     /// An engine that has seen nothing yet.
     #[must_use]
@@ -165,12 +108,22 @@ impl Engine {
         Engine {
             settings,
             cohorts: HashMap::new(),
+            filling: HashMap::new(),
+            schedule: Schedule::default(),
             started_ns: None,
             now_ns: 0,
             reconciled: false,
             ever_reconciled: false,
             overflow: 0,
             candidates: 0,
+        }
+    }
+
+    /// Says what larger populations a leaf is a part of; a leaf that was never enrolled stands
+    /// alone.
+    pub fn enroll(&mut self, leaf: CohortId, role: Role, lineage: Lineage) {
+        if let Some(state) = self.state(leaf, role) {
+            state.lineage = Some(lineage);
         }
     }
 
@@ -183,169 +136,256 @@ impl Engine {
         self.now_ns = now_ns.max(self.now_ns);
         self.started_ns.get_or_insert(self.now_ns);
         self.reconciled = reconciled;
-        for state in self.cohorts.values_mut() {
-            state.filling = Tally::default();
-        }
+        self.filling.clear();
     }
 
     /// Shows one connection of the current sweep. Closed ones (`closed_ns`) are passed over.
     ///
-    /// The role is given with each connection because a cohort's first sight may be here.
-    pub fn observe(&mut self, cohort: CohortId, role: Role, connection: &Connection) {
+    /// The role is given with each connection because a leaf's first sight may be here.
+    pub fn observe(&mut self, leaf: CohortId, role: Role, connection: &Connection) {
         if connection.closed_ns.is_some() {
             return;
         }
         let Some(seen) = classify::classify(self.now_ns, role, connection, &self.settings) else {
             return;
         };
-        let now_ns = self.now_ns;
-        if let Some(state) = self.state(cohort, role) {
-            state.filling.add(now_ns, connection, &seen);
+        if !self.filling.contains_key(&leaf) && self.state(leaf, role).is_none() {
+            return;
         }
+        let tally = self.filling.entry(leaf).or_default();
+        tally.add(self.now_ns, connection, &seen);
     }
 
-    /// Counts connections of a cohort that ended since the last sweep.
-    pub fn ended(&mut self, cohort: CohortId, role: Role, ended: &Ended) {
+    /// Whether a connection is one of those that a judgement is about.
+    #[must_use]
+    pub fn is_about(&self, judgement: &Judgement, role: Role, connection: &Connection) -> bool {
+        classify::classify(self.now_ns, role, connection, &self.settings)
+            .is_some_and(|seen| judgement.about.has(seen.class))
+    }
+
+    /// Counts connections of a leaf that ended since the last sweep.
+    pub fn ended(&mut self, leaf: CohortId, role: Role, ended: &Ended) {
         if ended.count == 0 {
             return;
         }
         let now_ns = self.now_ns;
-        if let Some(state) = self.state(cohort, role) {
+        self.along(leaf, role, |state| {
             state.closed += ended.count;
-            state.closed_lifetime_ns += ended.lifetime_ns;
+            state.closed_lifetime_ns = state.closed_lifetime_ns.saturating_add(ended.lifetime_ns);
             state.closed_turns += ended.turns;
             state.last_active_ns = now_ns;
-        }
+        });
     }
 
-    /// Counts connections of a cohort that the runtime's garbage collector closed since the last
+    /// Counts connections of a leaf that the runtime's garbage collector closed since the last
     /// sweep, because the program had lost them. They are among [`Engine::ended`], too.
-    pub fn collected(&mut self, cohort: CohortId, role: Role, count: u64) {
-        if let Some(state) = self.state(cohort, role) {
-            state.collected += count;
-        }
+    pub fn collected(&mut self, leaf: CohortId, role: Role, count: u64) {
+        self.along(leaf, role, |state| state.collected += count);
     }
 
     /// Ends the sweep: what was observed becomes the state that [`Engine::judge`] looks at.
     pub fn end_sweep(&mut self) {
         self.ever_reconciled |= self.reconciled;
         let now_ns = self.now_ns;
+        for state in self.cohorts.values_mut() {
+            state.tally = Tally::default();
+        }
+        let mut seen = std::mem::take(&mut self.filling);
+        for (id, tally) in seen.drain() {
+            let Some(leaf) = self.cohorts.get_mut(&id) else {
+                continue;
+            };
+            let (role, lineage) = (leaf.role, leaf.lineage);
+            leaf.tally = (*tally).clone();
+            for (above, level) in lineage.iter().flat_map(levels) {
+                if let Some(state) = self.state_at(above, role, level) {
+                    state.tally.merge(&tally);
+                }
+            }
+        }
+        self.filling = seen;
+        let due = self.schedule.due(now_ns);
         let min = self.settings.min_survivors;
         let mut candidates = 0;
         for state in self.cohorts.values_mut() {
-            std::mem::swap(&mut state.tally, &mut state.filling);
             let open = u64::from(state.tally.open);
             state.peak_open = state.peak_open.max(open);
             if open > 0 {
                 state.last_active_ns = now_ns;
             }
-            state.history.push(now_ns, &state.tally, state.closed);
-            if state.tally.outlived() >= min {
+            state.history.push(now_ns, &state.tally, state.closed, due);
+            if state.level == Level::Leaf && state.tally.outlived() >= min {
                 candidates += 1;
             }
         }
         self.candidates = candidates;
-        if self.cohorts.len() * 2 > self.settings.max_cohorts {
+        self.make_room();
+    }
+
+    fn make_room(&mut self) {
+        let (max, now_ns) = (self.settings.max_cohorts, self.now_ns);
+        let forget_ns = self.settings.forget_ns;
+        if self.cohorts.len() * 2 > max {
             self.cohorts
-                .retain(|_, s| s.tally.open > 0 || now_ns - s.last_active_ns < FORGET_NS);
+                .retain(|_, s| s.tally.open > 0 || now_ns - s.last_active_ns < forget_ns);
         }
-        if self.cohorts.len() * 8 > self.settings.max_cohorts * 7 {
+        if self.cohorts.len() * 8 > max * 7 {
             // room for what is open is worth more than the past of what is not
             self.cohorts.retain(|_, s| s.tally.open > 0);
         }
     }
 
-    /// Judges every cohort as of the last complete sweep; those without suspicion are left out.
-    /// Ordered by cohort.
+    /// Judges every population as of the last complete sweep and chooses those that explain what
+    /// grows, so that each connection counts in one judgement at most. Ordered by number.
     pub fn judge(&mut self) -> Vec<Judgement> {
-        let Some(started_ns) = self.started_ns else {
+        let Some(sight) = self.sight() else {
             return Vec::new();
         };
-        let sight = judge::Sight {
-            settings: &self.settings,
-            started_ns,
-            now_ns: self.now_ns,
-            reconciled: self.ever_reconciled,
-        };
-        let mut judgements: Vec<Judgement> = self
-            .cohorts
-            .iter_mut()
-            .filter_map(|(&id, state)| {
-                let mut judgement = judge::judge(&sight, id, state);
-                // also where it stays so: what is kept of it must not outlive this
-                if (state.cleared_ns).is_some_and(|since| sight.now_ns - since > CLEARED_FOR_NS) {
-                    state.first_seen_ns = None;
-                }
-                match &mut judgement {
-                    Some(j) => {
-                        state.cleared_ns = None;
-                        j.first_seen_ns = *state.first_seen_ns.get_or_insert(sight.now_ns);
-                    }
-                    None => {
-                        state.cleared_ns.get_or_insert(sight.now_ns);
-                    }
-                }
-                judgement
-            })
-            .collect();
+        let (families, alone) = select::families(&self.cohorts);
+        let mut judgements: Vec<Judgement> = Vec::new();
+        for (process, family) in &families {
+            judgements.extend(select::select(&sight, &self.cohorts, *process, family));
+        }
+        for id in alone {
+            if let Some(state) = self.cohorts.get(&id) {
+                judgements.extend(judge::judge(&sight, id, vec![id], state, &[]));
+            }
+        }
         judgements.sort_unstable_by_key(|j| j.cohort);
+        self.remember(&mut judgements);
         judgements
     }
 
-    /// Counts of one cohort as of the last complete sweep, judged or not.
-    #[must_use]
-    pub fn connections(&self, cohort: CohortId) -> Option<Connections> {
-        self.cohorts.get(&cohort).map(|s| judge::connections(s))
+    fn sight(&self) -> Option<judge::Sight<'_>> {
+        Some(judge::Sight {
+            settings: &self.settings,
+            started_ns: self.started_ns?,
+            now_ns: self.now_ns,
+            reconciled: self.ever_reconciled,
+        })
     }
 
-    /// Whether anything is kept of a cohort.
+    /// Keeps since when each population has been suspected.
+    fn remember(&mut self, judgements: &mut [Judgement]) {
+        let (now_ns, cleared_for_ns) = (self.now_ns, self.settings.cleared_for_ns);
+        for (id, state) in &mut self.cohorts {
+            // also where it stays so: what is kept of it must not outlive this
+            if (state.cleared_ns).is_some_and(|since| now_ns - since > cleared_for_ns)
+                && state.first_seen_ns.take().is_some()
+            {
+                state.resolved = true;
+            }
+            match judgements.binary_search_by_key(id, |j| j.cohort) {
+                Ok(i) => {
+                    state.cleared_ns = None;
+                    judgements[i].first_seen_ns = *state.first_seen_ns.get_or_insert(now_ns);
+                    judgements[i].back = state.resolved;
+                }
+                Err(_) => {
+                    state.cleared_ns.get_or_insert(now_ns);
+                }
+            }
+        }
+    }
+
+    /// What was watched and is no leak, given what was judged to be one: the largest first.
+    #[must_use]
+    pub fn watched(&self, judgements: &[Judgement]) -> Vec<Watched> {
+        match self.sight() {
+            Some(sight) => healthy::watched(&sight, &self.cohorts, judgements),
+            None => Vec::new(),
+        }
+    }
+
+    /// Processes whose open connections grow although no judgement explains it, as sentences
+    /// without the process's name.
+    #[must_use]
+    pub fn unexplained(&self, judgements: &[Judgement]) -> Vec<(CohortId, String)> {
+        match self.sight() {
+            Some(sight) => healthy::unexplained(&sight, &self.cohorts, judgements),
+            None => Vec::new(),
+        }
+    }
+
+    /// Counts of one population as of the last complete sweep, judged or not.
+    #[must_use]
+    pub fn connections(&self, cohort: CohortId) -> Option<Counts> {
+        self.cohorts.get(&cohort).map(|s| s.counts())
+    }
+
+    /// Whether anything is kept of a population.
     #[must_use]
     pub fn knows(&self, cohort: CohortId) -> bool {
         self.cohorts.contains_key(&cohort)
     }
 
-    /// Cohorts with enough outlived connections to become findings.
+    /// Leaves with enough outlived connections to become findings.
     #[must_use]
     pub fn candidates(&self) -> u64 {
         self.candidates
     }
 
-    /// Connections and endings that were not taken in because there were too many cohorts.
+    /// Connections and endings that were not taken in because there were too many populations.
     #[must_use]
     pub fn overflow(&self) -> u64 {
         self.overflow
     }
 
-    fn state(&mut self, cohort: CohortId, role: Role) -> Option<&mut State> {
+    fn along(&mut self, leaf: CohortId, role: Role, mut change: impl FnMut(&mut State)) {
+        let Some(state) = self.state(leaf, role) else {
+            return;
+        };
+        change(state);
+        let lineage = state.lineage;
+        for (above, level) in lineage.iter().flat_map(levels) {
+            if let Some(state) = self.state_at(above, role, level) {
+                change(state);
+            }
+        }
+    }
+
+    fn state(&mut self, leaf: CohortId, role: Role) -> Option<&mut State> {
+        self.state_at(leaf, role, Level::Leaf)
+    }
+
+    fn state_at(&mut self, id: CohortId, role: Role, level: Level) -> Option<&mut State> {
         let full = self.cohorts.len() >= self.settings.max_cohorts;
-        match self.cohorts.entry(cohort) {
+        match self.cohorts.entry(id) {
             std::collections::hash_map::Entry::Occupied(e) => Some(e.into_mut()),
             std::collections::hash_map::Entry::Vacant(_) if full => {
                 self.overflow += 1;
                 None
             }
             std::collections::hash_map::Entry::Vacant(e) => {
-                Some(e.insert(Box::new(State::new(role, self.now_ns))))
+                Some(e.insert(Box::new(State::new(role, level, self.now_ns))))
             }
         }
     }
 }
 
+fn levels(lineage: &Lineage) -> [(CohortId, Level); 3] {
+    [
+        (lineage.site, Level::Site),
+        (lineage.authority, Level::Authority),
+        (lineage.process, Level::Process),
+    ]
+}
+
 /// Takes back what a server was charged with when the client side of the same connections is in
 /// view and itself judged leaking: the server can't close what its client means to keep.
 ///
-/// `pairs` are (server cohort, client cohort) with live connections between them. Only growth of
+/// `pairs` are (server leaf, client leaf) with live connections between them. Only growth of
 /// idle connections is explained this way; a peer's close that went unanswered is the server's own.
 pub fn explain_servers(judgements: &mut Vec<Judgement>, pairs: &[(CohortId, CohortId)]) {
     let leaking: Vec<CohortId> = judgements
         .iter()
         .filter(|j| j.confidence >= Confidence::Medium)
-        .map(|j| j.cohort)
+        .flat_map(|j| j.members.iter().copied())
         .collect();
     judgements.retain(|j| {
         j.kind != Kind::AcceptedNeverClosed
             || !pairs
                 .iter()
-                .any(|&(server, client)| server == j.cohort && leaking.contains(&client))
+                .any(|(server, client)| j.members.contains(server) && leaking.contains(client))
     });
 }

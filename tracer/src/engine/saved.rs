@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, State, history::History};
+use super::{Engine, Level, history::History, population::State};
 use crate::model::{CohortId, Role};
 
 /// The engine as a whole.
@@ -16,6 +16,7 @@ pub struct SavedEngine {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedState {
     role: Role,
+    level: Level,
     closed: u64,
     closed_lifetime_ns: u64,
     closed_turns: u64,
@@ -45,6 +46,7 @@ impl Engine {
         let suspect = state.tally.outlived() >= self.settings.min_survivors;
         Some(SavedState {
             role: state.role,
+            level: state.level,
             closed: state.closed,
             closed_lifetime_ns: state.closed_lifetime_ns,
             closed_turns: state.closed_turns,
@@ -76,7 +78,7 @@ impl Engine {
         self.started_ns = engine.started_ns;
         self.overflow = engine.overflow;
         for (id, saved) in cohorts {
-            let mut state = State::new(saved.role, saved.last_active_ns);
+            let mut state = State::new(saved.role, saved.level, saved.last_active_ns);
             state.closed = saved.closed;
             state.closed_lifetime_ns = saved.closed_lifetime_ns;
             state.closed_turns = saved.closed_turns;
@@ -84,6 +86,8 @@ impl Engine {
             state.peak_open = saved.peak_open;
             state.first_seen_ns = saved.first_seen_ns;
             state.history = saved.history;
+            // where it was enrolled already, that stays
+            state.lineage = self.cohorts.get(&id).and_then(|known| known.lineage);
             self.cohorts.insert(id, Box::new(state));
         }
     }

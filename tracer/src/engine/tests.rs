@@ -30,6 +30,7 @@ fn idle(sk: u64, opened_ns: u64) -> Connection {
         preexisting: false,
         error: 0,
         last_was_send: false,
+        pair: false,
         pool: PoolState::Unknown,
         protocol: Protocol::Unknown,
         response: None,
@@ -184,6 +185,7 @@ fn a_client_that_leaks_excuses_the_server() {
     let client = leak(30, true, false).judge()[0].clone();
     let server = |kind| Judgement {
         cohort: CohortId(2),
+        members: vec![CohortId(2)],
         kind,
         ..client.clone()
     };

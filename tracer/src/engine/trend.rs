@@ -1,5 +1,7 @@
 //! Trends in short, noisy series: robust slope, steadiness, sawtooth, bursts.
 
+use super::settings::Shape;
+
 /// One value of a series.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
@@ -12,10 +14,14 @@ pub struct Sample {
 /// What a series does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Trend {
-    /// Seconds covered, from the first value above zero.
+    /// When it begins: the last moment before the first value above zero.
+    pub from: f64,
+    /// Seconds covered.
     pub seconds: f64,
     /// Theil–Sen slope (the median of all pairwise slopes), per minute.
     pub per_minute: f64,
+    /// Half of all pairwise slopes lie between these, per minute.
+    pub between: (f64, f64),
     /// (rising pairs − falling pairs) / all pairs, from −1 to 1.
     pub concordance: f64,
     /// Last value minus first.
@@ -24,15 +30,12 @@ pub struct Trend {
     pub rising_to_the_end: bool,
 }
 
-/// Fewest samples a trend is read from.
-const MIN_SAMPLES: usize = 4;
-
 /// The trend of a series ordered by time; `None` when there is too little of it.
 #[must_use]
-pub fn trend(series: &[Sample]) -> Option<Trend> {
+pub fn trend(series: &[Sample], shape: &Shape) -> Option<Trend> {
     let series = trimmed(series);
     let (first, last) = (series.first()?, series.last()?);
-    if series.len() < MIN_SAMPLES {
+    if series.len() < shape.min_samples {
         return None;
     }
     let mut slopes = Vec::with_capacity(series.len() * (series.len() - 1) / 2);
@@ -49,12 +52,21 @@ pub fn trend(series: &[Sample]) -> Option<Trend> {
         return None;
     }
     let concordance = balance as f64 / slopes.len() as f64;
+    let per_minute = median(&mut slopes) * 60.0;
+    // the slopes are sorted now
+    let quarter = slopes.len() / 4;
+    let between = (
+        slopes[quarter] * 60.0,
+        slopes[slopes.len() - 1 - quarter] * 60.0,
+    );
     Some(Trend {
+        from: first.at,
         seconds: last.at - first.at,
-        per_minute: median(&mut slopes) * 60.0,
+        per_minute,
+        between,
         concordance,
         net: last.value - first.value,
-        rising_to_the_end: rising_to_the_end(series),
+        rising_to_the_end: rising_to_the_end(series, shape),
     })
 }
 
@@ -66,7 +78,7 @@ fn trimmed(series: &[Sample]) -> &[Sample] {
     }
 }
 
-fn rising_to_the_end(series: &[Sample]) -> bool {
+fn rising_to_the_end(series: &[Sample], shape: &Shape) -> bool {
     let (Some(first), Some(last)) = (series.first(), series.last()) else {
         return false;
     };
@@ -92,7 +104,10 @@ fn rising_to_the_end(series: &[Sample]) -> bool {
         (Some(a), Some(b), Some(c)) => {
             let (early, late) = (b - a, c - b);
             let peak = series.iter().map(|s| s.value).fold(0.0, f64::max);
-            late > 0.0 && late >= 0.4 * early && c - a >= 1.5 && last.value >= 0.6 * peak
+            late > 0.0
+                && late >= shape.late_share * early
+                && c - a >= shape.least_rise
+                && last.value >= shape.end_of_peak * peak
         }
         _ => false,
     }
@@ -111,8 +126,7 @@ pub struct Sawtooth {
 
 /// Reads a sawtooth from a series; `None` when it is none.
 #[must_use]
-pub fn sawtooth(series: &[Sample]) -> Option<Sawtooth> {
-    const MIN_CLIMB: f64 = 5.0;
+pub fn sawtooth(series: &[Sample], shape: &Shape) -> Option<Sawtooth> {
     let series = trimmed(series);
     let (first, last) = (series.first()?, series.last()?);
     let mut slopes = Vec::new();
@@ -121,13 +135,15 @@ pub fn sawtooth(series: &[Sample]) -> Option<Sawtooth> {
     for i in 1..=series.len() {
         let falls = i < series.len() && {
             let drop = series[i - 1].value - series[i].value;
-            drop >= MIN_CLIMB.max(0.4 * series[i - 1].value)
+            drop >= shape
+                .tooth_least
+                .max(shape.tooth_share * series[i - 1].value)
         };
         if falls || i == series.len() {
             let climb = &series[start..i];
-            if let Some(t) = trend(climb)
-                && t.concordance >= 0.8
-                && t.net >= MIN_CLIMB
+            if let Some(t) = trend(climb, shape)
+                && t.concordance >= shape.tooth_concordance
+                && t.net >= shape.tooth_least
             {
                 slopes.push(t.per_minute);
                 covered += t.seconds;
@@ -136,7 +152,7 @@ pub fn sawtooth(series: &[Sample]) -> Option<Sawtooth> {
         }
     }
     let seconds = last.at - first.at;
-    if slopes.len() < 2 || covered < 0.6 * seconds {
+    if slopes.len() < 2 || covered < shape.tooth_cover * seconds {
         return None;
     }
     Some(Sawtooth {
@@ -144,6 +160,20 @@ pub fn sawtooth(series: &[Sample]) -> Option<Sawtooth> {
         per_minute: median(&mut slopes),
         seconds,
     })
+}
+
+/// Largest value minus smallest within `from..=to`; `None` when the series does not cover it.
+#[must_use]
+pub fn spread(series: &[Sample], from: f64, to: f64) -> Option<f64> {
+    const SLACK_S: f64 = 1.5;
+    let first = series.first()?.at;
+    if first > from + SLACK_S {
+        return None;
+    }
+    let within = || series.iter().filter(|s| s.at >= from && s.at <= to);
+    let most = within().map(|s| s.value).max_by(f64::total_cmp)?;
+    let least = within().map(|s| s.value).min_by(f64::total_cmp)?;
+    Some(most - least)
 }
 
 /// The period, in buckets, of bursts in a histogram of births; `None` when births are spread out
@@ -208,10 +238,15 @@ mod tests {
 
     #[test]
     fn straight_line() {
-        let t = trend(&series((0..20).map(|i| f64::from(i) * 2.0)));
+        let t = trend(
+            &series((0..20).map(|i| f64::from(i) * 2.0)),
+            &Shape::default(),
+        );
         let expected = Trend {
+            from: 0.0,
             seconds: 19.0,
             per_minute: 120.0,
+            between: (120.0, 120.0),
             concordance: 1.0,
             net: 38.0,
             rising_to_the_end: true,
@@ -223,7 +258,7 @@ mod tests {
     fn one_wild_value_changes_little() {
         let mut line = series((0..20).map(f64::from));
         line[9].value = 1000.0;
-        let t = trend(&line).map_or(0.0, |t| t.per_minute);
+        let t = trend(&line, &Shape::default()).map_or(0.0, |t| t.per_minute);
         assert!((t - 60.0).abs() < 6.0, "{t}");
     }
 
@@ -232,7 +267,7 @@ mod tests {
         let plateau = series((0..30).map(|i| f64::from(i.min(10))));
         let fall = series((0..30).map(|i| if i < 28 { f64::from(i) } else { 2.0 }));
         let steps = series((0..40).map(|i| f64::from(i / 10 * 5)));
-        let rises = |s: &[Sample]| trend(s).is_some_and(|t| t.rising_to_the_end);
+        let rises = |s: &[Sample]| trend(s, &Shape::default()).is_some_and(|t| t.rising_to_the_end);
         assert!(!rises(&plateau));
         assert!(!rises(&fall));
         assert!(rises(&steps));
@@ -241,11 +276,12 @@ mod tests {
     #[test]
     fn teeth() {
         let saw = series((0..60).map(|i| f64::from(i % 20)));
-        let found = sawtooth(&saw).map(|s| (s.teeth, s.per_minute.round()));
+        let found = sawtooth(&saw, &Shape::default()).map(|s| (s.teeth, s.per_minute.round()));
         assert_eq!(found, Some((3, 60.0)));
-        assert_eq!(sawtooth(&series((0..60).map(f64::from))), None);
+        let line = series((0..60).map(f64::from));
+        assert_eq!(sawtooth(&line, &Shape::default()), None);
         let flat = series((0..60).map(|i| 10.0 + f64::from(i * 7 % 5)));
-        assert_eq!(sawtooth(&flat), None);
+        assert_eq!(sawtooth(&flat, &Shape::default()), None);
     }
 
     #[test]
@@ -271,10 +307,10 @@ mod tests {
                     Sample { at, value: value.floor() }
                 })
                 .collect();
-            if let Some(t) = trend(&series) {
+            if let Some(t) = trend(&series, &Shape::default()) {
                 prop_assert!(t.per_minute.is_finite() && t.concordance.abs() <= 1.0);
             }
-            if let Some(s) = sawtooth(&series) {
+            if let Some(s) = sawtooth(&series, &Shape::default()) {
                 prop_assert!(s.per_minute.is_finite());
             }
         }

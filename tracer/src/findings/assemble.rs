@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{hints, id, program};
+use super::{Identity, hints, program, verdict};
 use crate::{
-    engine::Judgement,
+    engine::{self, Counts, Judgement},
     model::{Cohort, Confidence, Family, Role, StackQuality},
     report::{
-        CallSite, Caller, Connections, Coverage, Finding, GoInfo, Instance, ProcessInfo,
-        RemoteInfo, Report, Resources, SCHEMA, StackFrame, Verdict,
+        CallSite, CalledBy, Caller, Connections, Coverage, Finding, FindingState, GoInfo, Instance,
+        Population, ProcessInfo, RemoteInfo, Report, Resources, ResponseCount, SCHEMA, StackFrame,
+        Verdict,
     },
 };
 
@@ -22,16 +23,29 @@ const EXAMPLES_MAX: usize = 5;
 pub struct Suspect {
     /// The judgement.
     pub judgement: Judgement,
-    /// The cohort it is about.
+    /// The population it is about.
     pub cohort: Cohort,
+    /// What that population is.
+    pub identity: Identity,
     /// Redacted requests, the latest first.
     pub examples: Vec<String>,
     /// Who called the function of the call site.
     pub callers: Vec<Caller>,
+    /// The same with the number of leaked connections.
+    pub called_by: Vec<CalledBy>,
     /// What a Go program's own pools say.
     pub go: Option<GoInfo>,
     /// Kubernetes pod and namespace.
     pub pod: Option<(String, String)>,
+}
+
+/// A population that is no leak, with what is shown of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watched {
+    /// What the engine says of it.
+    pub watched: engine::Watched,
+    /// What its members have in common.
+    pub cohort: Cohort,
 }
 
 /// Everything a report is made from.
@@ -41,14 +55,18 @@ pub struct Inputs<'a> {
     pub started_at: Timestamp,
     /// How long was watched, seconds.
     pub duration_seconds: f64,
+    /// Now, on the monotonic clock.
+    pub now_ns: u64,
     /// One moment on both clocks, to turn monotonic nanoseconds into dates.
     pub clock: (u64, Timestamp),
     /// What could be seen.
     pub coverage: Coverage,
     /// Node name, when known.
     pub node: Option<&'a str>,
-    /// The judged cohorts.
+    /// The judged populations.
     pub suspects: Vec<Suspect>,
+    /// The others.
+    pub watched: Vec<Watched>,
     /// Limits of the watched processes.
     pub resources: Vec<Resources>,
     /// Reasons of the collector's own why nothing can be concluded, as sentences: a target that
@@ -62,8 +80,7 @@ pub struct Inputs<'a> {
 pub fn assemble(inputs: Inputs<'_>) -> Report {
     let mut groups: BTreeMap<String, Vec<&Suspect>> = BTreeMap::new();
     for suspect in &inputs.suspects {
-        let c = &suspect.cohort;
-        let id = id(&c.process, c.site.as_deref(), c.role, &c.remote);
+        let id = suspect.identity.id(program(&suspect.cohort.process));
         groups.entry(id).or_default().push(suspect);
     }
     let mut findings: Vec<Finding> = groups
@@ -72,7 +89,14 @@ pub fn assemble(inputs: Inputs<'_>) -> Report {
         .collect();
     findings.sort_by(worst_first);
 
-    let (verdict, inconclusive_because) = verdict(&findings, &inputs.coverage, inputs.unsettled);
+    let mut unsettled = inputs.unsettled;
+    if inputs.coverage.lost_events > 0 {
+        unsettled.push(format!(
+            "{} events were lost and could not be made up for.",
+            inputs.coverage.lost_events
+        ));
+    }
+    let (verdict, inconclusive_because) = verdict(&findings, &unsettled);
     let settle_seconds = match verdict {
         Verdict::Inconclusive => inputs
             .suspects
@@ -90,39 +114,13 @@ pub fn assemble(inputs: Inputs<'_>) -> Report {
         coverage: Some(inputs.coverage),
         nodes: None,
         inconclusive_because,
+        unsettled,
         settle_seconds,
         findings,
+        populations: inputs.watched.iter().map(population).collect(),
         ignored: 0,
         resources: inputs.resources,
         baseline: None,
-    }
-}
-
-/// The verdict on findings, and why it is inconclusive if it is.
-#[must_use]
-pub fn verdict(
-    findings: &[Finding],
-    coverage: &Coverage,
-    unsettled: Vec<String>,
-) -> (Verdict, Vec<String>) {
-    if findings.iter().any(|f| f.confidence >= Confidence::Medium) {
-        return (Verdict::Leak, Vec::new());
-    }
-    let mut because = unsettled;
-    if coverage.lost_events > 0 {
-        because.push(format!(
-            "{} events were lost and could not be made up for.",
-            coverage.lost_events
-        ));
-    }
-    match findings.len() {
-        0 => {}
-        1 => because.push("1 finding is suspicious but not proven yet.".to_owned()),
-        n => because.push(format!("{n} findings are suspicious but not proven yet.")),
-    }
-    match because.is_empty() {
-        true => (Verdict::Clean, because),
-        false => (Verdict::Inconclusive, because),
     }
 }
 
@@ -147,16 +145,12 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
     let site = cohort.site.as_deref();
     let quality = site.map_or(StackQuality::None, |s| s.quality);
 
-    let mut connections = Connections::default();
+    let mut connections = Counts::default();
     let mut also = judgement.also.clone();
     let mut instances: Vec<Instance> = Vec::new();
     for s in &group {
         let c = &s.judgement.connections;
-        connections.open += c.open;
-        connections.outlived += c.outlived;
-        connections.opened += c.opened;
-        connections.closed += c.closed;
-        connections.peak_open += c.peak_open;
+        connections += *c;
         also.push(s.judgement.kind);
         also.extend(&s.judgement.also);
         let first_seen_at = inputs.date(s.judgement.first_seen_ns);
@@ -208,14 +202,10 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         confidence,
         role: cohort.role,
         process: process(worst),
-        call_site: site.and_then(|s| s.blamed()).map(|f| CallSite {
-            function: f.function.clone(),
-            file: f.file.clone(),
-            line: f.line,
-            module: f.module.clone(),
-        }),
+        call_site: site.and_then(call_site),
         stack: site.map_or_else(Vec::new, StackFrame::of),
         callers,
+        called_by: called_by(&group),
         opener_stack: cohort
             .opener
             .as_deref()
@@ -229,7 +219,10 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
             0 => 0.0,
             n => round(connections.outlived as f64 / n as f64),
         },
-        connections,
+        responses: responses(&group, requests),
+        state: state(&group, inputs),
+        resolved_at: None,
+        connections: counts(connections),
         requests,
         growth_per_minute: round(growth),
         burst_period_seconds: judgement.burst_period_seconds.map(round),
@@ -242,6 +235,102 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         advice: judgement.advice.to_owned(),
         go: worst.go.clone(),
     })
+}
+
+fn call_site(site: &crate::model::Site) -> Option<CallSite> {
+    site.blamed().map(|f| CallSite {
+        function: f.function.clone(),
+        file: f.file.clone(),
+        line: f.line,
+        module: f.module.clone(),
+    })
+}
+
+fn counts(c: Counts) -> Connections {
+    Connections {
+        open: c.open,
+        outlived: c.outlived,
+        opened: c.opened,
+        closed: c.closed,
+        peak_open: c.peak_open,
+    }
+}
+
+fn population(watched: &Watched) -> Population {
+    let Watched { watched, cohort } = watched;
+    let remote = &cohort.remote;
+    Population {
+        pid: cohort.process.pid,
+        comm: cohort.process.comm.clone(),
+        call_site: cohort.site.as_deref().and_then(call_site),
+        remote: match (&remote.host, cohort.role) {
+            (Some(host), Role::Client) => host.clone(),
+            _ => remote.address.clone(),
+        },
+        role: watched.role,
+        open: watched.counts.open,
+        opened: watched.counts.opened,
+        closed: watched.counts.closed,
+        reused: watched.reused,
+        healthy_because: watched.because.clone(),
+    }
+}
+
+/// A finding is new for its first minute.
+const NEW_NS: u64 = 60_000_000_000;
+
+/// The life of a finding, of which the eldest instance tells.
+fn state(group: &[&Suspect], inputs: &Inputs<'_>) -> FindingState {
+    let first_ns = group.iter().map(|s| s.judgement.first_seen_ns).min();
+    let now_ns = inputs.now_ns;
+    if group.iter().all(|s| s.judgement.back) {
+        FindingState::Back
+    } else if first_ns.is_none_or(|first| now_ns.saturating_sub(first) < NEW_NS) {
+        FindingState::New
+    } else if group.iter().any(|s| s.judgement.growth_per_minute > 0.0) {
+        FindingState::Growing
+    } else {
+        FindingState::Steady
+    }
+}
+
+/// Status codes of all suspects with one id, the most frequent first.
+fn responses(group: &[&Suspect], requests: u64) -> Vec<ResponseCount> {
+    let mut counts: BTreeMap<u16, u64> = BTreeMap::new();
+    for &(status, count) in group.iter().flat_map(|s| &s.judgement.responses) {
+        *counts.entry(status).or_default() += u64::from(count);
+    }
+    let mut all: Vec<ResponseCount> = counts
+        .into_iter()
+        .map(|(status, leaked)| ResponseCount {
+            status,
+            leaked,
+            of: requests.max(leaked),
+        })
+        .collect();
+    all.sort_by_key(|r| (std::cmp::Reverse(r.leaked), r.status));
+    all
+}
+
+/// Callers of all suspects with one id, and what they made.
+fn called_by(group: &[&Suspect]) -> Vec<CalledBy> {
+    let mut all: Vec<CalledBy> = Vec::new();
+    for caller in group.iter().flat_map(|s| &s.called_by) {
+        let same = |known: &&mut CalledBy| {
+            (&known.function, &known.file, known.line)
+                == (&caller.function, &caller.file, caller.line)
+        };
+        match all.iter_mut().find(same) {
+            Some(known) => known.count += caller.count,
+            None => all.push(caller.clone()),
+        }
+    }
+    all.sort_by(|a, b| {
+        b.count
+            .cmp(&a.count)
+            .then_with(|| a.function.cmp(&b.function))
+    });
+    all
 }
 
 /// Callers of all suspects with one id.
@@ -278,10 +367,7 @@ fn remote(cohort: &Cohort, examples: Vec<String>) -> RemoteInfo {
     let unix = remote.family == Family::Unix;
     RemoteInfo {
         family: remote.family,
-        address: match unix {
-            true => "unix".to_owned(),
-            false => remote.address.clone(),
-        },
+        address: remote.address.clone(),
         host: remote.host.clone(),
         path: unix.then(|| remote.address.clone()),
         url: remote.url.clone(),
@@ -328,7 +414,12 @@ mod tests {
                 kind: Kind::NeverClosed,
                 also: vec![],
                 confidence,
-                connections: Connections {
+                level: engine::Level::Leaf,
+                members: vec![CohortId(pid)],
+                about: engine::Mask::default(),
+                back: false,
+                responses: vec![],
+                connections: Counts {
                     open: 10 * u64::from(pid),
                     outlived: 9 * u64::from(pid),
                     opened: 11 * u64::from(pid),
@@ -375,8 +466,20 @@ mod tests {
                 }),
                 role: Role::Client,
             },
+            identity: Identity {
+                level: engine::Level::Leaf,
+                role: Role::Client,
+                place: Some(crate::findings::Place {
+                    function: "main.fetch".to_owned(),
+                    file: None,
+                    line: Some(line),
+                    line_in_function: Some(line - 20),
+                }),
+                authority: crate::findings::Authority::Host("api".to_owned()),
+            },
             examples: vec!["GET http://api/v2/7".to_owned()],
             callers: Vec::new(),
+            called_by: Vec::new(),
             go: None,
             pod: None,
         }
@@ -394,6 +497,8 @@ mod tests {
             },
             node: None,
             suspects,
+            now_ns: 120 * SECOND,
+            watched: Vec::new(),
             resources: Vec::new(),
             unsettled,
         })

@@ -1,7 +1,10 @@
-//! What makes two findings the same one.
+//! What a population is, from the session's grouping to the finding's id.
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Family, Process, Remote, Role, Site},
+    engine::Level,
+    model::{Process, Role, Site},
     protocols,
 };
 
@@ -17,67 +20,141 @@ pub fn program(process: &Process) -> &str {
     }
 }
 
-/// Identity of a finding: twelve hexadecimal digits that stay the same across restarts, nodes and
-/// replicas for the same program, call site, role and remote. The kind is not part of it, because
-/// it may ripen; neither are pid, node, build and absolute line.
-///
-/// Collectors group connections into cohorts by process and this id, so that evidence about one
-/// leak is never split below the engine's thresholds.
-#[must_use]
-pub fn id(process: &Process, site: Option<&Site>, role: Role, remote: &Remote) -> String {
-    let mut hash = Fnv::new();
-    hash.field(program(process));
-    match site.and_then(|s| s.blamed().map(|f| (s, f))) {
-        Some((site, frame)) => {
-            hash.field(&frame.function);
-            match site.line_in_function {
-                Some(line) => hash.field(&line.to_string()),
-                None => hash.field(""),
+/// The call site as far as it tells populations apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// Function.
+    pub function: String,
+    /// Source file.
+    pub file: Option<String>,
+    /// Line.
+    pub line: Option<u32>,
+    /// Line inside the function, which survives changes above it.
+    pub line_in_function: Option<u32>,
+}
+
+impl Place {
+    /// The place of a site's call site, where it has one.
+    #[must_use]
+    pub fn of(site: &Site) -> Option<Place> {
+        site.blamed().map(|frame| Place {
+            function: frame.function.clone(),
+            file: frame.file.clone(),
+            line: frame.line,
+            line_in_function: site.line_in_function,
+        })
+    }
+}
+
+/// Whom the connections of a population go to, or where they are accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Authority {
+    /// A host by its name, whatever its addresses; with its port unless that is the default.
+    Host(String),
+    /// An address and port, or a UNIX path.
+    Address(String),
+    /// A server's listening address.
+    Listening(String),
+    /// One end of a socket pair: nobody.
+    Pair,
+    /// Many.
+    Any,
+}
+
+impl Authority {
+    /// Without what differs between nodes, pods and restarts.
+    fn key(&self) -> String {
+        match self {
+            Authority::Host(host) => host.clone(),
+            Authority::Address(address) if address.starts_with(['/', '@', '(']) => {
+                protocols::template(address)
+            }
+            Authority::Address(address) => format!(":{}", port(address)),
+            Authority::Listening(address) if address.starts_with(['/', '@', '(']) => {
+                format!("listen {}", protocols::template(address))
+            }
+            // The address a server was reached at differs from pod to pod, its port does not.
+            Authority::Listening(address) => format!("listen :{}", port(address)),
+            Authority::Pair => "pair".to_owned(),
+            Authority::Any => String::new(),
+        }
+    }
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit_once(':').map_or("", |(_, port)| port)
+}
+
+/// What a population is within its process; with the program's name, what a finding is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Identity {
+    /// What its members have in common.
+    pub level: Level,
+    /// Client or server.
+    pub role: Role,
+    /// Call site; `None` where it has none, or has many.
+    pub place: Option<Place>,
+    /// The other end.
+    pub authority: Authority,
+}
+
+impl Identity {
+    /// The leaf of a call site and an authority.
+    #[must_use]
+    pub fn leaf(site: Option<&Site>, role: Role, authority: Authority) -> Identity {
+        Identity {
+            level: Level::Leaf,
+            role,
+            place: site.and_then(Place::of),
+            authority,
+        }
+    }
+
+    /// The larger population at `level`.
+    #[must_use]
+    pub fn above(&self, level: Level) -> Identity {
+        let place = match level {
+            Level::Leaf | Level::Site => self.place.clone(),
+            Level::Authority | Level::Process => None,
+        };
+        let authority = match level {
+            Level::Leaf | Level::Authority => self.authority.clone(),
+            Level::Site | Level::Process => Authority::Any,
+        };
+        Identity {
+            level,
+            role: self.role,
+            place,
+            authority,
+        }
+    }
+
+    /// Identity of a finding: twelve hexadecimal digits that stay the same across restarts, nodes
+    /// and replicas for the same program, call site, role and authority. The kind is not part of it,
+    /// because it may ripen, nor is the route, which is learned; neither are pid, node, build and
+    /// absolute line.
+    #[must_use]
+    pub fn id(&self, program: &str) -> String {
+        let mut hash = Fnv::new();
+        hash.field(program);
+        match &self.place {
+            Some(place) => {
+                hash.field(&place.function);
+                let line = place.line_in_function.map(|line| line.to_string());
+                hash.field(&line.unwrap_or_default());
+            }
+            None => {
+                hash.field("");
+                hash.field("");
             }
         }
-        None => {
-            hash.field("");
-            hash.field("");
-        }
+        hash.field(match self.role {
+            Role::Client => "client",
+            Role::Server => "server",
+        });
+        hash.field(&self.authority.key());
+        format!("{:012x}", hash.finish())
     }
-    hash.field(match role {
-        Role::Client => "client",
-        Role::Server => "server",
-    });
-    hash.field(&remote_key(role, remote));
-    format!("{:012x}", hash.finish())
-}
-
-/// The remote without what differs between nodes: host name, else the port; then the template.
-fn remote_key(role: Role, remote: &Remote) -> String {
-    if remote.family == Family::Unix {
-        let path = protocols::template(&remote.address);
-        return match &remote.url {
-            Some(url) => format!("{path} {}", path_of(url)),
-            None => path,
-        };
-    }
-    let port = remote.address.rsplit_once(':').map_or("", |(_, port)| port);
-    // The address a server was reached at differs from pod to pod, its port does not.
-    if role == Role::Server {
-        return format!("listen :{port}");
-    }
-    let authority = match &remote.host {
-        Some(host) if !protocols::is_ip_literal(host) => {
-            host.split(':').next().unwrap_or(host).to_ascii_lowercase()
-        }
-        _ => format!(":{port}"),
-    };
-    match &remote.url {
-        Some(url) => format!("{authority} {}", path_of(url)),
-        None => authority,
-    }
-}
-
-/// Path and query of a URL template.
-fn path_of(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    rest.find('/').map_or("", |slash| &rest[slash..])
 }
 
 /// FNV-1a, 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>), folded to 48: it will not change
@@ -106,11 +183,11 @@ mod tests {
     use super::*;
     use crate::model::{Frame, StackQuality};
 
-    fn process(pid: u32, exe: &str) -> Process {
+    fn process(exe: &str) -> Process {
         Process {
-            pid,
+            pid: 1,
             ns_pid: None,
-            start_ticks: u64::from(pid),
+            start_ticks: 1,
             comm: "app".to_owned(),
             exe: Some(exe.to_owned()),
             runtime: None,
@@ -138,64 +215,52 @@ mod tests {
         }
     }
 
-    fn remote(address: &str, host: Option<&str>, url: Option<&str>) -> Remote {
-        Remote {
-            family: Family::Tcp4,
-            address: address.to_owned(),
-            host: host.map(str::to_owned),
-            url: url.map(str::to_owned),
-        }
+    fn address(address: &str) -> Authority {
+        Authority::Address(address.to_owned())
+    }
+
+    fn id(exe: &str, site: Option<&Site>, role: Role, authority: Authority) -> String {
+        Identity::leaf(site, role, authority).id(program(&process(exe)))
     }
 
     #[test]
     fn same_across_restarts_nodes_and_moved_code() {
-        let url = Some("http://api/v2/{}");
+        let host = || Authority::Host("api".to_owned());
         let a = id(
-            &process(1, "/app"),
+            "/app",
             Some(&site("main.fetch", 24, 3)),
             Role::Client,
-            &remote("10.0.0.7:80", Some("api"), url),
+            host(),
         );
-        let b = id(
-            &process(999, "/usr/bin/app (deleted)"),
-            Some(&site("main.fetch", 124, 3)),
-            Role::Client,
-            &remote("10.0.0.8:80", Some("API"), url),
-        );
+        let moved = site("main.fetch", 124, 3);
+        let b = id("/usr/bin/app (deleted)", Some(&moved), Role::Client, host());
         assert_eq!(a, b);
         assert_eq!(a.len(), 12);
+        let pods = ["10.0.0.7:80", "10.9.0.1:80"].map(|a| id("/a", None, Role::Client, address(a)));
+        assert_eq!(pods[0], pods[1]);
     }
 
     #[test]
     fn changes_with_everything_it_names() {
-        let p = process(1, "/app");
         let s = site("main.fetch", 24, 3);
-        let r = remote("10.0.0.7:80", None, Some("http://10.0.0.7/a"));
+        let other = site("main.push", 24, 3);
+        let later = site("main.fetch", 24, 4);
+        let r = || address("10.0.0.7:80");
         let ids = [
-            id(&p, Some(&s), Role::Client, &r),
-            id(&process(1, "/other"), Some(&s), Role::Client, &r),
-            id(&p, Some(&site("main.push", 24, 3)), Role::Client, &r),
-            id(&p, Some(&site("main.fetch", 24, 4)), Role::Client, &r),
-            id(&p, None, Role::Client, &r),
-            id(&p, Some(&s), Role::Server, &r),
+            id("/app", Some(&s), Role::Client, r()),
+            id("/other", Some(&s), Role::Client, r()),
+            id("/app", Some(&other), Role::Client, r()),
+            id("/app", Some(&later), Role::Client, r()),
+            id("/app", None, Role::Client, r()),
+            id("/app", Some(&s), Role::Server, r()),
+            id("/app", Some(&s), Role::Client, address("10.0.0.7:81")),
             id(
-                &p,
+                "/app",
                 Some(&s),
                 Role::Client,
-                &remote("10.0.0.7:81", None, Some("http://10.0.0.7/a")),
+                Authority::Host("h".to_owned()),
             ),
-            id(
-                &p,
-                Some(&s),
-                Role::Client,
-                &remote("10.0.0.7:80", None, Some("http://10.0.0.7/b")),
-            ),
-            id(
-                &p,
-                Some(&s),
-                Role::Client,
-                &remote("10.0.0.7:80", Some("h"), Some("http://h/a")),
-            ),
+            id("/app", Some(&s), Role::Client, Authority::Any),
         ];
         for (i, a) in ids.iter().enumerate() {
             for b in &ids[i + 1..] {
@@ -204,20 +269,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn larger_populations_leave_out_what_their_members_do_not_share() {
+        let leaf = Identity::leaf(Some(&site("f", 1, 0)), Role::Client, address("a:1"));
+        let site = leaf.above(Level::Site);
+        assert!(site.place.is_some() && site.authority == Authority::Any);
+        let authority = leaf.above(Level::Authority);
+        assert!(authority.place.is_none() && authority.authority == leaf.authority);
+        let process = leaf.above(Level::Process);
+        assert!(process.place.is_none() && process.authority == Authority::Any);
+    }
+
     /// Ids are kept in ignore lists and baselines: this one, computed apart from this code, must
     /// never change.
     #[test]
     fn algorithm_is_frozen() {
-        let id = id(
-            &process(1, "/app"),
-            Some(&site("main.fetch", 24, 3)),
-            Role::Client,
-            &remote(
-                "127.0.0.1:8080",
-                Some("127.0.0.1:8080"),
-                Some("http://127.0.0.1:8080/v2/app/tags/list"),
-            ),
-        );
-        assert_eq!(id, "1f58cfafbe9f");
+        let site = site("main.fetch", 24, 3);
+        let id = id("/app", Some(&site), Role::Client, address("127.0.0.1:8080"));
+        assert_eq!(id, "24975ed1dafd");
     }
 }

@@ -1,12 +1,13 @@
-//! From judgements about cohorts to the findings users read: identity, merging of instances,
+//! From judgements about populations to the findings users read: identity, merging of instances,
+//! the verdict, and the limits of the watched processes.
 
 mod assemble;
 mod hints;
 mod identity;
-mod join;
 mod resources;
+mod verdict;
 
-pub use assemble::{Inputs, Suspect, assemble, verdict};
-pub use identity::{id, program};
-pub use join::join_siteless;
+pub use assemble::{Inputs, Suspect, Watched, assemble};
+pub use identity::{Authority, Identity, Place, program};
 pub use resources::{PortUse, ProcessUse, errno_name, resources};
+pub use verdict::{settle, verdict};

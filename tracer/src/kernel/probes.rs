@@ -15,9 +15,7 @@ use std::{
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
-    programs::{
-        Program, RawTracePoint, RawTracePointRunOptions, TestRun as _, links::FdLink,
-    },
+    programs::{Program, RawTracePoint, RawTracePointRunOptions, TestRun as _, links::FdLink},
 };
 use thiserror::Error;
 use tracer_ebpf::{

@@ -4,8 +4,10 @@
 //! userinfo, no query values.
 
 mod http1;
+mod routes;
 mod tls;
 mod url;
 
 pub use http1::{Sniffed, sniff};
-pub use url::{Scheme, example, is_ip_literal, redact_target, template, url};
+pub use routes::Routes;
+pub use url::{Scheme, example, is_ip_literal, origin, redact_target, template, url};

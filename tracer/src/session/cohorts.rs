@@ -1,4 +1,4 @@
-//! Cohorts: connections of one process, call site, remote and role, under one number.
+//! Populations by number: their leaves, what those are parts of, and what is shown of them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,74 +7,101 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::requests::Request;
 use crate::{
-    model::{Cohort, CohortId, Process, Remote, Role, Site, StackOf, StackQuality},
+    engine::{Level, Lineage},
+    findings::{Authority, Identity, Place},
+    model::{Cohort, CohortId, Family, Process, Remote, Role, Site, StackOf, StackQuality},
+    protocols::{self, Routes},
     report::Caller,
 };
 
-/// Cohorts kept; connections of further ones go unjudged and are counted.
+/// Populations kept; connections of further ones go unjudged and are counted.
 const COHORTS_MAX: usize = 16_384;
-/// Examples of requests kept per cohort.
+/// Examples of requests kept per leaf.
 const EXAMPLES_MAX: usize = 5;
-
-/// Callers kept per cohort.
+/// Callers kept per leaf.
 const CALLERS_MAX: usize = 8;
+/// Authorities of one call site that are told apart; all others are one leaf. No judgement depends
+/// on it: the call site is judged as a whole, too.
+const AUTHORITIES_MAX: u32 = 64;
+/// Addresses whose host names are remembered.
+const HOSTS_MAX: usize = 16_384;
 
-/// What identifies a cohort.
+/// What identifies a population within a session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     pid: u32,
     start_ticks: u64,
-    /// Stacks without a call site belong together: an interpreter has many of them.
-    site: Option<Place>,
-    remote: Arc<Remote>,
-    role: Role,
+    identity: Identity,
 }
 
-/// Function, file and line of a site's call site.
-type Place = (String, Option<String>, Option<u32>);
-
-fn place(site: &Site) -> Option<Place> {
-    site.blamed()
-        .map(|frame| (frame.function.clone(), frame.file.clone(), frame.line))
+impl Key {
+    fn of(process: &Process, identity: Identity) -> Key {
+        Key {
+            pid: process.pid,
+            start_ticks: process.start_ticks,
+            identity,
+        }
+    }
 }
 
-/// One cohort with what is shown of it.
+/// One population with what is shown of it.
 #[derive(Debug)]
 pub struct Entry {
     /// What the members have in common.
     pub cohort: Cohort,
+    /// What it is.
+    pub identity: Identity,
     /// Requests, as shown.
     pub examples: Vec<String>,
     /// Who called the function of the call site.
     pub callers: Vec<Caller>,
+    /// What its requests ask for.
+    pub routes: Routes,
+    /// Of a call site: how many authorities it has.
+    authorities: u32,
 }
 
-/// One cohort in a form that outlives the session.
+/// One population in a form that outlives the session.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedCohort {
     process: Process,
+    identity: Identity,
     site: Option<Site>,
     site_of: StackOf,
     opener: Option<Site>,
     remote: Remote,
-    role: Role,
     examples: Vec<String>,
-    #[serde(default)]
     callers: Vec<Caller>,
+    routes: Vec<(String, u64)>,
 }
 
-/// All cohorts of a session.
+/// The host by which requests name an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Named {
+    Never,
+    Once(String),
+    Variously,
+}
+
+/// All populations of a session.
 #[derive(Debug, Default)]
 pub struct Cohorts {
     ids: HashMap<Key, CohortId>,
     entries: BTreeMap<CohortId, Entry>,
-    /// The next cohort's number; none is used twice.
+    /// Host names of addresses, by process.
+    hosts: HashMap<(u32, u64, String), Named>,
+    /// A host name was learned: connections without a request may belong elsewhere now.
+    renamed: bool,
+    /// Leaves that the engine has not been told of.
+    new: Vec<(CohortId, Role, Lineage)>,
+    /// The next population's number; none is used twice.
     next: u32,
     refused: u64,
 }
 
-/// What a connection brings to its cohort.
+/// What a connection brings to its population.
 #[derive(Debug)]
 pub struct Member<'a> {
     /// Process.
@@ -87,12 +114,14 @@ pub struct Member<'a> {
     pub opener: Option<Arc<Site>>,
     /// Remote end.
     pub remote: &'a Arc<Remote>,
+    /// Its latest request.
+    pub request: Option<&'a Request>,
     /// Client or server.
     pub role: Role,
 }
 
 /// Who called the function of a site's call site.
-fn caller(site: &Site) -> Option<Caller> {
+pub fn caller(site: &Site) -> Option<Caller> {
     let frame = site.frames.get(site.call_site?.checked_add(1)?)?;
     Some(Caller {
         function: frame.function.clone(),
@@ -101,50 +130,161 @@ fn caller(site: &Site) -> Option<Caller> {
     })
 }
 
+/// The host a request names, where it is a name.
+fn host_name(remote: &Remote) -> Option<String> {
+    let host = remote.host.as_deref()?;
+    // over a UNIX socket a client has to name some host, and any will do
+    (remote.family != Family::Unix && !host.is_empty() && !protocols::is_ip_literal(host))
+        .then(|| host.to_ascii_lowercase())
+}
+
 impl Cohorts {
-    /// The cohort a connection belongs to; `None` when there is no room for another.
+    /// The leaf a connection belongs to; `None` when there is no room for another.
     pub fn of(&mut self, member: Member<'_>) -> Option<CohortId> {
-        let site = member.site.as_ref().and_then(|site| place(site));
-        let key = Key {
-            pid: member.process.pid,
-            start_ticks: member.process.start_ticks,
-            site,
-            remote: Arc::clone(member.remote),
-            role: member.role,
-        };
+        let authority = self.authority(&member);
+        let identity = Identity::leaf(member.site.as_deref(), member.role, authority);
         let caller = member.site.as_ref().and_then(|site| caller(site));
-        if let Some(&id) = self.ids.get(&key) {
-            self.add_caller(id, caller);
-            self.show_better(id, &member);
-            return Some(id);
-        }
-        if self.entries.len() >= COHORTS_MAX {
-            self.refused += 1;
-            return None;
-        }
-        let id = CohortId(self.next);
-        self.next = self.next.checked_add(1)?;
-        let cohort = Cohort {
-            process: Arc::clone(member.process),
-            site: member.site,
-            site_of: member.site_of,
-            opener: member.opener,
-            remote: Arc::clone(member.remote),
-            role: member.role,
+        let known = Key::of(member.process, identity.clone());
+        let id = match self.ids.get(&known) {
+            Some(&id) => id,
+            None => self.new_leaf(identity, &member)?,
         };
-        let (examples, callers) = (Vec::new(), Vec::new());
-        let entry = Entry {
-            cohort,
-            examples,
-            callers,
-        };
-        self.entries.insert(id, entry);
-        self.ids.insert(key, id);
         self.add_caller(id, caller);
+        self.show_better(id, &member);
+        if let Some(request) = member.request.filter(|r| !r.method.is_empty())
+            && let Some(entry) = self.entries.get_mut(&id)
+        {
+            entry.routes.add(&request.target, 1);
+        }
         Some(id)
     }
 
-    /// The first member's stack may have been cut where a later one's is whole.
+    /// The authority of a connection. One that names no host goes with those that do, where all
+    /// that do name the same.
+    fn authority(&mut self, member: &Member<'_>) -> Authority {
+        let remote = member.remote;
+        if member.role == Role::Server {
+            return Authority::Listening(remote.address.clone());
+        }
+        if remote.family == Family::Unix {
+            return match remote.address.as_str() {
+                "(unnamed)" => Authority::Pair,
+                path => Authority::Address(path.to_owned()),
+            };
+        }
+        if self.hosts.len() >= HOSTS_MAX {
+            self.hosts.clear();
+        }
+        let process = member.process;
+        let key = (process.pid, process.start_ticks, remote.address.clone());
+        let known = self.hosts.entry(key).or_insert(Named::Never);
+        let host = host_name(remote);
+        let named = match (&*known, &host) {
+            (Named::Never, Some(host)) => Some(Named::Once(host.clone())),
+            (Named::Once(known), Some(host)) if known != host => Some(Named::Variously),
+            _ => None,
+        };
+        if let Some(named) = named {
+            *known = named;
+            self.renamed = true;
+        }
+        match (host, &*known) {
+            (Some(host), _) => Authority::Host(host),
+            (None, Named::Once(host)) => Authority::Host(host.clone()),
+            (None, _) => Authority::Address(remote.address.clone()),
+        }
+    }
+
+    /// Whether a host name was learned since this was asked last, so that all choices are to be
+    /// made anew.
+    pub fn take_renamed(&mut self) -> bool {
+        std::mem::take(&mut self.renamed)
+    }
+
+    /// Leaves that are new since this was asked last, with what they are parts of.
+    pub fn take_new(&mut self) -> Vec<(CohortId, Role, Lineage)> {
+        std::mem::take(&mut self.new)
+    }
+
+    fn new_leaf(&mut self, mut identity: Identity, member: &Member<'_>) -> Option<CohortId> {
+        // a leaf and what it is a part of
+        if self.entries.len() + 4 > COHORTS_MAX {
+            self.refused += 1;
+            return None;
+        }
+        let site = self.number(identity.above(Level::Site), member)?;
+        let entry = self.entries.get_mut(&site)?;
+        if entry.authorities >= AUTHORITIES_MAX {
+            identity.authority = Authority::Any;
+            let rest = Key::of(member.process, identity.clone());
+            if let Some(&id) = self.ids.get(&rest) {
+                return Some(id);
+            }
+        } else {
+            entry.authorities += 1;
+        }
+        let id = self.number(identity, member)?;
+        self.enroll(id);
+        Some(id)
+    }
+
+    /// Prepares to tell the engine what a leaf is a part of.
+    fn enroll(&mut self, id: CohortId) -> Option<()> {
+        let entry = self.entries.get(&id)?;
+        let (identity, cohort) = (entry.identity.clone(), entry.cohort.clone());
+        let member = Member {
+            process: &cohort.process,
+            site: cohort.site.clone(),
+            site_of: cohort.site_of,
+            opener: cohort.opener.clone(),
+            remote: &cohort.remote,
+            request: None,
+            role: cohort.role,
+        };
+        let mut at = |level| self.number(identity.above(level), &member);
+        let lineage = Lineage {
+            site: at(Level::Site)?,
+            authority: at(Level::Authority)?,
+            process: at(Level::Process)?,
+            sited: identity.place.is_some(),
+            pairs: identity.authority == Authority::Pair,
+        };
+        self.new.push((id, cohort.role, lineage));
+        Some(())
+    }
+
+    /// The number of a population, which is made where it is not known.
+    fn number(&mut self, identity: Identity, member: &Member<'_>) -> Option<CohortId> {
+        let key = Key::of(member.process, identity.clone());
+        if let Some(&id) = self.ids.get(&key) {
+            return Some(id);
+        }
+        let id = CohortId(self.next);
+        self.next = self.next.checked_add(1)?;
+        let sited = matches!(identity.level, Level::Leaf | Level::Site);
+        let cohort = Cohort {
+            process: Arc::clone(member.process),
+            site: member.site.clone().filter(|_| sited),
+            site_of: member.site_of,
+            opener: member.opener.clone().filter(|_| sited),
+            remote: Arc::clone(member.remote),
+            role: member.role,
+        };
+        let entry = Entry {
+            cohort,
+            identity,
+            examples: Vec::new(),
+            callers: Vec::new(),
+            routes: Routes::default(),
+            authorities: 0,
+        };
+        self.entries.insert(id, entry);
+        self.ids.insert(key, id);
+        Some(id)
+    }
+
+    /// The first member's stack may have been cut where a later one's is whole, and it may have
+    /// named no host.
     fn show_better(&mut self, id: CohortId, member: &Member<'_>) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
@@ -158,6 +298,9 @@ impl Cohorts {
             entry.cohort.site_of = member.site_of;
             entry.cohort.opener.clone_from(&member.opener);
         }
+        if entry.cohort.remote.host.is_none() && member.remote.host.is_some() {
+            entry.cohort.remote = Arc::clone(member.remote);
+        }
     }
 
     fn add_caller(&mut self, id: CohortId, caller: Option<Caller>) {
@@ -169,27 +312,40 @@ impl Cohorts {
         }
     }
 
-    /// The call site of all other connections of the process to the same remote, when they have
-    /// one in common.
-    pub fn sole_site(&self, process: &Process, remote: &Remote, role: Role) -> Option<Arc<Site>> {
+    /// The call site of all other connections of the process to the same remote and route, when
+    /// they have one in common.
+    pub fn sole_site(
+        &self,
+        process: &Process,
+        remote: &Remote,
+        request: &Request,
+        role: Role,
+    ) -> Option<Arc<Site>> {
         let mut sites = self
             .entries
             .values()
-            .map(|entry| &entry.cohort)
-            .filter(|c| c.role == role && *c.remote == *remote && *c.process == *process)
-            .filter_map(|c| c.site.as_ref());
+            .filter(|entry| entry.identity.level == Level::Leaf)
+            .filter(|entry| {
+                let c = &entry.cohort;
+                c.role == role
+                    && c.remote.address == remote.address
+                    && c.process.pid == process.pid
+                    && c.process.start_ticks == process.start_ticks
+                    && entry.routes.knows(&request.target)
+            })
+            .filter_map(|entry| entry.cohort.site.as_ref());
         let first = sites.next()?;
         sites
-            .all(|other| place(other) == place(first))
+            .all(|other| Place::of(other) == Place::of(first))
             .then(|| Arc::clone(first))
     }
 
-    /// Number of cohorts so far: grows with every new one.
+    /// Number of populations so far: grows with every new one.
     pub fn len(&self) -> usize {
         self.next as usize
     }
 
-    /// One cohort.
+    /// One population.
     pub fn get(&self, id: CohortId) -> Option<&Entry> {
         self.entries.get(&id)
     }
@@ -213,25 +369,24 @@ impl Cohorts {
 
     /// What to keep of one.
     pub fn save(&self, id: CohortId) -> Option<SavedCohort> {
-        let Entry {
-            cohort,
-            examples,
-            callers,
-        } = self.entries.get(&id)?;
+        let entry = self.entries.get(&id)?;
+        let cohort = &entry.cohort;
         Some(SavedCohort {
             process: cohort.process.as_ref().clone(),
+            identity: entry.identity.clone(),
             site: cohort.site.as_deref().cloned(),
             site_of: cohort.site_of,
             opener: cohort.opener.as_deref().cloned(),
             remote: cohort.remote.as_ref().clone(),
-            role: cohort.role,
-            examples: examples.clone(),
-            callers: callers.clone(),
+            examples: entry.examples.clone(),
+            callers: entry.callers.clone(),
+            routes: entry.routes.all(),
         })
     }
 
     /// Takes over saved ones under the numbers they had.
     pub fn restore(&mut self, saved: Vec<(CohortId, SavedCohort)>) {
+        let mut leaves = Vec::new();
         for (id, saved) in saved {
             let cohort = Cohort {
                 process: Arc::new(saved.process),
@@ -239,24 +394,30 @@ impl Cohorts {
                 site_of: saved.site_of,
                 opener: saved.opener.map(Arc::new),
                 remote: Arc::new(saved.remote),
-                role: saved.role,
+                role: saved.identity.role,
             };
-            let site = cohort.site.as_deref().and_then(place);
-            let key = Key {
-                pid: cohort.process.pid,
-                start_ticks: cohort.process.start_ticks,
-                site,
-                remote: Arc::clone(&cohort.remote),
-                role: cohort.role,
-            };
-            self.ids.insert(key, id);
-            self.next = self.next.max(id.0 + 1);
+            self.ids
+                .insert(Key::of(&cohort.process, saved.identity.clone()), id);
+            self.next = self.next.max(id.0.saturating_add(1));
+            if saved.identity.level == Level::Leaf {
+                leaves.push(id);
+            }
+            let mut routes = Routes::default();
+            for (route, count) in &saved.routes {
+                routes.add(route, *count);
+            }
             let entry = Entry {
                 cohort,
+                identity: saved.identity,
                 examples: saved.examples,
                 callers: saved.callers,
+                routes,
+                authorities: 0,
             };
             self.entries.insert(id, entry);
+        }
+        for id in leaves {
+            self.enroll(id);
         }
     }
 
@@ -265,15 +426,128 @@ impl Cohorts {
         self.entries.len() > COHORTS_MAX / 4 * 3
     }
 
-    /// Keeps those that `keep` names.
+    /// Keeps those that `keep` names, and what they are parts of.
     pub fn retain(&mut self, keep: impl Fn(CohortId) -> bool) {
         self.entries.retain(|id, _| keep(*id));
         let entries = &self.entries;
         self.ids.retain(|_, id| entries.contains_key(id));
+        self.new.retain(|(id, _, _)| entries.contains_key(id));
     }
 
-    /// Connections that found no cohort.
+    /// Connections that found no population.
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocols::Scheme;
+
+    fn process() -> Arc<Process> {
+        Arc::new(Process {
+            pid: 1,
+            ns_pid: None,
+            start_ticks: 1,
+            comm: "app".to_owned(),
+            exe: None,
+            runtime: None,
+            container_id: None,
+        })
+    }
+
+    fn remote(address: &str, host: Option<&str>) -> Arc<Remote> {
+        Arc::new(Remote {
+            family: Family::Tcp4,
+            address: address.to_owned(),
+            host: host.map(str::to_owned),
+            url: None,
+        })
+    }
+
+    fn add(cohorts: &mut Cohorts, address: &str, host: Option<&str>) -> Option<CohortId> {
+        cohorts.of(Member {
+            process: &process(),
+            site: None,
+            site_of: StackOf::Connect,
+            opener: None,
+            remote: &remote(address, host),
+            request: None,
+            role: Role::Client,
+        })
+    }
+
+    #[test]
+    fn a_host_is_one_authority_whatever_its_addresses() {
+        let mut cohorts = Cohorts::default();
+        let a = add(&mut cohorts, "10.0.0.1:80", Some("api.test"));
+        let b = add(&mut cohorts, "10.0.0.2:80", Some("API.test"));
+        assert!(a.is_some());
+        assert_eq!(a, b);
+        let other = add(&mut cohorts, "10.0.0.3:80", Some("other.test"));
+        assert_ne!(a, other);
+        let new = cohorts.take_new();
+        assert_eq!(new.len(), 2);
+        assert_eq!(new[0].2.site, new[1].2.site, "one call site, none");
+        assert_ne!(new[0].2.authority, new[1].2.authority);
+        assert_eq!(new[0].2.process, new[1].2.process);
+    }
+
+    #[test]
+    fn what_names_no_host_goes_with_what_does() {
+        let mut cohorts = Cohorts::default();
+        let before = add(&mut cohorts, "10.0.0.1:80", None);
+        assert!(!cohorts.take_renamed());
+        let named = add(&mut cohorts, "10.0.0.1:80", Some("api.test"));
+        assert_ne!(before, named);
+        assert!(cohorts.take_renamed());
+        assert_eq!(add(&mut cohorts, "10.0.0.1:80", None), named);
+        // a proxy: the address says nothing of the host
+        add(&mut cohorts, "10.0.0.1:80", Some("other.test"));
+        assert!(cohorts.take_renamed());
+        assert_eq!(add(&mut cohorts, "10.0.0.1:80", None), before);
+    }
+
+    #[test]
+    fn a_flood_of_hosts_ends_in_one_leaf() {
+        let mut cohorts = Cohorts::default();
+        for i in 0..1000 {
+            let host = format!("h{i}.test");
+            assert!(add(&mut cohorts, "10.0.0.1:80", Some(&host)).is_some());
+        }
+        assert_eq!(cohorts.take_new().len(), AUTHORITIES_MAX as usize + 1);
+        assert_eq!(cohorts.refused(), 0);
+    }
+
+    #[test]
+    fn what_is_saved_comes_back_under_its_numbers() {
+        let mut cohorts = Cohorts::default();
+        let request = Request {
+            method: "GET".to_owned(),
+            target: "/a".to_owned(),
+            host: None,
+            scheme: Scheme::Http,
+        };
+        let id = cohorts.of(Member {
+            process: &process(),
+            site: None,
+            site_of: StackOf::Connect,
+            opener: None,
+            remote: &remote("10.0.0.1:80", None),
+            request: Some(&request),
+            role: Role::Client,
+        });
+        let new = cohorts.take_new();
+        let saved: Vec<_> = cohorts
+            .ids()
+            .filter_map(|id| Some((id, cohorts.save(id)?)))
+            .collect();
+        let mut later = Cohorts::default();
+        later.restore(saved);
+        assert_eq!(later.take_new(), new);
+        assert_eq!(add(&mut later, "10.0.0.1:80", None), id);
+        let routes = id.and_then(|id| later.get(id)).map(|e| e.routes.main());
+        assert_eq!(routes, Some(Some("/a".to_owned())));
     }
 }

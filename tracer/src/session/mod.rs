@@ -1,5 +1,6 @@
 //! A tracing session: probes, sweeps, reconciling, and the report they lead to.
 
+mod census;
 pub mod cohorts;
 pub mod latest_request;
 mod lifetimes;

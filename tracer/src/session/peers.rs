@@ -28,12 +28,12 @@ impl Session {
         let accused: HashSet<CohortId> = judgements
             .iter()
             .filter(|j| j.kind == Kind::AcceptedNeverClosed)
-            .map(|j| j.cohort)
+            .flat_map(|j| j.members.iter().copied())
             .collect();
         let leaking: HashSet<CohortId> = judgements
             .iter()
             .filter(|j| j.confidence >= Confidence::Medium)
-            .map(|j| j.cohort)
+            .flat_map(|j| j.members.iter().copied())
             .filter(|&id| self.role_of(id) == Some(Role::Client))
             .collect();
         if accused.is_empty() || leaking.is_empty() {

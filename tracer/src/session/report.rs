@@ -6,7 +6,8 @@ use super::{Health, Session, requests, sweep};
 use tracer_ebpf::{Counter, ErrorKey, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_PREEXISTING, Sock};
 
 use crate::{
-    findings::{self, Inputs, PortUse, ProcessUse, Suspect},
+    engine::Judgement,
+    findings::{self, Inputs, PortUse, ProcessUse},
     model::{Family, Holder, Role},
     procs::{self, clock::monotonic_ns},
     report::{
@@ -23,6 +24,8 @@ const PROCESSES_MAX: usize = 64;
 const DESTINATIONS_MAX: usize = 8;
 /// A watch shorter than this can't tell a leak from work in progress.
 const SHORT_WATCH_SECONDS: f64 = 10.0;
+/// Fewer sockets without an owner are no reason to doubt the rest.
+const OWNERLESS_MAX: u64 = 5;
 /// Fewer ports in use than this are not worth a line.
 const PORTS_WORTH_SHOWING: u64 = 100;
 
@@ -36,22 +39,9 @@ impl Session {
         let mut judgements = self.engine.judge();
         self.explain_servers(&mut judgements)?;
         let growth = self.growth_by_process(&judgements);
-        let suspects: Vec<Suspect> = judgements
-            .into_iter()
-            .filter_map(|judgement| {
-                let entry = self.cohorts.get(judgement.cohort)?;
-                let pid = entry.cohort.process.pid;
-                let go = self.go.info(judgement.cohort, pid, judgement.kind);
-                Some(Suspect {
-                    go,
-                    cohort: entry.cohort.clone(),
-                    examples: entry.examples.clone(),
-                    callers: entry.callers.clone(),
-                    pod: None,
-                    judgement,
-                })
-            })
-            .collect();
+        let watched = self.watched(&judgements);
+        let unexplained = self.engine.unexplained(&judgements);
+        let suspects = self.suspects(judgements)?;
         if suspects
             .iter()
             .any(|s| s.judgement.first_seen_ns > self.saving.last_ns)
@@ -62,6 +52,16 @@ impl Session {
         }
         let ended_ns = self.frozen_ns.unwrap_or_else(monotonic_ns);
         let mut unsettled = Vec::new();
+        for (id, what) in unexplained {
+            if let Some(entry) = self.cohorts.get(id) {
+                let process = &entry.cohort.process;
+                unsettled.push(format!(
+                    "Process {} ({}) {what}.",
+                    process.pid, process.comm
+                ));
+            }
+        }
+        unsettled.extend(self.without_owner());
         if let Some(frozen_ns) = self.frozen_ns {
             let seconds = (frozen_ns - self.started_ns) as f64 / 1e9;
             if self.saw_nothing() {
@@ -87,17 +87,37 @@ impl Session {
             clock: (self.started_ns, self.clock.date(self.started_ns)),
             coverage: self.coverage(),
             node: None,
-            suspects: findings::join_siteless(suspects),
+            now_ns: monotonic_ns(),
+            suspects,
+            watched,
             resources: self.resources(&growth)?,
             unsettled,
         }))
+    }
+
+    fn watched(&self, judgements: &[Judgement]) -> Vec<findings::Watched> {
+        let all = self.engine.watched(judgements).into_iter();
+        all.filter_map(|watched| {
+            let entry = self.cohorts.get(watched.cohort)?;
+            let cohort = entry.cohort.clone();
+            Some(findings::Watched { watched, cohort })
+        })
+        .collect()
+    }
+
+    /// Sockets that no process is known to own can be judged by nobody.
+    fn without_owner(&self) -> Option<String> {
+        let (ownerless, open) = (self.totals.ownerless, self.totals.open);
+        (ownerless >= OWNERLESS_MAX && ownerless * 10 >= open).then(|| {
+            format!("{ownerless} of {open} open sockets have no known owner and were not judged.")
+        })
     }
 
     fn saw_nothing(&self) -> bool {
         self.probes.counter(Counter::Seen) == 0
     }
 
-    fn growth_by_process(&self, judgements: &[crate::engine::Judgement]) -> HashMap<u32, f64> {
+    fn growth_by_process(&self, judgements: &[Judgement]) -> HashMap<u32, f64> {
         let mut growth = HashMap::new();
         for judgement in judgements {
             if let Some(entry) = self.cohorts.get(judgement.cohort) {

@@ -12,7 +12,7 @@ use tracer_ebpf::{Head, PathValue, Sock};
 
 use crate::{
     model::{Family, Protocol, Remote},
-    protocols::{Scheme, Sniffed, example, sniff, template, url},
+    protocols::{Scheme, Sniffed, example, origin, sniff, template, url},
 };
 
 /// Most values kept as they are.
@@ -94,6 +94,7 @@ pub struct Request {
 impl Request {
     /// What the connection of such a request speaks.
     pub fn protocol(&self) -> Protocol {
+        // of HTTP/2 only the preface is read: its requests are as hidden as those of TLS
         match self.method.is_empty() {
             true => Protocol::Tls,
             false => Protocol::Http,
@@ -199,20 +200,24 @@ pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -
         family,
         address: address.to_owned(),
         host: request.and_then(|r| r.host.clone()),
-        url: request.map(|r| {
-            url(
+        url: request.map(|r| match r.method.is_empty() {
+            true => origin(r.scheme, family, address, r.host.as_deref()),
+            false => url(
                 r.scheme,
                 family,
                 address,
                 r.host.as_deref(),
                 &template(&r.target),
-            )
+            ),
         }),
     })
 }
 
 /// A request as findings show it.
 pub fn shown(family: Family, address: &str, request: &Request) -> String {
+    if request.method.is_empty() {
+        return origin(request.scheme, family, address, request.host.as_deref());
+    }
     let url = url(
         request.scheme,
         family,

@@ -4,9 +4,9 @@ use std::{collections::HashSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{
-    AggKey, AggValue, HeadKey, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED,
-    SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, STACK_NONE, STACK_TICKET, Sock,
-    WHEN_ACCEPT, WHEN_CONNECT,
+    AggKey, AggValue, HeadKey, ROLE_PAIR, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED,
+    SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, STACK_NONE,
+    STACK_TICKET, Sock, WHEN_ACCEPT, WHEN_CONNECT,
 };
 
 use super::{Session, cohorts::Member, requests, requests::socket_address, responses};
@@ -20,6 +20,8 @@ use crate::{
 
 /// Sockets younger than this are left to the kernel: most of them end before they matter.
 const YOUNG_NS: u64 = 1_000_000_000;
+/// A descriptor scan has found the owner of a socket by then.
+const OWNED_WITHIN_NS: u64 = 10_000_000_000;
 /// Sockets that get older than this are not of a stream of short connections.
 const LASTING_NS: u64 = 100_000_000;
 /// Share of `AGG` in use at which it is emptied.
@@ -64,6 +66,26 @@ impl Facts {
         self.tgid
     }
 
+    /// Number of its latest request.
+    pub fn request(&self) -> Option<u32> {
+        self.request
+    }
+
+    /// Its stacks, that of the latest request first.
+    pub fn stacks(&self) -> [u32; 2] {
+        [self.request_stack, self.open_stack]
+    }
+
+    /// Where a client of TCP is connected to.
+    pub fn address(&self) -> Option<String> {
+        let family = match i32::from(self.family) {
+            libc::AF_INET => Family::Tcp4,
+            libc::AF_INET6 => Family::Tcp6,
+            _ => return None,
+        };
+        (self.role != ROLE_SERVER).then(|| socket_address(family, self.addr, self.port))
+    }
+
     /// Whether it has a stack, whose number tells its program apart from any other.
     pub fn has_stack(&self) -> bool {
         self.open_stack != STACK_NONE || self.request_stack != STACK_NONE
@@ -81,6 +103,8 @@ pub struct Totals {
     pub entries: u64,
     /// Open sockets without owner or stack.
     pub unattributed: u64,
+    /// Of the open ones, those that have lasted without a known owner.
+    pub ownerless: u64,
     /// Accepted sockets whose owner is not known yet.
     pub unowned: u64,
     /// Processes that opened or accepted one of the entries.
@@ -125,9 +149,15 @@ impl Session {
         self.live.end();
         self.tickets.end();
         self.forget_lost(&lost)?;
+        for (leaf, role, lineage) in self.cohorts.take_new() {
+            self.engine.enroll(leaf, role, lineage);
+        }
         self.deliver_ended()?;
         self.show_collected()?;
         self.engine.end_sweep();
+        if self.cohorts.take_renamed() {
+            self.chosen.clear();
+        }
         self.totals = totals;
         self.make_room();
         Ok(())
@@ -305,6 +335,7 @@ impl Session {
             totals.unattributed += 1;
         }
         if age_ns < YOUNG_NS || sock.tgid == 0 {
+            totals.ownerless += u64::from(sock.tgid == 0 && age_ns > OWNED_WITHIN_NS);
             return;
         }
         let cohort = match self.chosen.get(&facts) {
@@ -320,17 +351,31 @@ impl Session {
                 cohort
             }
         };
+        let seen = self.as_seen(sk, sock, holder, &facts);
+        if let Some(told) = told {
+            self.go.note(cohort, &told, &seen);
+        }
+        self.engine.observe(cohort, role(sock), &seen);
+    }
+
+    /// A socket as the engine sees it, with what its own program says of it.
+    pub(crate) fn as_seen(
+        &mut self,
+        sk: u64,
+        sock: &Sock,
+        holder: Holder,
+        facts: &Facts,
+    ) -> Connection {
         let mut seen = connection(sk, sock, holder);
         if let Some(request) = facts.request.and_then(|n| self.requests.value(n)) {
             seen.protocol = request.protocol();
         }
-        if let Some(told) = told {
+        if let Some(told) = self.go.of(sk, sock) {
             told.correct(&mut seen);
-            self.go.note(cohort, &told, &seen);
         } else if seen.fd.is_some() && sock.scan == self.scan && sock.role != ROLE_SERVER {
             seen.pool = self.runtimes.pool_state(sock.holder, sock.fd);
         }
-        self.engine.observe(cohort, role(sock), &seen);
+        seen
     }
 
     /// Who has a descriptor, by the latest scan.
@@ -400,8 +445,8 @@ impl Session {
             site = Some(Arc::new(common));
             site_of = moment(sock.open_stack_of);
         }
-        if site.is_none() && request.is_some() {
-            site = self.cohorts.sole_site(&process, &remote, role);
+        if let (None, Some(request)) = (&site, request.as_ref().filter(|r| !r.method.is_empty())) {
+            site = self.cohorts.sole_site(&process, &remote, request, role);
             site_of = StackOf::Request;
         }
         let cohort = self.cohorts.of(Member {
@@ -414,14 +459,15 @@ impl Session {
                 None
             },
             remote: &remote,
+            request: request.as_ref(),
             role,
         })?;
-        if let Some(request) = request {
+        if let Some(request) = request.filter(|r| !r.method.is_empty()) {
             self.cohorts
                 .add_example(cohort, || requests::shown(family, &address, &request));
         }
         let coarse = coarse_key(sock, facts.open_stack, facts.request_stack);
-        self.by_aggregate.entry(coarse).or_insert(cohort);
+        self.by_aggregate.insert(coarse, cohort);
         Some(cohort)
     }
 
@@ -602,6 +648,12 @@ pub(crate) fn opener_says_more(request: Option<&Site>, opener: Option<&Site>) ->
     rank(opener) > rank(request)
 }
 
+/// Whether it is one end of a `socketpair`: a UNIX client has the path it connected to.
+fn is_pair(sock: &Sock) -> bool {
+    i32::from(sock.family) == libc::AF_UNIX
+        && (sock.role == ROLE_PAIR || (sock.role != ROLE_SERVER && sock.remote_addr[..2] == [0, 0]))
+}
+
 /// A kernel record as the engine sees it.
 pub fn connection(sk: u64, sock: &Sock, holder: Holder) -> Connection {
     Connection {
@@ -626,6 +678,7 @@ pub fn connection(sk: u64, sock: &Sock, holder: Holder) -> Connection {
         preexisting: sock.flags & SOCK_PREEXISTING != 0,
         error: sock.error,
         last_was_send: sock.last_direction == 1,
+        pair: is_pair(sock),
         pool: PoolState::Unknown,
         protocol: responses::protocol(sock),
         response: responses::response(sock),

@@ -1,17 +1,48 @@
 //! Plays the lives of connections to the engine, sweep by sweep.
 
+use std::collections::BTreeMap;
+
 use crate::{
-    engine::{Engine, Judgement, Settings},
-    model::{CohortId, Connection, Ended, Holder, PoolState, Protocol, ResponseState, Role},
+    engine::{Engine, Judgement, Lineage, Settings},
+    model::{
+        CohortId, Connection, Ended, Framing, Holder, PoolState, Protocol, ResponseState, Role,
+    },
 };
 
 /// Monotonic time at which every watch begins: the lives before it are older than the tracer.
 const START_S: f64 = 100_000.0;
 const COHORT: CohortId = CohortId(7);
 
+/// Where a connection belongs: call site and authority; call site 0 is none, authority 0 a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Belongs {
+    /// Call site.
+    pub site: u32,
+    /// Authority.
+    pub authority: u32,
+}
+
+impl Belongs {
+    fn leaf(self) -> CohortId {
+        CohortId(1000 + self.site * 10_000 + self.authority)
+    }
+
+    fn lineage(self) -> Lineage {
+        Lineage {
+            site: CohortId(100_000_000 + self.site),
+            authority: CohortId(200_000_000 + self.authority),
+            process: CohortId(300_000_000),
+            sited: self.site > 0,
+            pairs: self.authority == 0,
+        }
+    }
+}
+
 /// One connection's life; times are seconds since the watch began, and may be negative.
 #[derive(Debug, Clone)]
 pub struct Life {
+    /// Where it belongs; `None`: alone in its population.
+    pub belongs: Option<Belongs>,
     /// Opened.
     pub opened: f64,
     /// Sends and receives, in order.
@@ -32,6 +63,8 @@ pub struct Life {
     pub error: u16,
     /// What the runtime says, from when.
     pub pool: Vec<(f64, PoolState)>,
+    /// One end of a socket pair.
+    pub pair: bool,
     /// What it speaks.
     pub protocol: Protocol,
     /// The answer it got.
@@ -58,6 +91,7 @@ impl Transfer {
 /// A connection that was opened and nothing more.
 pub fn opened(opened: f64) -> Life {
     Life {
+        belongs: None,
         opened,
         transfers: Vec::new(),
         closed: None,
@@ -68,16 +102,43 @@ pub fn opened(opened: f64) -> Life {
         other_holder: None,
         error: 0,
         pool: Vec::new(),
+        pair: false,
         protocol: Protocol::Unknown,
         response: None,
     }
 }
 
 impl Life {
+    /// Opened at a call site, to an authority.
+    pub fn at(mut self, site: u32, authority: u32) -> Life {
+        self.belongs = Some(Belongs { site, authority });
+        self.pair = authority == 0;
+        self
+    }
+
     /// A client's request at `at`, answered `wait` later.
     pub fn request(mut self, at: f64, wait: f64) -> Life {
+        self.protocol = Protocol::Http;
         self.transfers.push(Transfer::Sent(at));
         self.transfers.push(Transfer::Received(at + wait));
+        self
+    }
+
+    /// Its bytes are of no protocol that is known.
+    pub fn raw(mut self) -> Life {
+        self.protocol = Protocol::Unknown;
+        self
+    }
+
+    /// Upgraded to another protocol by the first answer.
+    pub fn upgraded(mut self) -> Life {
+        self.response = Some(ResponseState {
+            status: 101,
+            upgraded: true,
+            framing: Framing::None,
+            received: 130,
+            complete: true,
+        });
         self
     }
 
@@ -185,6 +246,7 @@ impl Life {
             preexisting: self.opened < 0.0,
             error: self.error,
             last_was_send,
+            pair: self.pair,
             pool: pool.map_or(PoolState::Unknown, |(_, state)| *state),
             protocol: self.protocol,
             response: self.response,
@@ -228,22 +290,29 @@ pub fn play(role: Role, lives: &[Life], watch: Watch) -> (Vec<Judgement>, Engine
             scanned = now;
         }
         engine.begin_sweep(ns(now), reconciled);
-        let mut gone = Ended::default();
+        let mut gone: BTreeMap<CohortId, Ended> = BTreeMap::new();
         for (i, life) in lives.iter().enumerate() {
+            let leaf = life.belongs.map_or(COHORT, Belongs::leaf);
             if let Some(c) = life.view(i as u64, now, scanned) {
-                engine.observe(COHORT, role, &c);
+                if let (Some(belongs), false) = (life.belongs, engine.knows(leaf)) {
+                    engine.enroll(leaf, role, belongs.lineage());
+                }
+                engine.observe(leaf, role, &c);
             } else if let Some(closed) = life.closed
                 && closed <= now
                 && closed > 0.0
                 && !ended[i]
             {
                 ended[i] = true;
+                let gone = gone.entry(leaf).or_default();
                 gone.count += 1;
                 gone.lifetime_ns += ns(closed) - ns(life.opened);
                 gone.turns += life.turns();
             }
         }
-        engine.ended(COHORT, role, &gone);
+        for (leaf, gone) in &gone {
+            engine.ended(*leaf, role, gone);
+        }
         engine.end_sweep();
         if last {
             break;

@@ -471,6 +471,7 @@ impl Session {
             site_of: StackOf::Request,
             opener: None,
             remote: &requests::client_remote(family, &address, Some(&request)),
+            request: Some(&request),
             role: Role::Client,
         });
         if let Some(cohort) = cohort {
@@ -529,6 +530,7 @@ fn stream_connection(stream: &GoConnection, began_ns: u64) -> Connection {
         preexisting: false,
         error: 0,
         last_was_send: !responded,
+        pair: false,
         pool: stream.state,
         protocol: crate::model::Protocol::Http,
         response: None,

@@ -1,0 +1,63 @@
+use super::{Spec, never};
+use crate::{
+    engine::{
+        classify::Class,
+        evidence::Case,
+        growth::{Fit, Rules},
+        history::Mask,
+    },
+    model::{Confidence, Kind},
+};
+
+const MASK: Mask = Mask::of(&[Class::Reused, Class::Parked]);
+const PARKED: Mask = Mask::of(&[Class::Parked]);
+
+/// A pool without a bound.
+pub const SPEC: Spec = Spec {
+    kind: Kind::PoolUnbounded,
+    summary: "A reused pool that only grows.",
+    documentation: DOCUMENTATION,
+    client: rule,
+    server: never,
+    condition: |case: &Case<'_>| {
+        format!(
+            "{} are idle entries of a pool that opens more instead of using them.",
+            case.of()
+        )
+    },
+    advice: |_| "Give the pool a maximum size and an idle timeout.",
+};
+
+fn rule(rules: &Rules<'_>, before: &[Fit]) -> Option<Fit> {
+    if before.iter().any(|fit| fit.mask.contains(PARKED)) {
+        return None;
+    }
+    let passed_over = rules
+        .passed_over()
+        .then(|| rules.growth(SPEC.kind, PARKED, rules.settings().unanswered))
+        .flatten();
+    passed_over
+        .filter(|fit| fit.confidence > Confidence::Low)
+        .map(|fit| Fit {
+            confidence: Confidence::Medium,
+            ..fit
+        })
+        .or_else(|| rules.growth(SPEC.kind, MASK, rules.settings().pooled))
+}
+
+const DOCUMENTATION: &str = r#"
+The connections were used again after their first moments, so there is a pool, and it has no bound
+that is reached: each burst, or each checkout that finds nothing idle at that moment, adds to it.
+
+**Healthy look-alikes.** A pool that warms up under load: it levels off, so this kind is never said
+before a minute has passed, unless new ones are opened while the others have been idle for long.
+
+**Confidence.** Medium at most: twenty and more, growing over a minute; or eight, growing over twenty seconds while idle
+ones were passed over.
+
+**What to change.**
+
+- Go: `db.SetMaxOpenConns(n)`, `db.SetConnMaxIdleTime(d)`; `Transport.MaxConnsPerHost`.
+- Python: `HTTPAdapter(pool_maxsize=n, pool_block=True)`; SQLAlchemy `pool_size`, `max_overflow`.
+- Node: `maxSockets`, `maxFreeSockets`. Java: `maximumPoolSize`.
+"#;

@@ -1,0 +1,278 @@
+//! The members of the judged populations: what they asked for, where they went, who made them.
+//!
+//! The engine counts; names are looked up once it has decided, for those connections only that a
+//! judgement is about.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use tracer_ebpf::{SOCK_CLOSED, STACK_NONE};
+
+use super::{Session, cohorts, requests, sweep::Facts};
+use crate::{
+    engine::{Judgement, Level},
+    findings::Suspect,
+    model::{Cohort, CohortId, Family, Holder, Remote},
+    protocols::{self, Routes},
+    report::{CalledBy, Caller},
+};
+
+/// Different kinds of members kept of one judgement: beyond that they are counted only.
+const KINDS_MAX: usize = 4_096;
+/// Examples of requests of one finding.
+const EXAMPLES_MAX: usize = 5;
+/// Callers of one finding.
+const CALLERS_MAX: usize = 8;
+
+/// Members of one judgement by what they have in common.
+type Members = HashMap<Facts, u64>;
+
+impl Session {
+    /// Makes suspects of judgements: with the call site, the remote, the requests and the callers
+    /// that their members have.
+    ///
+    /// # Errors
+    /// A message when the kernel's map can't be read.
+    pub(crate) fn suspects(&mut self, judgements: Vec<Judgement>) -> Result<Vec<Suspect>, String> {
+        let members = self
+            .members(&judgements)
+            .map_err(|e| format!("reading the kernel's maps failed: {e}"))?;
+        Ok(judgements
+            .into_iter()
+            .zip(members)
+            .filter_map(|(judgement, members)| self.suspect(judgement, &members))
+            .collect())
+    }
+
+    fn members(&mut self, judgements: &[Judgement]) -> std::io::Result<Vec<Members>> {
+        let mut members: Vec<Members> = vec![Members::new(); judgements.len()];
+        if judgements.is_empty() {
+            return Ok(members);
+        }
+        let of: HashMap<CohortId, usize> = judgements
+            .iter()
+            .enumerate()
+            .flat_map(|(i, j)| j.members.iter().map(move |&leaf| (leaf, i)))
+            .collect();
+        let socks = Arc::clone(&self.probes.socks);
+        socks.for_each(|&sk, sock| {
+            if sock.flags & SOCK_CLOSED != 0 || sock.tgid == 0 {
+                return;
+            }
+            let holder = self.holder(sock);
+            let facts = self.facts_told(sk, sock);
+            let leaf = self.chosen.get(&facts);
+            let Some(&i) = leaf.and_then(|leaf| of.get(leaf)) else {
+                return;
+            };
+            if holder == Holder::Nobody {
+                return;
+            }
+            let seen = self.as_seen(sk, sock, holder, &facts);
+            let role = super::sweep::role(sock);
+            if self.engine.is_about(&judgements[i], role, &seen)
+                && (members[i].len() < KINDS_MAX || members[i].contains_key(&facts))
+            {
+                *members[i].entry(facts).or_default() += 1;
+            }
+        })?;
+        Ok(members)
+    }
+
+    fn suspect(&mut self, judgement: Judgement, members: &Members) -> Option<Suspect> {
+        let entry = self.cohorts.get(judgement.cohort)?;
+        let mut cohort = entry.cohort.clone();
+        let identity = entry.identity.clone();
+        let pid = cohort.process.pid;
+        let go = judgement
+            .members
+            .iter()
+            .find_map(|&leaf| self.go.info(leaf, pid, judgement.kind));
+        let mut examples = self.examples(members);
+        for leaf in &judgement.members {
+            let entry = self.cohorts.get(*leaf);
+            for example in entry.iter().flat_map(|e| &e.examples) {
+                if examples.len() < EXAMPLES_MAX && !examples.contains(example) {
+                    examples.push(example.clone());
+                }
+            }
+        }
+        let called_by = self.called_by(&judgement, members);
+        let mut callers: Vec<Caller> = Vec::new();
+        for leaf in &judgement.members {
+            for caller in self.cohorts.get(*leaf).iter().flat_map(|e| &e.callers) {
+                if callers.len() < CALLERS_MAX && !callers.contains(caller) {
+                    callers.push(caller.clone());
+                }
+            }
+        }
+        cohort.remote = self.remote(&judgement, &cohort, members);
+        Some(Suspect {
+            go,
+            cohort,
+            identity,
+            examples,
+            callers,
+            called_by,
+            pod: None,
+            judgement,
+        })
+    }
+
+    /// Requests of the members, the most frequent first.
+    fn examples(&self, members: &Members) -> Vec<String> {
+        let mut counts: BTreeMap<(u32, String), u64> = BTreeMap::new();
+        for (facts, count) in members {
+            if let (Some(number), Some(address)) = (facts.request(), facts.address()) {
+                *counts.entry((number, address)).or_default() += count;
+            }
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let mut examples = Vec::new();
+        for ((number, address), _) in counts {
+            let Some(request) = self.requests.value(number) else {
+                continue;
+            };
+            if request.method.is_empty() {
+                continue;
+            }
+            let family = if address.starts_with('[') {
+                Family::Tcp6
+            } else {
+                Family::Tcp4
+            };
+            let example = requests::shown(family, &address, request);
+            if !examples.contains(&example) {
+                examples.push(example);
+            }
+            if examples.len() == EXAMPLES_MAX {
+                break;
+            }
+        }
+        examples
+    }
+
+    /// Who called the function of the call site, with the number of members each made; where call
+    /// sites are many, those.
+    fn called_by(&mut self, judgement: &Judgement, members: &Members) -> Vec<CalledBy> {
+        let mut counts: BTreeMap<(String, Option<String>, Option<u32>), u64> = BTreeMap::new();
+        let by_site = !matches!(judgement.level, Level::Authority | Level::Process);
+        for (facts, count) in members {
+            let site = facts
+                .stacks()
+                .into_iter()
+                .filter(|&stack| stack != STACK_NONE)
+                .filter_map(|stack| self.site(stack))
+                .find(|site| site.own);
+            let Some(site) = site else {
+                continue;
+            };
+            let caller = match by_site {
+                true => cohorts::caller(&site),
+                false => site.blamed().map(|frame| Caller {
+                    function: frame.function.clone(),
+                    file: frame.file.clone(),
+                    line: frame.line,
+                }),
+            };
+            if let Some(caller) = caller {
+                let key = (caller.function, caller.file, caller.line);
+                *counts.entry(key).or_default() += count;
+            }
+        }
+        let mut all: Vec<CalledBy> = counts
+            .into_iter()
+            .map(|((function, file, line), count)| CalledBy {
+                function,
+                file,
+                line,
+                count,
+            })
+            .collect();
+        all.sort_by_key(|caller| std::cmp::Reverse(caller.count));
+        all.truncate(CALLERS_MAX);
+        all
+    }
+
+    /// The other end as its members have it: the address most of them go to, the host that all of
+    /// them name, the route that most of them ask for.
+    fn remote(&self, judgement: &Judgement, cohort: &Cohort, members: &Members) -> Arc<Remote> {
+        let mut remote = cohort.remote.as_ref().clone();
+        let mut addresses: BTreeMap<String, u64> = BTreeMap::new();
+        let mut hosts: BTreeMap<String, u64> = BTreeMap::new();
+        let mut routes = Routes::default();
+        let mut scheme = None;
+        let mut requests: Vec<(u32, u64)> = Vec::new();
+        for (facts, count) in members {
+            if let Some(address) = facts.address() {
+                *addresses.entry(address).or_default() += count;
+            }
+            requests.extend(facts.request().map(|number| (number, *count)));
+        }
+        requests.sort_unstable();
+        for (number, count) in requests {
+            let Some(request) = self.requests.value(number) else {
+                continue;
+            };
+            scheme = Some(request.scheme);
+            if let Some(host) = &request.host {
+                *hosts.entry(host.clone()).or_default() += count;
+            }
+            if !request.method.is_empty() {
+                routes.add(&request.target, count);
+            }
+        }
+        let most = |counts: &BTreeMap<String, u64>| {
+            let all = counts.iter();
+            all.max_by(|a, b| a.1.cmp(b.1).then_with(|| b.0.cmp(a.0)))
+                .map(|(text, _)| text.clone())
+        };
+        if let Some(address) = most(&addresses) {
+            remote.address = address;
+        }
+        if hosts.len() > 1 {
+            remote.host = None;
+        } else if let Some(host) = most(&hosts) {
+            remote.host = Some(host);
+        }
+        let learned = routes.main().or_else(|| {
+            let leaves = judgement.members.iter();
+            leaves
+                .filter_map(|&leaf| self.cohorts.get(leaf)?.routes.main())
+                .next()
+        });
+        if let Some(route) = learned {
+            let scheme = scheme.or_else(|| {
+                let url = remote.url.as_deref()?;
+                Some(match url.starts_with("https") {
+                    true => protocols::Scheme::Https,
+                    false => protocols::Scheme::Http,
+                })
+            });
+            let host = match hosts.len() {
+                0 | 1 => remote.host.clone(),
+                _ => Some("{}".to_owned()),
+            };
+            remote.url = Some(protocols::url(
+                scheme.unwrap_or(protocols::Scheme::Http),
+                remote.family,
+                &remote.address,
+                host.as_deref(),
+                &route,
+            ));
+        } else if let (Some(scheme), true) = (scheme, hosts.len() < 2) {
+            remote.url = Some(protocols::origin(
+                scheme,
+                remote.family,
+                &remote.address,
+                remote.host.as_deref(),
+            ));
+        } else if judgement.level != Level::Leaf {
+            remote.url = None;
+        }
+        Arc::new(remote)
+    }
+}
