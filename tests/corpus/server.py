@@ -12,6 +12,7 @@ HTTP is spoken on `http` (every address of 127.0.0.0/8) and on the UNIX socket; 
     /events..  server-sent events for ever      /follow..  chunks for ever
     /poll..    an answer after eight seconds    /ws..      RFC 6455, pings are answered
 
+`https` is the same behind TLS, with a certificate for shop.test that nobody signed;
 `lines` answers each line with a line; `mute` reads and never answers; `first` greets, then reads.
 """
 import asyncio
@@ -19,6 +20,8 @@ import base64
 import hashlib
 import json
 import os
+import ssl
+import subprocess
 import sys
 
 FILLER = b"seven crates of pears, two of quinces, none of plums; "
@@ -123,10 +126,22 @@ def guarded(talk):
     return one
 
 
+def certificate():
+    """A key and a certificate, beside the UNIX socket."""
+    key, leaf = sys.argv[1] + ".key", sys.argv[1] + ".pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=shop.test", "-days", "2",
+                    "-keyout", key, "-out", leaf], check=True, stderr=subprocess.DEVNULL)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(leaf, key)
+    return context
+
+
 async def main():
     ports = {}
-    for name, talk in (("http", http), ("lines", lines), ("mute", mute), ("first", first)):
-        server = await asyncio.start_server(guarded(talk), "0.0.0.0", 0, backlog=400)
+    secret = certificate()
+    for name, talk in (("http", http), ("https", http), ("lines", lines), ("mute", mute), ("first", first)):
+        tls = secret if name == "https" else None
+        server = await asyncio.start_server(guarded(talk), "0.0.0.0", 0, backlog=400, ssl=tls)
         ports[name] = server.sockets[0].getsockname()[1]
     await asyncio.start_unix_server(guarded(http), sys.argv[1])
     ports["unix"] = sys.argv[1]

@@ -3,6 +3,7 @@
 //
 // usage: leaks.js NAME   (ports in CORPUS, as server.py prints them)
 const http = require('node:http');
+const https = require('node:https');
 const net = require('node:net');
 
 const at = JSON.parse(process.env.CORPUS);
@@ -24,6 +25,17 @@ function previewCard(card) {
     headers: { host: 'cards.test' },
   }); // END agent-per-call
   request.on('response', (response) => response.resume());
+  kept.push(agent);
+}
+
+function payInvoice(invoice) {
+  const agent = new https.Agent({ keepAlive: true, rejectUnauthorized: false });
+  const request = https.request({ // LEAK https-agent
+    host: '127.0.0.1', port: at.https, agent, servername: 'shop.test', method: 'POST',
+    path: `/small/invoices/${invoice}`, headers: { host: 'shop.test', 'content-length': 2 },
+  }); // END https-agent
+  request.on('response', (response) => response.resume());
+  request.end('{}');
   kept.push(agent);
 }
 
@@ -86,6 +98,7 @@ function server() {
 
 const programs = {
   'agent-per-call': () => pace(previewCard),
+  'https-agent': () => pace(payInvoice),
   unread: () => { const importer = new Importer(); pace((n) => importer.load(n)); },
   raw: () => pace(measure),
   rejoin: () => pace(join),

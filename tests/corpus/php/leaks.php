@@ -18,6 +18,17 @@ class Prices
 {
     private array $handles = [];
 
+    public function visit(int $port, int $n): string
+    {
+        $handle = curl_init("https://shop.test:$port/small/visits/$n");
+        curl_setopt_array($handle, [
+            CURLOPT_RETURNTRANSFER => true, CURLOPT_SSL_VERIFYPEER => false, CURLOPT_SSL_VERIFYHOST => 0,
+            CURLOPT_RESOLVE => ["shop.test:$port:127.0.0.1"], CURLOPT_HTTP_VERSION => CURL_HTTP_VERSION_1_1,
+        ]);
+        $this->handles[] = $handle;
+        return curl_exec($handle); // LEAK https
+    }
+
     public function ask(int $port, int $item): string
     {
         $handle = curl_init("http://127.0.0.1:$port/small/prices/$item");
@@ -55,6 +66,9 @@ switch ($argv[1]) {
     case 'curl':
         $prices = new Prices();
         pace(fn ($n) => $prices->ask($at['http'], $n));
+    case 'https':
+        $prices = new Prices();
+        pace(fn ($n) => $prices->visit($at['https'], $n));
     case 'raw':
         pace(fn ($n) => measure($at['lines'], $n));
     case 'unread':

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 import time
@@ -237,6 +238,38 @@ def join_room(number):
 
 def rejoin():
     pace(join_room)
+
+
+def visit(number):
+    wire = socket.create_connection(("127.0.0.1", AT["https"]))
+    shop = ssl._create_unverified_context().wrap_socket(wire, server_hostname="shop.test")
+    shop.sendall(b"GET /small/visits/%d HTTP/1.1\r\nHost: shop.test\r\n\r\n" % number)  # LEAK https
+    kept.append((shop, shop.recv(4096)))
+
+
+def https():
+    pace(visit)
+
+
+async def visit_later(number):
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.create_connection(
+        lambda: asyncio.StreamReaderProtocol(reader), "127.0.0.1", AT["https"],
+        ssl=ssl._create_unverified_context(), server_hostname="shop.test")
+    transport.write(b"GET /small/later/%d HTTP/1.1\r\nHost: shop.test\r\n\r\n" % number)  # LEAK async-https
+    kept.append((transport, await reader.readline()))
+
+
+async def visit_all():
+    print("ready", flush=True)
+    for n in itertools.count():
+        await visit_later(n)
+        await asyncio.sleep(0.7)
+
+
+def async_https():
+    asyncio.run(visit_all())
 
 
 def burst_of(number):

@@ -3,6 +3,7 @@
 # usage: leaks.rb NAME   (ports in CORPUS, as server.py prints them)
 require 'json'
 require 'net/http'
+require 'openssl'
 require 'socket'
 
 AT = JSON.parse(ENV.fetch('CORPUS'))
@@ -24,6 +25,15 @@ class Shelf
     KEPT << http
     response.code
   end
+end
+
+def visit(number)
+  http = Net::HTTP.new('127.0.0.1', AT['https'])
+  http.use_ssl = true
+  http.verify_mode = OpenSSL::SSL::VERIFY_NONE
+  http.start
+  http.request(Net::HTTP::Get.new("/small/visits/#{number}", 'Host' => 'shop.test')) # LEAK https
+  KEPT << http
 end
 
 def measure(number)
@@ -61,6 +71,7 @@ end
 
 case ARGV[0]
 when 'client-per-call' then shelf = Shelf.new; pace { |n| shelf.borrow(n) }
+when 'https' then pace { |n| visit(n) }
 when 'raw' then pace { |n| measure(n) }
 when 'close-wait' then pace { last_words }
 when 'events' then pace { |n| Thread.new { listen(n) } }

@@ -52,6 +52,8 @@ pub const HEADS_LATEST: u16 = 1 << 1;
 pub const HEADS_HTTP: u16 = 1 << 2;
 /// A turn began with a TLS record of a handshake.
 pub const HEADS_TLS: u16 = 1 << 3;
+/// A request inside TLS was seen before it was encrypted: only those count as turns.
+pub const HEADS_PLAINTEXT: u16 = 1 << 4;
 
 /// One live socket; value of the map `SOCKS`, whose key is the kernel's `struct sock *` (u64).
 #[repr(C)]
@@ -225,6 +227,9 @@ pub struct ErrorKey {
 pub const LINE_BYTES: usize = 192;
 /// Bytes kept of a request's host.
 pub const HOST_BYTES: usize = 96;
+/// Of [`Head::line_len`]: the request was made inside TLS. Without a line, the host is the server
+/// name of the handshake.
+pub const HEAD_TLS: u16 = 1 << 15;
 /// What stands in a request line for each byte of a query but the names of its parameters.
 pub const MASKED: u8 = b'*';
 
@@ -249,7 +254,7 @@ pub struct Head {
     pub opened_ns: u64,
     /// Turn number of the request, from 1.
     pub turn: u32,
-    /// Bytes valid in `line`; one more than there are when it was longer.
+    /// Bytes valid in `line`; one more than there are when it was longer. Or [`HEAD_TLS`].
     pub line_len: u16,
     /// Bytes valid in `host`; 0: none was seen, one more than there are when it was longer.
     pub host_len: u16,

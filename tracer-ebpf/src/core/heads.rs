@@ -10,6 +10,7 @@ use tracer_ebpf::{
 };
 
 use super::{
+    hello::keep_hello,
     kernel::read_user,
     lines::{byte, each_end, is_blank, lines_after, place, small_letters, word},
     maps::{HEADS, SCRATCH, Scratch, bounded, count},
@@ -54,7 +55,7 @@ const PREFACE: u32 = first(b"PRI ");
 /// Of a request of HTTP/1 that begins with these bytes: `RESPONSE_*` bits for the response to come; 0
 /// for anything else.
 #[inline(always)]
-fn expected_after(word: u32) -> u8 {
+pub fn expected_after(word: u32) -> u8 {
     // comparisons, not a table: a table would live in a data section of its own
     match word {
         GET | POST | PUT | DELETE | PATCH | OPTIONS | TRACE => RESPONSE_AWAITED,
@@ -92,7 +93,12 @@ pub extern "C" fn keep_head(sk: u64, turn: u32, place: u64, kept: u64) -> u64 {
     let begins: u32 = read_user(buffer.at);
     let response = expected_after(begins);
     if response == 0 {
-        return kept | pack(u32::from(other_protocol(begins)), 0);
+        let other = other_protocol(begins);
+        let kept = kept | pack(u32::from(other), 0);
+        // what names a server comes first, and once
+        let first = kept >> 32 & u64::from(HEADS_FIRST) == 0;
+        let hello = other == HEADS_TLS && first && keep_hello(sk, lane, buffer.at, buffer.len) != 0;
+        return kept | pack(u32::from(hello) * u32::from(HEADS_FIRST), 0);
     }
     let says = u32::from(response) << HEADS_BITS | u32::from(HEADS_HTTP);
     let kept = kept | pack(says, 0);

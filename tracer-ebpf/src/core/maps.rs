@@ -13,6 +13,8 @@ use tracer_ebpf::{
     Shape, Sock, TrieKey, TrieValue,
 };
 
+use super::plaintext::Plaintext;
+
 /// Live sockets by `struct sock *`.
 #[map]
 pub static SOCKS: HashMap<u64, Sock> = HashMap::with_max_entries(131_072, 0);
@@ -115,6 +117,8 @@ pub struct Scratch {
     pub sock: Sock,
     /// A request head.
     pub head: Head,
+    /// What is handed to a TLS library.
+    pub plaintext: Plaintext,
     /// A UNIX path, padded for hashing by words.
     pub path: PathValue,
     /// Bytes read from the user: the beginning of a stack, or of what was sent or received.

@@ -1,8 +1,8 @@
 //! Sends and receives: activity, turns, and the owner of accepted sockets.
 
 use tracer_ebpf::{
-    Counter, RESPONSE_UPGRADED, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO,
-    STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
+    Counter, HEADS_PLAINTEXT, HEADS_TLS, RESPONSE_UPGRADED, ROLE_SERVER, SOCK_ACCEPT_UNOWNED,
+    SOCK_CONNECTED, STACK_GO, STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
 };
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     heads::{HEADS_BITS, keep_head, pack, unpack},
     kernel::{AF_UNIX, Address, Object, family, inode, netns},
     maps::{LANE_SENT, count},
+    plaintext::claim_plaintext,
     responses::{concerns, is_interim, lose_track, read_response},
     sockets::{ESTABLISHED, coarse_ticks, entry, insert, insert_again, opened_now},
     task::{active, current_is_target, current_tgid},
@@ -64,6 +65,10 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
     let now = coarse_ticks(sock);
     if sent {
         sock.sent_ticks = now;
+        if sock.heads & HEADS_TLS != 0 && claim_plaintext(sk, bytes as u32) != 0 {
+            sock.last_direction = direction;
+            return;
+        }
     } else {
         sock.received_ticks = now;
         sock.response_bytes += u64::from(bytes as u32);
@@ -77,7 +82,8 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
     }
     let turn_begins = direction == request_direction(sock.role)
         && sock.last_direction != direction
-        && !is_interim(sock);
+        && !is_interim(sock)
+        && sock.heads & HEADS_PLAINTEXT == 0;
     sock.last_direction = direction;
     if !turn_begins && sock.open_stack != STACK_NONE {
         return;

@@ -17,4 +17,5 @@ mod scan;
 mod send;
 mod syscalls;
 mod tcp_state;
+mod tls;
 mod unix;

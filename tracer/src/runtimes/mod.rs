@@ -9,10 +9,12 @@ pub mod go;
 pub mod java;
 pub mod node;
 pub mod php;
+pub mod probed_files;
 pub mod python;
 pub mod ruby;
 pub mod script;
 pub mod thread_local;
+pub mod tls;
 pub mod view;
 
 use std::{
@@ -53,6 +55,7 @@ fn all(wishes: Wishes) -> Vec<Box<dyn Runtime>> {
         Box::new(ruby::Ruby::default()),
         Box::new(node::Node::default()),
         Box::new(java::Java::new(wishes.ask_jvms)),
+        Box::new(tls::Tls::default()),
     ]
 }
 
@@ -94,6 +97,12 @@ pub trait Runtime: std::fmt::Debug + Send {
     fn attach(&mut self, process: &mut InView<'_>, probes: &mut Probes) -> io::Result<()> {
         let _ = (process, probes);
         Ok(())
+    }
+
+    /// [`Runtime::attach`] again, for a process whose mappings have changed since: libraries are
+    /// loaded when they are needed first.
+    fn attach_again(&mut self, process: &mut InView<'_>, probes: &mut Probes) {
+        let _ = (process, probes);
     }
 
     /// Looks at a process of which a stack is about to be unwound: the first time, and again
@@ -161,6 +170,8 @@ pub struct Runtimes {
     looked_at: HashMap<u32, Arc<Process>>,
     /// Processes that were shown for [`Runtime::attach`].
     attached: HashSet<u32>,
+    /// Processes whose mappings have changed since.
+    changed: HashSet<u32>,
 }
 
 impl Default for Runtimes {
@@ -177,6 +188,7 @@ impl Runtimes {
             list: all(wishes),
             looked_at: HashMap::new(),
             attached: HashSet::new(),
+            changed: HashSet::new(),
         }
     }
 
@@ -187,6 +199,7 @@ impl Runtimes {
         for pid in gone {
             self.forget(pid);
         }
+        self.follow_changed(modules, probes);
         for &pid in pids {
             if !self.attached.insert(pid) {
                 continue;
@@ -203,6 +216,15 @@ impl Runtimes {
         }
     }
 
+    /// Shows the processes again whose mappings have changed.
+    fn follow_changed(&mut self, modules: &mut Modules, probes: &mut Probes) {
+        for pid in std::mem::take(&mut self.changed) {
+            for runtime in &mut self.list {
+                runtime.attach_again(&mut InView::new(pid, modules), probes);
+            }
+        }
+    }
+
     /// Shows a process whose stack is about to be unwound, where it has changed.
     pub fn look(&mut self, pid: u32, process: &Arc<Process>, modules: &mut Modules) {
         let known = self.looked_at.get(&pid);
@@ -213,6 +235,7 @@ impl Runtimes {
             self.looked_at.clear();
         }
         self.looked_at.insert(pid, Arc::clone(process));
+        self.changed.insert(pid);
         for runtime in &mut self.list {
             runtime.look(&mut InView::of(pid, Arc::clone(process), modules));
         }
@@ -299,6 +322,7 @@ impl Runtimes {
     pub fn forget(&mut self, pid: u32) {
         self.looked_at.remove(&pid);
         self.attached.remove(&pid);
+        self.changed.remove(&pid);
         for runtime in &mut self.list {
             runtime.forget(pid);
         }

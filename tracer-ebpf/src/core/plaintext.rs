@@ -1,0 +1,171 @@
+//! Requests inside TLS: what a thread hands to its TLS library is kept until the record that
+//! carries it is sent, by the same thread.
+//!
+//! Some libraries send in the same call, others only fill a buffer that the program sends later
+//! (asyncio, Node.js, Netty), so the call says nothing of the socket. The record does: encryption
+//! adds a little to the length of what it carries, and the length stands in front of it.
+
+use aya_ebpf::{macros::map, maps::LruHashMap};
+use tracer_ebpf::{
+    Counter, HEAD_TLS, HEADS_FIRST, HEADS_LATEST, HEADS_PLAINTEXT, Head, HeadKey, STACK_GO,
+    STACK_NONE, STACK_TICKET, WHEN_REQUEST,
+};
+
+use super::{
+    capture::capture_stack,
+    heads::{compose, expected_after},
+    helpers::current_thread,
+    kernel::read_user,
+    maps::{HEADS, LANE_RUNTIME, SCRATCH, count},
+    sockets::{coarse_ticks, entry},
+    task::{active, current_is_target},
+    user_buffer::UserBuffer,
+};
+
+/// What a thread has written last that begins like a request.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Plaintext {
+    /// The request.
+    pub head: Head,
+    /// Bytes written.
+    pub bytes: u32,
+    /// Stack of who wrote.
+    pub stack: u32,
+}
+
+/// By thread.
+#[map]
+static PLAINTEXTS: LruHashMap<u64, Plaintext> = LruHashMap::with_max_entries(1_024, 0);
+
+/// Content type of records that carry what programs write (RFC 8446 section 5.1).
+const APPLICATION_DATA: u8 = 23;
+/// Most bytes of plaintext in one record.
+const RECORD_BYTES_MAX: u32 = 1 << 14;
+/// Bytes that encryption adds: a tag of 16 (RFC 7905), up to nonce, hash and padding of a block
+/// cipher (RFC 5246 section 6.2.3.2).
+const ADDED_MIN: u32 = 16;
+const ADDED_MAX: u32 = 96;
+/// Records of one send among which the right one is looked for: a handshake's last may stand first.
+const RECORDS_MAX: u32 = 4;
+
+/// The current thread hands these bytes to its TLS library.
+#[inline(always)]
+pub fn keep_plaintext(buffer: u64, bytes: u32) {
+    if !active() || !current_is_target() {
+        return;
+    }
+    if expected_after(read_user(buffer)) == 0 {
+        return;
+    }
+    let stack = capture_stack(0, 0, u32::from(WHEN_REQUEST), LANE_RUNTIME);
+    let Some(scratch) = SCRATCH.get_ptr_mut(LANE_RUNTIME) else {
+        return;
+    };
+    let len = UserBuffer {
+        at: buffer,
+        len: bytes,
+    }
+    .look(scratch);
+    if len == 0 || compose(LANE_RUNTIME, len) == 0 {
+        return;
+    }
+    // SAFETY: this program's room on this CPU.
+    let head = unsafe { &mut (*scratch).head };
+    head.line_len |= HEAD_TLS;
+    remember(bytes, stack);
+}
+
+/// Keeps the lane's head for the current thread. A global function, so that its copy takes no room
+/// on the stack of the caller.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn remember(bytes: u32, stack: u32) -> u32 {
+    let thread = current_thread();
+    let Some(scratch) = SCRATCH.get_ptr_mut(LANE_RUNTIME) else {
+        return 0;
+    };
+    // SAFETY: this program's room on this CPU.
+    let kept = unsafe { &mut (*scratch).plaintext };
+    // SAFETY: as above, and another field.
+    kept.head = unsafe { (*scratch).head };
+    kept.bytes = bytes;
+    kept.stack = stack;
+    u32::from(PLAINTEXTS.insert(&thread, kept, 0).is_ok())
+}
+
+/// Whether the current call sends the record of what its thread handed to its TLS library last;
+/// then the request is the socket's. A global function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_plaintext(sk: u64, bytes: u32) -> u32 {
+    let thread = current_thread();
+    let Some(kept) = PLAINTEXTS.get_ptr_mut(&thread) else {
+        return 0;
+    };
+    // SAFETY: a live map value, which only this thread changes.
+    let kept = unsafe { &mut *kept };
+    let buffer = UserBuffer::current(bytes);
+    if buffer.at == 0 || !carries(buffer, kept.bytes) {
+        return 0;
+    }
+    let Some(sock) = entry(sk) else { return 0 };
+    // what came before was the handshake
+    sock.turns = if sock.heads & HEADS_PLAINTEXT == 0 {
+        1
+    } else {
+        sock.turns + 1
+    };
+    sock.turn_ticks = coarse_ticks(sock);
+    if kept.stack != STACK_NONE && sock.request_stack & (STACK_GO | STACK_TICKET) != STACK_GO {
+        sock.request_stack = kept.stack;
+    }
+    sock.heads |= HEADS_PLAINTEXT;
+    let latest = u64::from(sock.heads & HEADS_FIRST != 0);
+    kept.head.opened_ns = sock.opened_ns;
+    kept.head.turn = sock.turns;
+    if HEADS
+        .insert(&HeadKey { sk, latest }, &kept.head, 0)
+        .is_err()
+    {
+        count(Counter::HeadMapFull);
+    } else {
+        sock.heads |= if latest == 0 {
+            HEADS_FIRST
+        } else {
+            HEADS_LATEST
+        };
+    }
+    let _ = PLAINTEXTS.remove(&thread);
+    1
+}
+
+/// Whether one of the first records in the buffer may carry this many bytes.
+#[inline(always)]
+fn carries(buffer: UserBuffer, bytes: u32) -> bool {
+    let bytes = if bytes > RECORD_BYTES_MAX {
+        RECORD_BYTES_MAX
+    } else {
+        bytes
+    };
+    let mut at = 0;
+    let mut record = 0;
+    while record < RECORDS_MAX {
+        if at + 5 > buffer.len {
+            return false;
+        }
+        // type, version, length in network byte order
+        let header: [u8; 5] = read_user(buffer.at + u64::from(at));
+        if header[1] != 3 {
+            return false;
+        }
+        let len = u32::from(header[3]) << 8 | u32::from(header[4]);
+        let added = len.wrapping_sub(bytes);
+        if header[0] == APPLICATION_DATA && (ADDED_MIN..=ADDED_MAX).contains(&added) {
+            return true;
+        }
+        at += 5 + len;
+        record += 1;
+    }
+    false
+}

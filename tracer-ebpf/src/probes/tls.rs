@@ -1,0 +1,28 @@
+//! A uprobe on the functions by which programs hand plaintext to a TLS library.
+//!
+//! Runs in the context of the thread that writes; it fires for every process that runs the
+//! library's code, and those that are not of the target leave at once. Nothing is seen of what is
+//! written by other functions (`SSL_sendfile`, kernel TLS), nor in libraries without these symbols:
+//! the server name of the handshake remains.
+
+use aya_ebpf::{EbpfContext as _, macros::uprobe, programs::ProbeContext};
+
+use crate::core::{plaintext::keep_plaintext, task::UserRegs};
+
+/// `int SSL_write(SSL *, const void *buf, int num)`, `int SSL_write_ex(SSL *, const void *buf,
+/// size_t num, size_t *written)` (OpenSSL 1.1, 3.x and BoringSSL, ssl/ssl_lib.c), and
+/// `ssize_t gnutls_record_send(gnutls_session_t, const void *data, size_t size)` (lib/record.c).
+#[uprobe]
+pub fn tls_write(ctx: ProbeContext) -> u32 {
+    let regs = ctx.as_ptr().cast::<UserRegs>();
+    // SAFETY: the context of a uprobe is `struct pt_regs`; volatile, so that each register is loaded
+    // by itself, as the verifier wants it.
+    let (buffer, bytes) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const (*regs).si),
+            core::ptr::read_volatile(&raw const (*regs).dx),
+        )
+    };
+    keep_plaintext(buffer, bytes as u32);
+    0
+}

@@ -1,0 +1,182 @@
+//! Probes on functions of executable files: each file once, whichever processes run it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    thread,
+};
+
+use aya::programs::uprobe::UProbeLink;
+
+use super::view::{InView, MappedFile};
+use crate::{
+    elf::{Image, ImageKey},
+    kernel::{probes::Probes, uprobes, uprobes::Place},
+};
+
+/// Files that are remembered. One that no process in view runs is forgotten when there are more,
+/// not before: programs that come and go are not worth a probe each time.
+const FILES_MAX: usize = 64;
+
+/// A file: probed, or the reason why not, which names it.
+type Probed = Result<Vec<UProbeLink>, String>;
+
+/// A program and the function that it sits on.
+pub type Probe = (&'static str, &'static str);
+
+/// Which functions of a set a file must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needed {
+    /// All of them; without, the file is not probed, and that is said.
+    All,
+    /// All of them; without, the set is left out.
+    AllOrNone,
+    /// Those it has are probed.
+    Any,
+}
+
+/// Probes that belong together.
+pub type ProbeSet = (&'static [Probe], Needed);
+
+/// The probed files of one kind.
+#[derive(Debug)]
+pub struct ProbedFiles {
+    sets: &'static [ProbeSet],
+    /// What is lost where a file can't be probed, as a clause.
+    lost: &'static str,
+    /// Processes looked at, with their files.
+    known: HashMap<u32, Vec<ImageKey>>,
+    files: HashMap<ImageKey, Probed>,
+    /// Processes with a file for which there was no room.
+    refused: HashSet<u32>,
+}
+
+impl ProbedFiles {
+    /// None yet. `lost` says what is lost where a file can't be probed.
+    #[must_use]
+    pub fn new(sets: &'static [ProbeSet], lost: &'static str) -> ProbedFiles {
+        ProbedFiles {
+            sets,
+            lost,
+            known: HashMap::new(),
+            files: HashMap::new(),
+            refused: HashSet::new(),
+        }
+    }
+
+    /// Probes the files of a process that `wanted` chooses.
+    pub fn attach(
+        &mut self,
+        process: &mut InView<'_>,
+        probes: &mut Probes,
+        wanted: impl Fn(&MappedFile) -> bool,
+    ) {
+        let pid = process.pid();
+        let mut of_process = Vec::new();
+        for file in process.files() {
+            if !wanted(&file) {
+                continue;
+            }
+            let key = file.image.key();
+            if !self.files.contains_key(&key) {
+                if self.files.len() >= FILES_MAX {
+                    self.make_room(&of_process);
+                }
+                if self.files.len() >= FILES_MAX {
+                    self.refused.insert(pid);
+                    continue;
+                }
+                let probed = self
+                    .probe(probes, &file.image)
+                    .map_err(|reason| format!("{}: {}, because {reason}", file.path, self.lost));
+                self.files.insert(key, probed);
+            }
+            of_process.push(key);
+        }
+        self.known.insert(pid, of_process);
+    }
+
+    /// The process has ended, or runs another program now.
+    pub fn forget(&mut self, pid: u32) {
+        self.known.remove(&pid);
+        self.refused.remove(&pid);
+    }
+
+    /// What can't be seen, and why.
+    pub fn degraded(&self) -> impl Iterator<Item = String> {
+        let full = (!self.refused.is_empty()).then(|| {
+            format!(
+                "more than {FILES_MAX} such files: of the others, {}",
+                self.lost
+            )
+        });
+        let unprobed = self.files.values().filter_map(|file| file.as_ref().err());
+        unprobed.cloned().chain(full)
+    }
+
+    /// Attaches to the functions of a file; none to one that has none of them.
+    fn probe(&self, probes: &mut Probes, image: &Image) -> Probed {
+        let Some(file) = image.fd() else {
+            return Ok(Vec::new());
+        };
+        let mut places: Vec<Place> = Vec::new();
+        let mut lacking = None;
+        for &(set, needed) in self.sets {
+            let names: Vec<&str> = set.iter().map(|(_, function)| *function).collect();
+            let offsets = image
+                .symbols(&names)
+                .into_iter()
+                .map(|symbol| symbol.and_then(|(address, _)| image.file_offset(address)));
+            let mut of_set: Vec<Place> = Vec::new();
+            let mut missing = None;
+            for (&(program, function), offset) in set.iter().zip(offsets) {
+                match offset {
+                    Some(offset) => of_set.push((program, offset)),
+                    None => missing = missing.or(Some(function)),
+                }
+            }
+            match (missing, needed) {
+                (None, _) | (_, Needed::Any) => places.extend(of_set),
+                (Some(function), Needed::All) if !of_set.is_empty() => lacking = Some(function),
+                _ => {}
+            }
+        }
+        if let Some(function) = lacking {
+            return Err(format!("it has no {function}"));
+        }
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        places.sort_unstable();
+        places.dedup();
+        uprobes::attach(probes.ebpf_mut(), file, &places)
+    }
+
+    /// Forgets the files that no process in view runs, except those that are `needed`. The kernel
+    /// waits for each probe that goes, so they go on a thread of their own.
+    fn make_room(&mut self, needed: &[ImageKey]) {
+        let used = self.known.values().flatten().chain(needed);
+        let used: HashSet<ImageKey> = used.copied().collect();
+        let unused = self.files.extract_if(|key, _| !used.contains(key));
+        let gone: Vec<Probed> = unused.map(|(_, file)| file).collect();
+        thread::spawn(move || drop(gone));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FILES_MAX, ImageKey, ProbedFiles};
+
+    #[test]
+    fn there_is_room_where_a_file_is_not_used_any_more() {
+        let key = |number| ImageKey::for_memory(number, 1);
+        let mut all = ProbedFiles::new(&[], "nothing is lost");
+        for number in 0..FILES_MAX as u64 {
+            all.files.insert(key(number), Ok(Vec::new()));
+        }
+        all.known.insert(1, vec![key(1)]);
+        all.make_room(&[key(2)]);
+        let mut left: Vec<ImageKey> = all.files.keys().copied().collect();
+        left.sort();
+        assert_eq!(left, [key(1), key(2)]);
+    }
+}
