@@ -210,3 +210,125 @@ pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -
         family,
         address: address.to_owned(),
         host: request.and_then(|r| r.host.clone()),
+        url: request.map(|r| match r.method.is_empty() {
+            true => origin(r.scheme, family, address, r.host.as_deref()),
+            false => url(
+                r.scheme,
+                family,
+                address,
+                r.host.as_deref(),
+                &template(&r.target),
+            ),
+        }),
+    })
+}
+
+/// A request as findings show it.
+pub fn shown(family: Family, address: &str, request: &Request) -> String {
+    if request.method.is_empty() {
+        return origin(request.scheme, family, address, request.host.as_deref());
+    }
+    let url = url(
+        request.scheme,
+        family,
+        address,
+        request.host.as_deref(),
+        &request.target,
+    );
+    example(&request.method, &url)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use tracer_ebpf::{HOST_BYTES, Head, LINE_BYTES};
+
+    use super::{Family, Interner, PathValue, Request, Scheme, request, socket_address, unix_path};
+
+    /// As the kernel side keeps it; longer texts are cut.
+    fn head(line: &str, host: &str) -> Head {
+        let mut head = Head {
+            opened_ns: 1,
+            turn: 1,
+            line_len: line.len().min(LINE_BYTES + 1) as u16,
+            host_len: host.len().min(HOST_BYTES + 1) as u16,
+            line: [0; LINE_BYTES],
+            host: [0; HOST_BYTES],
+        };
+        let n = line.len().min(LINE_BYTES);
+        head.line[..n].copy_from_slice(&line.as_bytes()[..n]);
+        let n = host.len().min(HOST_BYTES);
+        head.host[..n].copy_from_slice(&host.as_bytes()[..n]);
+        head
+    }
+
+    #[test]
+    fn a_host_is_known_however_long_the_target() {
+        let said = request(&head("GET /a?page=** HTTP/1.1", "Shop.test")).unwrap();
+        assert_eq!(said.host.as_deref(), Some("shop.test"));
+        assert_eq!((&*said.method, &*said.target), ("GET", "/a?page=…"));
+        let long = format!("GET /{} HTTP/1.1", "a/".repeat(LINE_BYTES));
+        let said = request(&head(&long, "shop.test")).unwrap();
+        assert_eq!(said.host.as_deref(), Some("shop.test"));
+        assert!(said.target.ends_with('…'), "{}", said.target);
+        let long = "h".repeat(HOST_BYTES + 1);
+        assert_eq!(request(&head("GET / HTTP/1.1", &long)).unwrap().host, None);
+        assert_eq!(request(&head("GET / HTTP/1.1", "")).unwrap().host, None);
+        assert_eq!(request(&head("hello", "h")), None);
+    }
+
+    #[test]
+    fn addresses_are_written_as_users_write_them() {
+        let loopback = u32::from_ne_bytes([127, 0, 0, 1]);
+        assert_eq!(
+            socket_address(Family::Tcp4, [loopback, 0, 0, 0], 80),
+            "127.0.0.1:80"
+        );
+        let one = u32::from_ne_bytes([0, 0, 0, 1]);
+        assert_eq!(
+            socket_address(Family::Tcp6, [0, 0, 0, one], 8080),
+            "[::1]:8080"
+        );
+        let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+        assert_eq!(
+            socket_address(Family::Tcp6, [0, 0, mapped, loopback], 80),
+            "127.0.0.1:80"
+        );
+    }
+
+    #[test]
+    fn abstract_unix_names_begin_with_an_at_sign() {
+        let mut bytes = [0; tracer_ebpf::PATH_BYTES];
+        bytes[1..4].copy_from_slice(b"abc");
+        assert_eq!(unix_path(&PathValue { len: 4, bytes }), "@abc");
+        bytes[..6].copy_from_slice(b"/a/b\0x");
+        assert_eq!(unix_path(&PathValue { len: 6, bytes }), "/a/b");
+    }
+
+    #[test]
+    fn interning_gives_the_same_number() {
+        let mut interner = Interner::new();
+        assert_eq!(interner.number(&"a"), Some(0));
+        assert_eq!(interner.number(&"b"), Some(1));
+        assert_eq!(interner.number(&"a"), Some(0));
+        assert_eq!(interner.value(1), Some(&"b"));
+    }
+
+    #[test]
+    fn a_flood_of_ids_ends_in_their_template() {
+        let mut interner = Interner::new();
+        let request = |id: usize| Request {
+            method: "GET".to_owned(),
+            target: format!("/v1/prices/{id}"),
+            host: None,
+            scheme: Scheme::Http,
+        };
+        for id in 0..super::INTERNED_MAX {
+            assert!(interner.number_of(&request(id)).is_some());
+        }
+        let one = interner.number_of(&request(super::INTERNED_MAX + 1));
+        assert!(one.is_some());
+        assert_eq!(one, interner.number_of(&request(super::INTERNED_MAX + 2)));
+        assert_eq!(interner.refused(), 0);
+    }
+}
