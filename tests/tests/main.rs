@@ -10,6 +10,7 @@ mod daemon;
 mod doctor;
 mod faults;
 mod fixtures;
+mod frames;
 mod go;
 mod go_views;
 mod java;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     runner::main(&[
         readme::TESTS,
         fixtures::TESTS,
+        frames::TESTS,
         go::TESTS,
         go_views::TESTS,
         java::TESTS,

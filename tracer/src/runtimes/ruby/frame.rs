@@ -5,29 +5,46 @@ use tracer_ebpf::RuntimeFrame;
 
 use super::{
     layout::{
-        BODY_FIRST_LINE, BODY_INSTRUCTIONS, BODY_LABEL, BODY_PATH, BODY_WORDS, INTERNAL_METHOD,
-        INTERNAL_SEQUENCE, Layout, SEQUENCE_BODY,
+        BODY_FIRST_LINE, BODY_INSTRUCTIONS, BODY_LABEL, BODY_PATH, BODY_WORDS, DEFINITION_NAME,
+        INTERNAL_METHOD, INTERNAL_SEQUENCE, Layout, METHOD_DEFINITION, SEQUENCE_BODY,
     },
     lines,
-    object::{is_internal, pair, text},
+    object::{element, is_internal, text},
+    symbols::Symbols,
 };
 use crate::{memory::Memory, model::Named, runtimes::script::Found};
 
+/// Where methods written in C are, in the form in which Ruby says it of its own.
+const INTERNAL: &str = "<internal:C>";
+
 /// What is at a frame, read now.
 #[must_use]
-pub fn describe(layout: &Layout, memory: &dyn Memory, frame: &RuntimeFrame) -> Found {
+pub fn describe(
+    layout: &Layout,
+    symbols: Option<&Symbols>,
+    memory: &dyn Memory,
+    frame: &RuntimeFrame,
+) -> Found {
     if frame.instruction == 0 {
         // Written in C, a block given by C, or one that has not begun.
-        let known = frame.code == 0
-            || is_internal(memory, frame.code, INTERNAL_METHOD)
-            || memory.word(frame.code).is_some();
-        return if known {
-            Found::Nothing
-        } else {
-            Found::Doubtful
-        };
+        if !is_internal(memory, frame.code, INTERNAL_METHOD) {
+            return Found::Nothing;
+        }
+        let named = symbols.and_then(|symbols| internal(layout, symbols, memory, frame.code));
+        return named.map_or(Found::Nothing, Found::Function);
     }
     sequence(layout, memory, frame.code, frame.instruction).unwrap_or(Found::Doubtful)
+}
+
+/// The method of this entry.
+fn internal(layout: &Layout, symbols: &Symbols, memory: &dyn Memory, entry: u64) -> Option<Named> {
+    let definition = memory.word(entry.wrapping_add(METHOD_DEFINITION))?;
+    let id = memory.word(definition.wrapping_add(DEFINITION_NAME))?;
+    Some(Named {
+        function: symbols.name(layout, memory, id)?,
+        file: Some(INTERNAL.to_owned()),
+        ..Named::default()
+    })
 }
 
 /// The function whose instructions these are.
@@ -42,7 +59,8 @@ fn sequence(layout: &Layout, memory: &dyn Memory, sequence: u64, next: u64) -> O
     if position % 8 != 0 || position / 8 > words {
         return None;
     }
-    if lines::is_without(layout, memory, body) {
+    let line = lines::line(layout, memory, body, position / 8);
+    if line == Some(0) {
         return Some(Found::Nothing);
     }
     let function = text(layout, memory, memory.word(body.wrapping_add(BODY_LABEL))?)?;
@@ -56,7 +74,7 @@ fn sequence(layout: &Layout, memory: &dyn Memory, sequence: u64, next: u64) -> O
     Some(Found::Function(Named {
         function,
         file: Some(file),
-        line: lines::line(layout, memory, body, position / 8),
+        line,
         inlined: false,
         function_line: u32::try_from(first).ok().filter(|line| *line != 0),
     }))
@@ -65,10 +83,10 @@ fn sequence(layout: &Layout, memory: &dyn Memory, sequence: u64, next: u64) -> O
 /// A path, or a path and what it is without links, which is preferred: it says from which package
 /// a file is.
 fn path(layout: &Layout, memory: &dyn Memory, object: u64) -> Option<String> {
-    match pair(memory, object) {
-        Some((given, real)) => text(layout, memory, real).or_else(|| text(layout, memory, given)),
-        None => text(layout, memory, object),
-    }
+    let of_pair = |index| text(layout, memory, element(memory, object, index)?);
+    of_pair(1)
+        .or_else(|| of_pair(0))
+        .or_else(|| text(layout, memory, object))
 }
 
 #[cfg(test)]
@@ -121,7 +139,7 @@ mod tests {
         image.words(BODY + 88, &[30 << tagged | tagged]);
         image.words(BODY + layout.lines, &[0x1900, 0, 1, 0]);
         image.words(0x1900, &[33]);
-        image.words(0x1500, &[0x2007, 0, 8, 0x1700]);
+        image.words(0x1500, &[0x2007 | 2 << 15, 0, 8, 0x1700]);
         if layout.tagged_line {
             image.words(0x1600, &[0x05 | 5 << 14, 0]);
             image.text(0x1610, "check");
@@ -144,7 +162,7 @@ mod tests {
                 instruction: 0x1828,
                 extra: 0,
             };
-            let Found::Function(named) = describe(&layout, &method(&layout), &frame) else {
+            let Found::Function(named) = describe(&layout, None, &method(&layout), &frame) else {
                 panic!("3.{minor} was not named");
             };
             assert_eq!(named.function, "check");
@@ -162,12 +180,12 @@ mod tests {
             instruction: 0x1800 + 21 * 8,
             extra: 0,
         };
-        assert_eq!(describe(&layout, &image, &frame), Found::Doubtful);
+        assert_eq!(describe(&layout, None, &image, &frame), Found::Doubtful);
         frame.instruction = 0x1828;
         image.words(SEQUENCE, &[0x601a]);
-        assert_eq!(describe(&layout, &image, &frame), Found::Doubtful);
+        assert_eq!(describe(&layout, None, &image, &frame), Found::Doubtful);
         frame.instruction = 0;
-        assert_eq!(describe(&layout, &image, &frame), Found::Nothing);
+        assert_eq!(describe(&layout, None, &image, &frame), Found::Nothing);
     }
 
     proptest! {
@@ -175,7 +193,7 @@ mod tests {
         fn any_memory_is_survived(memory in any::<Vec<u8>>(), code in any::<u64>(), instruction in any::<u64>(), minor in 1u32..5) {
             if let Some(layout) = Layout::of(minor) {
                 let frame = RuntimeFrame { code, instruction, extra: 0 };
-                let _ = describe(&layout, &Repeated(&memory), &frame);
+                let _ = describe(&layout, None, &Repeated(&memory), &frame);
             }
         }
     }

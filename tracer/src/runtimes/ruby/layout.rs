@@ -20,6 +20,11 @@ pub const BODY_FIRST_LINE: u64 = 88;
 /// Size of an entry of the table of lines; the line is its first member.
 pub const LINE_BYTES: u64 = 12;
 
+/// In a method entry: its definition.
+pub const METHOD_DEFINITION: u64 = 16;
+/// In a definition: the number of the name that it was defined with.
+pub const DEFINITION_NAME: u64 = 32;
+
 /// Words of an object: flags, class, and its own from here on.
 pub const OBJECT_BYTES: u64 = 16;
 /// The type of an object, in its flags.

@@ -27,15 +27,8 @@ const BLOCK_POSITIONS: u64 = 512;
 /// Bytes of a block: its rank, the ranks of its words, its words.
 const BLOCK_BYTES: u64 = 80;
 
-/// Whether a body has no lines at all: it stands below the script's first frame, and is not shown
-/// in Ruby's own backtraces.
-#[must_use]
-pub fn is_without(layout: &Layout, memory: &dyn Memory, body: u64) -> bool {
-    let entries = body.wrapping_add(layout.lines).wrapping_add(ENTRIES);
-    memory.half(entries) == Some(0)
-}
-
-/// The line of the instruction that ends before word `next` of a body's instructions.
+/// The line of the instruction that ends before word `next` of a body's instructions; 0 where Ruby
+/// says none, as of what stands below the script's first frame and is not shown in its backtraces.
 #[must_use]
 pub fn line(layout: &Layout, memory: &dyn Memory, body: u64, next: u64) -> Option<u32> {
     let position = next.saturating_sub(1);
@@ -43,7 +36,7 @@ pub fn line(layout: &Layout, memory: &dyn Memory, body: u64, next: u64) -> Optio
     let table = memory.word(at(TABLE))?;
     let entries = u64::from(memory.half(at(ENTRIES))?);
     let entry = match entries {
-        0 => return None,
+        0 => return Some(0),
         1 => 0,
         _ => rank(memory, memory.word(at(INDEX))?, position)?.checked_sub(1)?,
     };
@@ -51,7 +44,7 @@ pub fn line(layout: &Layout, memory: &dyn Memory, body: u64, next: u64) -> Optio
         return None;
     }
     let line = memory.int(table.wrapping_add(entry.wrapping_mul(LINE_BYTES)))?;
-    u32::try_from(line).ok().filter(|line| *line != 0)
+    u32::try_from(line).ok()
 }
 
 /// How many entries begin at or before a position.

@@ -7,10 +7,16 @@ pub mod frame;
 pub mod layout;
 pub mod lines;
 pub mod object;
+pub mod symbols;
+
+use std::cell::OnceCell;
 
 use tracer_ebpf::{RUNTIME_RUBY, RuntimePlan};
 
-use self::layout::Layout;
+use self::{
+    layout::Layout,
+    symbols::{Symbols, VARIABLES_MAX},
+};
 use super::{
     script::{self, Interpreters},
     thread_local::{self, CODE_BYTES, Library},
@@ -31,6 +37,20 @@ struct Interpreter {
     /// The distances from the thread pointer to a thread's execution context.
     way: Vec<i32>,
     file: ModuleId,
+    /// Names of methods written in C; looked for when the first stack is taken.
+    symbols: OnceCell<Option<Symbols>>,
+    /// Where the variables of the file are, and how many bytes.
+    variables: Option<(u64, usize)>,
+}
+
+impl Interpreter {
+    fn symbols(&self, memory: &dyn Memory) -> Option<&Symbols> {
+        let find = || {
+            let (start, len) = self.variables?;
+            Symbols::find(&self.layout, memory, start, &memory.bytes(start, len))
+        };
+        self.symbols.get_or_init(find).as_ref()
+    }
 }
 
 /// Reads the frames of Ruby 3.1 to 3.4.
@@ -63,10 +83,11 @@ impl super::Runtime for Ruby {
             copied,
             |interpreter| {
                 let memory = copied.memory().ok()?;
+                let symbols = interpreter.symbols(&memory);
                 let described = copied
                     .found
                     .iter()
-                    .map(|frame| frame::describe(&interpreter.layout, &memory, frame));
+                    .map(|frame| frame::describe(&interpreter.layout, symbols, &memory, frame));
                 Some(described.collect())
             },
             |interpreter, named| {
@@ -118,10 +139,16 @@ fn find(
     let Some(way) = context(file, library, memory, current) else {
         return Some(Err(refused("its threads' frames were not found")));
     };
+    let variables = file.image.section(".data").and_then(|part| {
+        let len = usize::try_from(part.bytes.end.checked_sub(part.bytes.start)?).ok()?;
+        Some((file.bias.wrapping_add(part.address), len.min(VARIABLES_MAX)))
+    });
     Some(Ok(Interpreter {
         layout,
         way,
         file: file.module,
+        symbols: OnceCell::new(),
+        variables,
     }))
 }
 
@@ -155,7 +182,8 @@ pub(crate) fn read_hostile(data: &[u8]) {
     };
     for minor in 1..=4 {
         if let Some(layout) = Layout::of(minor) {
-            let _ = frame::describe(&layout, &Repeated(data), &frame);
+            let symbols = Symbols::find(&layout, &Repeated(data), word(32), data);
+            let _ = frame::describe(&layout, symbols.as_ref(), &Repeated(data), &frame);
             let _ = lines::line(&layout, &Repeated(data), word(16), word(24) % 4096);
         }
     }

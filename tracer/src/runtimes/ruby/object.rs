@@ -13,6 +13,12 @@ const EMBEDDED_SHIFT: u32 = 14;
 /// See [`EMBEDDED_SHIFT`].
 const EMBEDDED_MASK: u64 = 0x1f;
 
+/// Bits of the length of an array that has its elements in itself, in its flags (3.1 has two of
+/// them only, and leaves the others at zero).
+const ELEMENTS_SHIFT: u32 = 15;
+/// See [`ELEMENTS_SHIFT`].
+const ELEMENTS_MASK: u64 = 0x7f;
+
 /// Whether a value is a reference to an object, rather than a number or `nil`.
 const fn is_reference(value: u64) -> bool {
     value & 7 == 0 && value > 0xff
@@ -55,16 +61,23 @@ pub fn text(layout: &Layout, memory: &dyn Memory, object: u64) -> Option<String>
     (!text.chars().any(char::is_control)).then_some(text)
 }
 
-/// The elements of an array of two that is one and has them in itself.
+/// An element of an array that is one.
 #[must_use]
-pub fn pair(memory: &dyn Memory, object: u64) -> Option<(u64, u64)> {
+pub fn element(memory: &dyn Memory, object: u64, index: u64) -> Option<u64> {
     if !is_reference(object) {
         return None;
     }
     let flags = memory.word(object)?;
-    if flags & TYPE_MASK != TYPE_ARRAY || flags & FLAG_1 == 0 {
+    if flags & TYPE_MASK != TYPE_ARRAY {
         return None;
     }
     let own = object.wrapping_add(OBJECT_BYTES);
-    Some((memory.word(own)?, memory.word(own.wrapping_add(8))?))
+    let (length, first) = match flags & FLAG_1 {
+        0 => (memory.word(own)?, memory.word(own.wrapping_add(16))?),
+        _ => (flags >> ELEMENTS_SHIFT & ELEMENTS_MASK, own),
+    };
+    if index >= length {
+        return None;
+    }
+    memory.word(first.wrapping_add(index.wrapping_mul(8)))
 }
