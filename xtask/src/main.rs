@@ -34,7 +34,8 @@ cargo xtask COMMAND
                             or a shell command (`tracer` is on the path, the fixture programs are in /fixtures)
   fuzz [TARGET…] [--seconds N]
                             random input for the parsers, 60 s for each; needs a nightly compiler
-  check                     formatting, lints, documentation, file length, licences, duplicate versions
+  check                     formatting, lints, documentation, file length, arrows between rooms, licences,
+                            duplicate versions, advisories
   bench [--quick] [SECTION…]
                             measure what tracing costs, beside other tools, as root; written to docs/benchmarks.md
 

@@ -43,7 +43,7 @@ impl Cell {
             Cell::Count(count) => count.to_string(),
             Cell::Number(number) => units::number(*number),
             Cell::Seconds(seconds) => units::duration(*seconds),
-            Cell::Date(date) => super::text::seconds(*date),
+            Cell::Date(date) => super::words::seconds(*date),
             Cell::None => "-".to_owned(),
         }
     }

@@ -11,7 +11,7 @@ use super::{
     client::Endpoint,
     columns,
     columns::{Cell, Column},
-    output, text,
+    output, words,
 };
 use crate::report::{ConnectionList, ConnectionRow, SCHEMA};
 
@@ -32,7 +32,7 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
     Column::<ConnectionRow>::new("CALL SITE", |c, _| {
         Cell::Text(match &c.call_site {
             None if c.preexisting => "(opened before tracing)".to_owned(),
-            site => text::call_site(site.as_ref()),
+            site => words::call_site(site.as_ref()),
         })
     })
     .elastic(24),

@@ -11,7 +11,7 @@ use super::{
     finding::{Detail, Style},
     merge, output,
     output::{Paint, clean},
-    text,
+    words,
 };
 use crate::report::{FindingDetail, Report, TimelinePoint};
 
@@ -132,7 +132,7 @@ fn markdown(detail: &FindingDetail) -> String {
         out,
         "**Connection leak: `{}` at `{}`**\n",
         finding.kind.name(),
-        text::call_site(finding.call_site.as_ref()).replace('`', "´")
+        words::call_site(finding.call_site.as_ref()).replace('`', "´")
     );
     // no line of the block may end it
     let _ = writeln!(out, "```text\n{}```", block.replace("```", "´´´"));
@@ -155,7 +155,7 @@ fn timeline(out: &mut String, points: &[TimelinePoint]) {
         let bar = usize::try_from(point.outlived * BAR as u64 / most).unwrap_or(BAR);
         let line = format!(
             "  {}  {:>8} of {:>8} open  {}",
-            text::seconds(point.at),
+            words::seconds(point.at),
             point.outlived,
             point.open,
             "#".repeat(bar)

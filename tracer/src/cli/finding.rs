@@ -9,8 +9,8 @@ use super::{
     output::{Paint, clean, wrap},
     stack,
     stack::Frames,
-    text::{call_site, confidence, place, seconds},
     units,
+    words::{call_site, confidence, place, seconds},
 };
 use crate::{
     model::{StackOf, StackQuality},

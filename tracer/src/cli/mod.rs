@@ -24,6 +24,7 @@ mod top;
 mod units;
 mod users;
 mod watch;
+mod words;
 
 use std::{fmt, process::ExitCode};
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{
     output::{Paint, clean},
-    text::place,
+    words::place,
 };
 use crate::{
     model::Owner,

@@ -9,12 +9,9 @@ use jiff::Timestamp;
 use super::{
     finding::{Style, finding},
     output::{Paint, clean, wrap},
-    units,
+    units, words,
 };
-use crate::{
-    model::Confidence,
-    report::{CallSite, Comparison, Coverage, Report, Resources, Verdict},
-};
+use crate::report::{Comparison, Coverage, Report, Resources, Verdict};
 
 /// Renders a whole report.
 #[must_use]
@@ -91,48 +88,6 @@ fn item(out: &mut String, text: &str, width: usize) {
     }
 }
 
-/// How sure, in colour.
-#[must_use]
-pub fn confidence(level: Confidence, paint: Paint) -> String {
-    match level {
-        Confidence::High => paint.bad("high confidence"),
-        Confidence::Medium => paint.doubtful("medium confidence"),
-        Confidence::Low => paint.dim("low confidence"),
-    }
-}
-
-/// `/src/main.go:24`, as far as it is known.
-#[must_use]
-pub fn place(file: Option<&str>, line: Option<u32>, module: Option<&str>) -> String {
-    match (file, line, module) {
-        (Some(file), Some(line), _) => format!("{}:{line}", clean(file)),
-        (Some(file), None, _) => clean(file).into_owned(),
-        (None, _, Some(module)) => format!("in {}", clean(module)),
-        (None, _, None) => String::new(),
-    }
-}
-
-/// `main.fetch /src/main.go:24`.
-#[must_use]
-pub fn call_site(site: Option<&CallSite>) -> String {
-    match site {
-        Some(site) => format!(
-            "{} {}",
-            clean(&site.function),
-            place(site.file.as_deref(), site.line, site.module.as_deref())
-        )
-        .trim_end()
-        .to_owned(),
-        None => "unknown".to_owned(),
-    }
-}
-
-/// A date without fractions of a second.
-#[must_use]
-pub fn seconds(date: Timestamp) -> String {
-    format!("{date:.0}")
-}
-
 fn baseline(out: &mut String, comparison: &Comparison, report: &Report, paint: Paint) {
     let _ = writeln!(
         out,
@@ -153,7 +108,7 @@ fn baseline(out: &mut String, comparison: &Comparison, report: &Report, paint: P
                 format!(
                     "  {} {}",
                     finding.kind,
-                    call_site(finding.call_site.as_ref())
+                    words::call_site(finding.call_site.as_ref())
                 )
             });
             let _ = writeln!(out, "  {label:<10}{}{what}", clean(id));

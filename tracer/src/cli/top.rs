@@ -14,7 +14,7 @@ use super::{
     client::Endpoint,
     columns,
     columns::{Cell, Column},
-    finding, live, merge, output, text,
+    finding, live, merge, output, words,
 };
 use crate::report::{Finding, Report};
 
@@ -44,7 +44,7 @@ pub const COLUMNS: &[Column<Finding>] = &[
         .leaves(0)
         .not_live(),
     Column::<Finding>::new("CALL SITE", |f, _| {
-        Cell::Text(text::call_site(f.call_site.as_ref()))
+        Cell::Text(words::call_site(f.call_site.as_ref()))
     })
     .elastic(32),
     Column::<Finding>::new("REMOTE", |f, _| Cell::Text(finding::remote(f))).elastic(30),

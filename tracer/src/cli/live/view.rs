@@ -14,7 +14,7 @@ use super::Answer;
 use crate::{
     cli::{
         args::{SortBy, Top},
-        finding, text, top,
+        finding, top, words,
     },
     report::{Finding, Report},
 };
@@ -265,7 +265,7 @@ fn scrolled(code: KeyCode, line: u16) -> u16 {
 fn contains(found: &Finding, text: &str) -> bool {
     let process = &found.process;
     let pid = process.pid.to_string();
-    let site = text::call_site(found.call_site.as_ref());
+    let site = words::call_site(found.call_site.as_ref());
     let remote = finding::remote(found);
     let wanted = text.to_lowercase();
     [
