@@ -24,6 +24,7 @@ tests![
     interrupt_reaches_the_command,
     broken_pipe_is_no_error,
     until_found_ends_when_it_is_certain,
+    kinds_are_explained,
 ];
 
 /// Runs `tracer check OPTIONS -- sh -c SCRIPT` with `input`.
@@ -286,5 +287,28 @@ fn until_found_ends_when_it_is_certain() -> Result<()> {
     let report = Report::parse(&ended.stdout)?;
     ensure!(report.verdict() == "leak", "{report}");
     ensure!(report.only()?["confidence"] == "high", "{report}");
+    Ok(())
+}
+
+/// Without privileges, and for every kind by the name that findings have.
+fn kinds_are_explained() -> Result<()> {
+    let list = tracer::run(&["explain"], seconds(10))?;
+    ensure!(
+        list.code() == 0 && list.stdout.lines().count() >= 9,
+        "{}",
+        list.stdout
+    );
+    for name in ["close_wait", "client_per_request"] {
+        ensure!(list.stdout.contains(name), "{}", list.stdout);
+        let one = tracer::run(&["explain", name], seconds(10))?;
+        ensure!(one.code() == 0, "{}", one.stderr);
+        ensure!(one.stdout.contains("Healthy"), "{}", one.stdout);
+    }
+    let unknown = tracer::run(&["explain", "nosuch"], seconds(10))?;
+    ensure!(
+        unknown.code() == 2 && unknown.stderr.contains("close_wait"),
+        "{}",
+        unknown.stderr
+    );
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{stack::Frames, units};
+use super::{explain, stack::Frames, units};
 use crate::kernel::plan::{BACKENDS, SYSCALLS};
 
 const EXIT_STATUS: &str = "\
@@ -50,6 +50,8 @@ pub enum Command {
     Connections(ConnectionsArgs),
     /// Say what this kernel and these privileges allow, and what is lost without the rest
     Doctor(DoctorArgs),
+    /// Say what a kind of leak is, what looks like it and is healthy, and what to change
+    Explain(Explain),
     /// Print a completion script for a shell
     Completions {
         /// For which shell.
@@ -295,6 +297,14 @@ pub struct Describe {
     /// Form of the answer
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
     pub output: ReportForm,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The kind, as findings name it; all of them, when nothing is given
+    #[arg(value_name = "KIND", value_parser = explain::names())]
+    pub kind: Option<String>,
 }
 
 /// Arguments of `connections`.

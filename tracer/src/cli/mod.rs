@@ -9,6 +9,7 @@ mod command;
 mod connections;
 mod describe;
 mod doctor;
+mod explain;
 mod finding;
 mod fit;
 mod live;
@@ -108,6 +109,7 @@ pub fn run() -> ExitCode {
         Command::Describe(args) => describe::run(&args),
         Command::Connections(args) => connections::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Completions { shell } => completions(shell).map(|()| 0),
         Command::Man => man().map(|()| 0),
     };
