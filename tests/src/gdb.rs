@@ -151,11 +151,19 @@ pub fn native(stack: &Value) -> Result<(Vec<Place>, usize)> {
     let native = frames
         .iter()
         .filter(|frame| frame["inlined"] != true && !frame["address"].is_null());
-    let generated = |frame: &&Value| {
+    let generated = |frame: &Value| {
         let function = frame["function"].as_str().unwrap_or_default();
         frame["module"].is_null() || function.starts_with("Builtins_")
     };
-    let told = native.clone().take_while(|frame| !generated(frame)).count();
+    // frames that the runtime named have no address
+    let first = frames.iter().position(generated).unwrap_or(frames.len());
+    let told = frames[..first]
+        .iter()
+        .filter(|frame| frame["inlined"] != true)
+        .count();
+    let builtin = frames
+        .get(first)
+        .is_some_and(|frame| !frame["module"].is_null());
     let places = native
         .map(|frame| {
             let address = frame["address"].as_str().context("no address")?;
@@ -168,10 +176,7 @@ pub fn native(stack: &Value) -> Result<(Vec<Place>, usize)> {
         .collect::<Result<Vec<Place>>>()?;
     // A builtin is where it is; generated code may be replaced by better code at any time. The
     // first of either is found by the rules of the frame that it called.
-    let told = match places.get(told) {
-        Some(place) if place.module.is_some() => told + 1,
-        _ => told,
-    };
+    let told = told + usize::from(builtin);
     Ok((places, told))
 }
 

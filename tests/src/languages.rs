@@ -481,7 +481,11 @@ fn python_with_packages() -> Result<PathBuf> {
     Ok(python)
 }
 
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+/// Runs a command to its end.
+///
+/// # Errors
+/// When it fails, with what it wrote.
+pub fn run(command: &mut Command) -> Result<()> {
     let output = command
         .stdin(Stdio::null())
         .output()

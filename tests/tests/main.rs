@@ -17,6 +17,7 @@ mod java;
 mod languages;
 mod live;
 mod moved;
+mod node;
 mod output;
 mod pairs;
 mod readme;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         java::TESTS,
         languages::TESTS,
         moved::TESTS,
+        node::TESTS,
         stacks::TESTS,
         verdicts::TESTS,
         command::TESTS,

@@ -31,8 +31,9 @@ const RUNTIMES: &[Runtime] = &[
     Runtime {
         programs: &["node", "nodejs"],
         what: "script",
-        how: "Start node with --perf-basic-prof --interpreted-frames-native-stack to have its \
-              functions named.",
+        how: "What a library opens after it waited for something has no frame of who asked it. \
+              Where coverage says that this V8 can't be understood, --perf-basic-prof \
+              --interpreted-frames-native-stack has its functions named.",
     },
     Runtime {
         programs: &["java"],

