@@ -58,6 +58,10 @@ impl Default for Limits {
     }
 }
 
+/// A path with a frame that its runtime can't explain is taken for what it is when it was seen this
+/// often.
+const DOUBTED_MAX: u8 = 16;
+
 /// Processes remembered as having executed; of more than that, those that have ended are
 /// forgotten.
 const EXECUTED_MAX: usize = 16_384;
@@ -103,6 +107,8 @@ struct Record {
     site: Option<Arc<Site>>,
     /// The site lacks names that a perf map could still give.
     unnamed: bool,
+    /// How often it was seen with a frame that its runtime could not explain.
+    doubted: u8,
 }
 
 /// Every stack known, and what is needed to name their frames. Used from one thread.
@@ -264,10 +270,16 @@ impl Stacks {
         let frames = kept(&unwound, &interpreted);
         // What a compiler made moves: names that were read when the thread had gone on already are
         // believed for later calls when they are read a second time.
-        let certain = unwound.managed.is_empty()
-            || self.ids.contains_key(&(copy.tgid, Arc::clone(&frames)))
-            || (unwound.managed.iter().all(|frame| frame.doubt.is_none()) && has_not_moved(copy));
+        let doubtful = unwound.managed.iter().any(|frame| frame.doubt.is_some());
+        let known = self.ids.contains_key(&(copy.tgid, Arc::clone(&frames)));
+        let mut certain =
+            unwound.managed.is_empty() || (!doubtful && (known || has_not_moved(copy)));
         let id = self.number(copy.tgid, frames, stop, &process);
+        // A name that is missing may be there next time.
+        if doubtful && let Some(record) = self.records.get_mut(&id) {
+            record.doubted = record.doubted.saturating_add(1);
+            certain = record.doubted >= DOUBTED_MAX;
+        }
         let want_bytes = unwound.stop.wants_more().filter(|want| *want > stack.len());
         let learnable = certain && (native || (exact && !found.is_empty()));
         let learned = if learnable && want_bytes.is_none() && id != STACK_NONE {
@@ -307,6 +319,7 @@ impl Stacks {
             executable: process.executable().cloned(),
             site: None,
             unnamed: false,
+            doubted: 0,
         };
         self.records.insert(self.last, record);
         self.ids.insert(key, self.last);

@@ -90,6 +90,7 @@ impl Stacks {
                 executable: stack.executable.map(Into::into),
                 site: None,
                 unnamed: false,
+                doubted: 0,
             };
             self.records.insert(stack.id, record);
         }
