@@ -418,6 +418,30 @@ impl Schedule {
     }
 }
 
+/// Walks a series: a population that is new has its first point when it begins, between those of
+/// the others, so the latest one stands for the moment.
+struct Until<'a> {
+    rest: std::iter::Peekable<std::collections::vec_deque::Iter<'a, Point>>,
+    latest: Option<&'a Point>,
+}
+
+impl<'a> Until<'a> {
+    fn new(points: &'a VecDeque<Point>) -> Until<'a> {
+        Until {
+            rest: points.iter().peekable(),
+            latest: None,
+        }
+    }
+
+    /// The latest point at or before `at_ns`, which never goes back.
+    fn at(&mut self, at_ns: u64) -> Option<&'a Point> {
+        while let Some(point) = self.rest.next_if(|p| p.at_ns <= at_ns) {
+            self.latest = Some(point);
+        }
+        self.latest
+    }
+}
+
 /// The series of a population at four resolutions.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct History {
@@ -454,10 +478,9 @@ impl History {
     pub fn plus(&self, other: &History) -> History {
         let mut sum = self.clone();
         for (level, other) in sum.levels.iter_mut().zip(&other.levels) {
-            let mut other = other.iter().peekable();
+            let mut other = Until::new(other);
             for point in level {
-                while other.next_if(|p| p.at_ns < point.at_ns).is_some() {}
-                let Some(same) = other.next_if(|p| p.at_ns == point.at_ns) else {
+                let Some(same) = other.at(point.at_ns) else {
                     continue;
                 };
                 point.closed += same.closed;
@@ -472,10 +495,9 @@ impl History {
     /// Takes away what a part of the population contributed.
     pub fn subtract(&mut self, part: &History) {
         for (level, part) in self.levels.iter_mut().zip(&part.levels) {
-            let mut part = part.iter().peekable();
+            let mut part = Until::new(part);
             for point in level {
-                while part.next_if(|p| p.at_ns < point.at_ns).is_some() {}
-                let Some(same) = part.next_if(|p| p.at_ns == point.at_ns) else {
+                let Some(same) = part.at(point.at_ns) else {
                     continue;
                 };
                 point.closed = point.closed.saturating_sub(same.closed);

@@ -35,7 +35,7 @@ pub use self::{
     healthy::Watched,
     history::Mask,
     population::{Counts, Level, Lineage},
-    settings::{Growing, Parked, Plateau, Settings, Shape, WholeProcess},
+    settings::Settings,
 };
 use self::{
     history::{Schedule, Tally},
@@ -308,6 +308,7 @@ impl Engine {
     }
 
     /// Counts of one population as of the last complete sweep, judged or not.
+    #[cfg(test)]
     #[must_use]
     pub fn connections(&self, cohort: CohortId) -> Option<Counts> {
         self.cohorts.get(&cohort).map(|s| s.counts())

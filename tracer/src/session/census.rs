@@ -14,7 +14,7 @@ use super::{Session, cohorts, requests, sweep::Facts};
 use crate::{
     engine::{Judgement, Level},
     findings::Suspect,
-    model::{Cohort, CohortId, Family, Holder, Remote},
+    model::{Cohort, CohortId, Family, Holder, Remote, Site},
     protocols::{self, Routes},
     report::{CalledBy, Caller},
 };
@@ -171,7 +171,7 @@ impl Session {
                 continue;
             };
             let caller = match by_site {
-                true => cohorts::caller(&site),
+                true => self.caller(judgement, &site),
                 false => site.blamed().map(|frame| Caller {
                     function: frame.function.clone(),
                     file: frame.file.clone(),
@@ -195,6 +195,28 @@ impl Session {
         all.sort_by_key(|caller| std::cmp::Reverse(caller.count));
         all.truncate(CALLERS_MAX);
         all
+    }
+
+    /// Who called the function of a judgement's call site, in one member's stack.
+    fn caller(&self, judgement: &Judgement, site: &Site) -> Option<Caller> {
+        let place = self
+            .cohorts
+            .get(judgement.cohort)?
+            .identity
+            .place
+            .as_ref()?;
+        let at = site
+            .frames
+            .iter()
+            .position(|frame| frame.function == place.function);
+        match at.and_then(|at| site.frames.get(at + 1)) {
+            Some(frame) => Some(Caller {
+                function: frame.function.clone(),
+                file: frame.file.clone(),
+                line: frame.line,
+            }),
+            None => cohorts::caller(site),
+        }
     }
 
     /// The other end as its members have it: the address most of them go to, the host that all of

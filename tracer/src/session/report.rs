@@ -74,11 +74,11 @@ impl Session {
                 ));
             }
         }
-        if self.cohorts.refused() + self.requests.refused() > 0 {
+        let refused = self.cohorts.refused() + self.requests.refused() + self.engine.overflow();
+        if refused > 0 {
             unsettled.push(format!(
-                "{} connections were not judged because there are too many different call sites \
-                 and remotes.",
-                self.cohorts.refused() + self.requests.refused()
+                "{refused} connections were not judged because there are too many different call \
+                 sites and remotes."
             ));
         }
         Ok(findings::assemble(Inputs {
