@@ -4,10 +4,12 @@
 //! userinfo, no query values.
 
 mod http1;
+mod request;
 mod routes;
 mod tls;
 mod url;
 
 pub use http1::{Sniffed, sniff};
+pub use request::Request;
 pub use routes::Routes;
 pub use url::{Scheme, example, is_ip_literal, origin, redact_target, template, url};

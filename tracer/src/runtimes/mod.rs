@@ -15,6 +15,7 @@ pub mod ruby;
 pub mod script;
 pub mod thread_local;
 pub mod tls;
+pub mod told;
 pub mod view;
 
 use std::{
@@ -23,14 +24,21 @@ use std::{
     sync::Arc,
 };
 
-use tracer_ebpf::RuntimePlan;
+use tracer_ebpf::{RuntimePlan, Sock};
 
-use self::view::{Copied, InView, Interleaved};
+use self::{
+    told::{Collected, Stream, Told},
+    view::{Copied, InView, Interleaved},
+};
 use crate::{
     elf::Image,
-    kernel::probes::Probes,
+    kernel::{
+        maps::Table as KernelTable,
+        probes::{ProbeError, Probes},
+    },
     memory::{Memory, NoMemory, ProcessMemory},
-    model::PoolState,
+    model::{CohortId, Connection, Kind, PoolState, Site},
+    report::GoInfo,
     symbols::{
         blame::{self, Blame},
         naming::Table,
@@ -45,11 +53,14 @@ pub use crate::unwind::managed;
 pub struct Wishes {
     /// Java programs may be asked for the names of their compiled code.
     pub ask_jvms: bool,
+    /// Go programs may not be asked for the state of their connections.
+    pub without_go: bool,
 }
 
 /// Every runtime.
 fn all(wishes: Wishes) -> Vec<Box<dyn Runtime>> {
     vec![
+        Box::new(go::view::Go::new(!wishes.without_go)),
         Box::new(python::Python::default()),
         Box::new(php::Php::default()),
         Box::new(ruby::Ruby::default()),
@@ -88,6 +99,16 @@ pub trait Runtime: std::fmt::Debug + Send {
     /// Name, as users read it.
     fn name(&self) -> &'static str;
 
+    /// Takes over its part of the kernel side, which is loaded. `blame` names call sites of stacks
+    /// that the runtime's own probes take.
+    ///
+    /// # Errors
+    /// When a map that is needed is not there.
+    fn begin(&mut self, probes: &mut Probes, blame: &Arc<Blame>) -> Result<(), ProbeError> {
+        let _ = (probes, blame);
+        Ok(())
+    }
+
     /// Attaches probes for a process that came into view. Called once for each, soon after its
     /// program began (its libraries may not all be mapped), and for every process of the host:
     /// look at its executable first.
@@ -103,6 +124,68 @@ pub trait Runtime: std::fmt::Debug + Send {
     /// loaded when they are needed first.
     fn attach_again(&mut self, process: &mut InView<'_>, probes: &mut Probes) {
         let _ = (process, probes);
+    }
+
+    /// After the processes in view were shown, at each sweep.
+    fn followed(&mut self, probes: &mut Probes) {
+        let _ = probes;
+    }
+
+    /// The runtime's version in a process, such as `go1.27.3`, where it is a program of this
+    /// runtime and that is known. Asked after [`Runtime::attach`].
+    fn version(&self, pid: u32) -> Option<String> {
+        let _ = pid;
+        None
+    }
+
+    /// What programs say of their connections now, asked once a sweep.
+    ///
+    /// # Errors
+    /// The kernel's, when a map can't be read.
+    fn refresh(&mut self, socks: &KernelTable<u64, Sock>) -> io::Result<Vec<Told>> {
+        let _ = socks;
+        Ok(Vec::new())
+    }
+
+    /// Requests that share connections, as [`Runtime::refresh`] has found them, once.
+    fn streams(&mut self) -> Vec<Stream> {
+        Vec::new()
+    }
+
+    /// Connections that a garbage collector closed, since watching began.
+    ///
+    /// # Errors
+    /// The kernel's, when a map can't be read.
+    fn collected(&mut self) -> io::Result<Vec<Collected>> {
+        Ok(Vec::new())
+    }
+
+    /// A socket that the runtime told of was shown in a cohort.
+    fn note(&mut self, cohort: CohortId, told: &Told, seen: &Connection) {
+        let _ = (cohort, told, seen);
+    }
+
+    /// A stream was shown in a cohort.
+    fn note_stream(&mut self, cohort: CohortId, state: PoolState) {
+        let _ = (cohort, state);
+    }
+
+    /// What pools say of a cohort, and what that means for a kind of leak.
+    fn info(&mut self, cohort: CohortId, pid: u32, kind: Kind) -> Option<GoInfo> {
+        let _ = (cohort, pid, kind);
+        None
+    }
+
+    /// Whether a stack's number was given by this runtime's own probes.
+    fn has_stack(&self, number: u32) -> bool {
+        let _ = number;
+        false
+    }
+
+    /// A stack with names, by a number that [`Runtime::has_stack`].
+    fn site(&mut self, number: u32) -> Option<Arc<Site>> {
+        let _ = number;
+        None
     }
 
     /// Looks at a process of which a stack is about to be unwound: the first time, and again
@@ -192,8 +275,25 @@ impl Runtimes {
         }
     }
 
-    /// Shows the processes in view, and forgets those that are gone.
-    pub fn follow(&mut self, pids: &[u32], modules: &mut Modules, probes: &mut Probes) {
+    /// Hands the kernel side over.
+    ///
+    /// # Errors
+    /// When a map that is needed is not there.
+    pub fn begin(&mut self, probes: &mut Probes, blame: &Arc<Blame>) -> Result<(), ProbeError> {
+        self.list
+            .iter_mut()
+            .try_for_each(|r| r.begin(probes, blame))
+    }
+
+    /// Shows the processes in view, and forgets those that are gone. Returns those that are new
+    /// and have a runtime whose version is known.
+    pub fn follow(
+        &mut self,
+        pids: &[u32],
+        modules: &mut Modules,
+        probes: &mut Probes,
+    ) -> Vec<(u32, String)> {
+        let mut versions = Vec::new();
         let present: HashSet<u32> = pids.iter().copied().collect();
         let gone: Vec<u32> = self.attached.difference(&present).copied().collect();
         for pid in gone {
@@ -212,8 +312,37 @@ impl Runtimes {
                     }
                     tracing::debug!(pid, %error, runtime = runtime.name(), "not attached to");
                 }
+                versions.extend(runtime.version(pid).map(|version| (pid, version)));
             }
         }
+        for runtime in &mut self.list {
+            runtime.followed(probes);
+        }
+        versions
+    }
+
+    /// Each runtime with its place in the list.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut (dyn Runtime + 'static))> {
+        let all = self.list.iter_mut().enumerate();
+        all.map(|(place, runtime)| (place, &mut **runtime))
+    }
+
+    /// The runtime at a place in the list.
+    pub fn at(&mut self, place: usize) -> Option<&mut (dyn Runtime + 'static)> {
+        self.list.get_mut(place).map(|runtime| &mut **runtime)
+    }
+
+    /// What pools say of a cohort, and what that means for a kind of leak.
+    pub fn info(&mut self, cohort: CohortId, pid: u32, kind: Kind) -> Option<GoInfo> {
+        let mut all = self.list.iter_mut();
+        all.find_map(|runtime| runtime.info(cohort, pid, kind))
+    }
+
+    /// A stack by a number that a runtime's own probes gave: `None` where it is none such, else
+    /// its names, if they are still known.
+    pub fn site(&mut self, number: u32) -> Option<Option<Arc<Site>>> {
+        let runtime = self.list.iter_mut().find(|r| r.has_stack(number))?;
+        Some(runtime.site(number))
     }
 
     /// Shows the processes again whose mappings have changed.

@@ -89,7 +89,7 @@ impl Session {
         let go = judgement
             .members
             .iter()
-            .find_map(|&leaf| self.go.info(leaf, pid, judgement.kind));
+            .find_map(|&leaf| self.runtimes.info(leaf, pid, judgement.kind));
         let mut examples = self.examples(members);
         for leaf in &judgement.members {
             let entry = self.cohorts.get(*leaf);

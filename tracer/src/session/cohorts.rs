@@ -7,12 +7,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::requests::Request;
 use crate::{
     engine::{Level, Lineage},
     findings::{Authority, Identity, Place},
     model::{Cohort, CohortId, Family, Process, Remote, Role, Site, StackOf, StackQuality},
-    protocols::{self, Routes},
+    protocols::{self, Request, Routes},
     report::Caller,
 };
 

@@ -2,6 +2,7 @@
 
 mod census;
 pub mod cohorts;
+mod ends;
 pub mod latest_request;
 mod lifetimes;
 mod losses;
@@ -19,6 +20,7 @@ mod start;
 mod surroundings;
 pub mod sweep;
 mod target;
+mod told;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,7 +33,7 @@ use std::{
 
 use thiserror::Error;
 use tracer_ebpf::{
-    AggKey, Config, CopySizeKey, RUNTIME_FRAMES_MAX, RuntimeFrame, Shape, StackCopy, WHEN_EXEC,
+    Config, CopySizeKey, RUNTIME_FRAMES_MAX, RuntimeFrame, Shape, StackCopy, WHEN_EXEC,
 };
 
 use self::stacks::Stacks;
@@ -39,12 +41,12 @@ pub use self::surroundings::{BTF, Surroundings};
 use crate::{
     engine::{Engine, Settings},
     kernel::probes::Probes,
-    model::{CohortId, Ended},
+    model::CohortId,
     procs::{
         Clock,
         clock::{monotonic_ns, thread_cpu_ns},
     },
-    runtimes::{self, Runtimes, Wishes, go::GoTracer},
+    runtimes::{self, Runtimes, Wishes},
     unwind::trie::{Learned, shape_index},
 };
 
@@ -142,21 +144,17 @@ pub struct Session {
     pub(crate) stacks: Stacks,
     pub(crate) engine: Engine,
     pub(crate) people: processes::People,
-    pub(crate) go: runtimes::go::session::GoView,
+    pub(crate) told: told::ToldOf,
     pub(crate) runtimes: Runtimes,
     pub(crate) cohorts: cohorts::Cohorts,
-    pub(crate) requests: requests::Interner<requests::Request>,
+    pub(crate) requests: requests::Interner<crate::protocols::Request>,
     pub(crate) live: latest_request::Live,
     pub(crate) tickets: pending_stacks::Tickets,
     /// Processes whose interpreted frames the kernel can find.
     pub(crate) planned: HashSet<u32>,
-    pub(crate) lifetimes: lifetimes::Lifetimes,
+    pub(crate) ends: ends::Ends,
     /// Cohorts chosen for what sockets have in common.
     pub(crate) chosen: HashMap<sweep::Facts, CohortId>,
-    /// Cohort of the connections that are folded under an aggregate key.
-    pub(crate) by_aggregate: HashMap<AggKey, CohortId>,
-    /// What the engine was already told of each aggregate.
-    pub(crate) told: HashMap<AggKey, Ended>,
     pub(crate) totals: sweep::Totals,
     /// Sockets removed by reconciling.
     pub(crate) healed: u64,
@@ -219,7 +217,12 @@ impl Session {
             .map_err(|e| StartError::Failed(format!("stacks can't be received: {e}")))?;
         target.enlist(&options.target, &probes);
         let blame = Arc::new(runtimes::blame(options.rules));
-        let go = GoTracer::new(&mut probes, Arc::clone(&blame))
+        let mut runtimes = Runtimes::new(Wishes {
+            ask_jvms: options.ask_jvms,
+            without_go: has("go") == 0,
+        });
+        runtimes
+            .begin(&mut probes, &blame)
             .map_err(|e| StartError::Unsupported(e.to_string()))?;
         let now_ns = monotonic_ns();
         let mut session = Session {
@@ -232,19 +235,15 @@ impl Session {
                 .with_debug_directories(options.debug_directories),
             engine: Engine::new(Settings::default()),
             people: processes::People::default(),
-            go: runtimes::go::session::GoView::new(go, has("go") == 1),
-            runtimes: Runtimes::new(Wishes {
-                ask_jvms: options.ask_jvms,
-            }),
+            told: told::ToldOf::default(),
+            runtimes,
             cohorts: cohorts::Cohorts::default(),
             requests: requests::Interner::new(),
             live: latest_request::Live::default(),
             tickets: pending_stacks::Tickets::default(),
             planned: HashSet::new(),
-            lifetimes: lifetimes::Lifetimes::default(),
+            ends: ends::Ends::default(),
             chosen: HashMap::new(),
-            by_aggregate: HashMap::new(),
-            told: HashMap::new(),
             totals: sweep::Totals::default(),
             healed: 0,
             gaps: losses::Gaps::default(),
@@ -350,7 +349,7 @@ impl Session {
                 self.chosen.clear();
             }
         }
-        self.follow_go(scan);
+        self.follow_runtimes(scan);
         if self.frozen_ns.is_none() {
             self.sweep(monotonic_ns(), scan)?;
         }
@@ -454,7 +453,6 @@ impl Session {
     fn forget_addresses(&mut self, pid: u32) {
         self.planned.remove(&pid);
         let _ = self.probes.plans.remove(&pid);
-        self.go.forget(pid);
         self.runtimes.forget(pid);
         let forgotten = self.stacks.forget_process(pid);
         for key in forgotten.keys {
@@ -493,7 +491,6 @@ impl Session {
             self.stacks.pin(pid);
             self.plan(pid);
         }
-        (self.runtimes).follow(&pids, self.stacks.modules(), &mut self.probes);
     }
 
     /// How things stand as of the last tick.

@@ -320,7 +320,6 @@ impl Session {
             .filter(|&(_, count)| count > 0)
             .collect();
         let mut degraded = self.probes.degraded().to_vec();
-        degraded.extend(self.go.degraded());
         degraded.extend(self.gaps.sentences(self.capacity("SOCKS")));
         degraded.extend(self.runtimes.degraded());
         degraded.extend(self.stacks.degraded());
@@ -364,8 +363,8 @@ impl Session {
                 .into_iter()
                 .map(|(name, stats)| (name, stats.run_ns, stats.runs))
                 .collect(),
-            lifetimes: self.lifetimes.buckets(),
-            lifetime_sum_seconds: self.lifetimes.sum_seconds(),
+            lifetimes: self.ends.lifetimes().buckets(),
+            lifetime_sum_seconds: self.ends.lifetimes().sum_seconds(),
         }
     }
 

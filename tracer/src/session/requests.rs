@@ -7,12 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
 use tracer_ebpf::{HEAD_TLS, Head, PathValue, Sock};
 
 use crate::{
-    model::{Family, Protocol, Remote},
-    protocols::{Scheme, Sniffed, example, origin, sniff, template, url},
+    model::{Family, Remote},
+    protocols::{Request, Scheme, Sniffed, example, origin, sniff, template, url},
 };
 
 /// Most values kept as they are.
@@ -75,30 +74,6 @@ impl<T: Clone + Eq + Hash> Interner<T> {
     /// Values that found no room.
     pub fn refused(&self) -> u64 {
         self.refused
-    }
-}
-
-/// What is kept of one request: redacted already.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Request {
-    /// Method; empty where only the host is known (TLS).
-    pub method: String,
-    /// Target with redacted values.
-    pub target: String,
-    /// Host the request names.
-    pub host: Option<String>,
-    /// Scheme of its URL.
-    pub scheme: Scheme,
-}
-
-impl Request {
-    /// What the connection of such a request speaks.
-    pub fn protocol(&self) -> Protocol {
-        // of HTTP/2 only the preface is read: its requests are as hidden as those of TLS
-        match self.method.is_empty() {
-            true => Protocol::Tls,
-            false => Protocol::Http,
-        }
     }
 }
 

@@ -10,8 +10,8 @@ use super::stacks::saved::SavedStack;
 use super::{
     Session,
     cohorts::SavedCohort,
+    ends::Ends,
     lifetimes::Lifetimes,
-    requests::Request,
     sweep::{Facts, Head},
 };
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     kernel::pins::Pins,
     model::{CohortId, Ended, Process},
     procs::clock::{Clock, monotonic_ns, thread_cpu_ns},
+    protocols::Request,
     unwind::trie::shape_index,
 };
 
@@ -116,6 +117,7 @@ impl Session {
             ids.sort_unstable();
         }
         let kept = |id: &CohortId| ids.binary_search(id).is_ok();
+        let (aggregates, delivered) = self.ends.save(&ids.iter().copied().collect());
         Saved {
             format: FORMAT,
             started_ns: self.started_ns,
@@ -130,14 +132,14 @@ impl Session {
                 .map(|(facts, id)| (*facts, *id))
                 .take(CHOSEN_MAX)
                 .collect(),
-            by_aggregate: (self.by_aggregate.iter().filter(|(_, id)| kept(id)))
-                .map(|(key, id)| (bytemuck::cast(*key), *id))
+            by_aggregate: (aggregates.into_iter())
+                .map(|(key, id)| (bytemuck::cast(key), id))
                 .collect(),
-            told: (self.told.iter())
-                .map(|(key, ended)| (bytemuck::cast(*key), ended.clone()))
+            told: (delivered.into_iter())
+                .map(|(key, ended)| (bytemuck::cast(key), ended))
                 .collect(),
-            go_collected: self.go.collected(),
-            lifetimes: self.lifetimes.clone(),
+            go_collected: self.told.save_collected(),
+            lifetimes: self.ends.lifetimes().clone(),
             engine: self.engine.save(),
             cohorts: (ids.iter())
                 .filter_map(|&id| Some((id, self.cohorts.save(id)?, self.engine.save_cohort(id))))
@@ -187,15 +189,13 @@ impl Session {
         self.engine.restore(&saved.engine, states.into_iter());
         self.chosen = saved.chosen.into_iter().collect();
         let aggregates = saved.by_aggregate.into_iter();
-        self.by_aggregate = aggregates
-            .map(|(key, id)| (bytemuck::cast(key), id))
-            .collect();
-        let told = saved.told.into_iter();
-        self.told = told
-            .map(|(key, ended)| (bytemuck::cast(key), ended))
-            .collect();
-        self.go.restore_collected(saved.go_collected);
-        self.lifetimes = saved.lifetimes;
+        let delivered = saved.told.into_iter();
+        self.ends = Ends::restore(
+            aggregates.map(|(key, id)| (bytemuck::cast(key), id)),
+            delivered.map(|(key, ended)| (bytemuck::cast(key), ended)),
+            saved.lifetimes,
+        );
+        self.told.restore_collected(saved.go_collected);
         true
     }
 }

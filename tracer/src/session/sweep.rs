@@ -4,28 +4,24 @@ use std::{collections::HashSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{
-    AggKey, AggValue, HeadKey, ROLE_PAIR, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED,
-    SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, STACK_NONE,
-    STACK_TICKET, Sock, WHEN_ACCEPT, WHEN_CONNECT,
+    HeadKey, ROLE_PAIR, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED,
+    SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, STACK_NONE, STACK_TICKET, Sock,
+    WHEN_ACCEPT, WHEN_CONNECT,
 };
 
-use super::{Session, cohorts::Member, requests, requests::socket_address, responses};
+use super::{Session, cohorts::Member, ends, requests, requests::socket_address, responses};
 use crate::{
-    model::{
-        CohortId, Connection, Ended, Family, Frame, Holder, PoolState, Remote, Role, Site, StackOf,
-    },
+    model::{CohortId, Connection, Ended, Family, Holder, PoolState, Remote, Role, Site, StackOf},
     procs::clock::monotonic_ns,
-    symbols::blame,
+    symbols::helpers,
 };
 
 /// Sockets younger than this are left to the kernel: most of them end before they matter.
-const YOUNG_NS: u64 = 1_000_000_000;
+pub const YOUNG_NS: u64 = 1_000_000_000;
 /// A descriptor scan has found the owner of a socket by then.
 const OWNED_WITHIN_NS: u64 = 10_000_000_000;
 /// Sockets that get older than this are not of a stream of short connections.
 const LASTING_NS: u64 = 100_000_000;
-/// Share of `AGG` in use at which it is emptied.
-const AGGREGATES_FULL: f64 = 0.75;
 /// A socket that no descriptor refers to, and whose end was not seen, is forgotten after this.
 const LOST_NS: u64 = 120_000_000_000;
 
@@ -121,7 +117,7 @@ impl Session {
         self.tickets.begin();
         self.take_heads()?;
         let socks = Arc::clone(&self.probes.socks);
-        self.go.refresh(&mut self.requests, &socks)?;
+        (self.told).refresh(&mut self.runtimes, &mut self.requests, &socks)?;
         self.runtimes.begin_sweep();
         self.engine.begin_sweep(now_ns, reconciled);
         let mut totals = Totals::default();
@@ -152,7 +148,10 @@ impl Session {
         for (leaf, role, lineage) in self.cohorts.take_new() {
             self.engine.enroll(leaf, role, lineage);
         }
-        self.deliver_ended()?;
+        if self.ends.make_room() {
+            self.chosen.clear();
+        }
+        self.ends.deliver(&self.probes, &mut self.engine)?;
         self.show_collected()?;
         self.engine.end_sweep();
         if self.cohorts.take_renamed() {
@@ -259,13 +258,13 @@ impl Session {
         self.cohorts.retain(|id| engine.knows(id));
         let cohorts = &self.cohorts;
         self.chosen.retain(|_, id| cohorts.get(*id).is_some());
-        self.by_aggregate.retain(|_, id| cohorts.get(*id).is_some());
+        self.ends.retain(|id| cohorts.get(id).is_some());
     }
 
     /// What the cohort of a socket is chosen by, with what its own program says of it.
     pub(crate) fn facts_told(&mut self, sk: u64, sock: &Sock) -> Facts {
         let mut facts = self.facts(sk, sock);
-        let Some(told) = self.go.of(sk, sock) else {
+        let Some(told) = self.told.of(sk, sock).map(|said| &said.told) else {
             return facts;
         };
         if let Some(stack) = told.stack {
@@ -326,8 +325,8 @@ impl Session {
         totals.open += 1;
         let age_ns = now_ns.saturating_sub(sock.opened_ns);
         totals.lasting += u64::from(age_ns > LASTING_NS);
-        let told = self.go.of(sk, sock);
-        if let Some(number) = told.and_then(|told| told.request) {
+        let said = self.told.of(sk, sock).cloned();
+        if let Some(number) = said.as_ref().and_then(|said| said.request) {
             self.live.set_request(sk, sock.opened_ns, number);
         }
         let facts = self.facts_told(sk, sock);
@@ -352,8 +351,8 @@ impl Session {
             }
         };
         let seen = self.as_seen(sk, sock, holder, &facts);
-        if let Some(told) = told {
-            self.go.note(cohort, &told, &seen);
+        if let Some(said) = said {
+            self.note(cohort, &said, &seen);
         }
         self.engine.observe(cohort, role(sock), &seen);
     }
@@ -370,8 +369,8 @@ impl Session {
         if let Some(request) = facts.request.and_then(|n| self.requests.value(n)) {
             seen.protocol = request.protocol();
         }
-        if let Some(told) = self.go.of(sk, sock) {
-            told.correct(&mut seen);
+        if let Some(said) = self.told.of(sk, sock) {
+            said.told.correct(&mut seen);
         } else if seen.fd.is_some() && sock.scan == self.scan && sock.role != ROLE_SERVER {
             seen.pool = self.runtimes.pool_state(sock.holder, sock.fd);
         }
@@ -440,7 +439,7 @@ impl Session {
         if role == Role::Client
             && site_of == StackOf::Request
             && let (Some(opener), Some(request)) = (&opener, &site)
-            && let Some(common) = common_owner(opener, request)
+            && let Some(common) = helpers::common_owner(opener, request)
         {
             site = Some(Arc::new(common));
             site_of = moment(sock.open_stack_of);
@@ -466,15 +465,15 @@ impl Session {
             self.cohorts
                 .add_example(cohort, || requests::shown(family, &address, &request));
         }
-        let coarse = coarse_key(sock, facts.open_stack, facts.request_stack);
-        self.by_aggregate.insert(coarse, cohort);
+        let coarse = ends::aggregate_key(sock, facts.open_stack, facts.request_stack);
+        self.ends.belongs(coarse, cohort);
         Some(cohort)
     }
 
     /// A stack with names; `None` for no stack.
     pub(crate) fn site(&mut self, number: u32) -> Option<Arc<Site>> {
-        if crate::runtimes::go::is_go_stack(number) {
-            return self.go.site(number);
+        if let Some(site) = self.runtimes.site(number) {
+            return site;
         }
         (number != STACK_NONE).then(|| self.stacks.site(number))
     }
@@ -508,114 +507,6 @@ impl Session {
                 }
             }
         }
-    }
-
-    /// Tells the engine of connections that ended, where their cohort is known. `AGG` only ever
-    /// grows, so what was told before is subtracted.
-    fn deliver_ended(&mut self) -> std::io::Result<()> {
-        let capacity = self
-            .probes
-            .capacities()
-            .get("AGG")
-            .copied()
-            .unwrap_or(u64::MAX);
-        let mut current: Vec<(AggKey, AggValue)> = Vec::new();
-        self.probes
-            .aggregates
-            .for_each(|key, value| current.push((*key, *value)))?;
-        self.lifetimes
-            .current(current.iter().map(|(_, value)| value));
-        if self.by_aggregate.len() > CHOSEN_MAX {
-            // those of live sockets come back as their cohorts are chosen anew
-            let told = &self.told;
-            self.by_aggregate.retain(|key, _| told.contains_key(key));
-            self.chosen.clear();
-        }
-        for (key, value) in &current {
-            let Some(&cohort) = self.by_aggregate.get(key) else {
-                continue;
-            };
-            let told = self.told.entry(*key).or_default();
-            let ended = Ended {
-                count: value.closed.saturating_sub(told.count),
-                lifetime_ns: value.lifetime_ns.saturating_sub(told.lifetime_ns),
-                turns: value.turns.saturating_sub(told.turns),
-            };
-            if ended.count > 0 {
-                let role = if key.role == ROLE_SERVER {
-                    Role::Server
-                } else {
-                    Role::Client
-                };
-                self.engine.ended(cohort, role, &ended);
-                *told = Ended {
-                    count: value.closed,
-                    lifetime_ns: value.lifetime_ns,
-                    turns: value.turns,
-                };
-            }
-        }
-        if current.len() as f64 > capacity as f64 * AGGREGATES_FULL {
-            let lifetimes = &mut self.lifetimes;
-            self.probes
-                .aggregates
-                .drain(|_, value| lifetimes.keep(value))?;
-            self.told.clear();
-        }
-        Ok(())
-    }
-}
-
-/// The opener's stack, with the function to blame that has both opened the connection and sent a
-/// request on it by helpers of its own.
-fn common_owner(opener: &Site, request: &Site) -> Option<Site> {
-    let own = |site: &Site| -> Option<Vec<Frame>> {
-        let frames = site.own_frames.iter().map(|own| {
-            let frame = site.frames.get(own.index)?;
-            // Where calls were inlined all have the address of the innermost.
-            let address = frame.address.filter(|_| frame.line.is_none());
-            Some(Frame {
-                address,
-                module: None,
-                inlined: false,
-                ..frame.clone()
-            })
-        });
-        frames.collect()
-    };
-    let function = |frame: &Frame| (frame.function.clone(), frame.file.clone());
-    let same = |a: &Frame, b: &Frame| function(a) == function(b);
-    let is_main = |frame: &Frame| {
-        let name = frame.function.rsplit([':', '.']).next().unwrap_or_default();
-        matches!(name, "main" | "Main" | "<module>")
-    };
-    let (at, _) = blame::in_common(&own(opener)?, &own(request)?, same, is_main)?;
-    opener.blaming(at)
-}
-
-/// The aggregate a socket will be folded into at its end.
-fn coarse_key(sock: &Sock, open_stack: u32, request_stack: u32) -> AggKey {
-    let server = sock.role == ROLE_SERVER;
-    AggKey {
-        addr: if server { [0; 4] } else { sock.remote_addr },
-        tgid: sock.tgid,
-        open_stack: if sock.open_stack & STACK_TICKET == 0 {
-            open_stack
-        } else {
-            STACK_NONE
-        },
-        request_stack: if sock.request_stack & STACK_TICKET == 0 {
-            request_stack
-        } else {
-            STACK_NONE
-        },
-        port: if server {
-            sock.local_port
-        } else {
-            sock.remote_port
-        },
-        family: sock.family,
-        role: sock.role,
     }
 }
 

@@ -323,36 +323,6 @@ fn named(frame: &Frame) -> bool {
     !frame.function.contains("+0x")
 }
 
-/// Helper functions between the one that opened a connection, or sent a request, and the one that
-/// has it done, at most.
-const HELPERS_MAX: usize = 2;
-
-/// The own frame in which opening a connection and sending a request on it come together, where
-/// both are done by helper functions (`dial`, `send_line`): indices into the own frames of the
-/// opener and of the request. `None` where the request was sent by that function itself, or where
-/// the two have little in common, as with a pool that others filled. `same`: two frames of one
-/// function; `is_all`: a function in which all that a program does comes together.
-#[must_use]
-pub fn in_common<T: PartialEq>(
-    opener: &[T],
-    request: &[T],
-    same: impl Fn(&T, &T) -> bool,
-    is_all: impl Fn(&T) -> bool,
-) -> Option<(usize, usize)> {
-    let outwards = opener.iter().rev().zip(request.iter().rev());
-    let shared = outwards.take_while(|(a, b)| a == b).count();
-    let at = (
-        opener.len().checked_sub(shared + 1)?,
-        request.len().checked_sub(shared + 1)?,
-    );
-    let common = opener.get(at.0)?;
-    if !same(common, request.get(at.1)?) || is_all(common) {
-        return None;
-    }
-    let helpers_max = if shared == 0 { 1 } else { HELPERS_MAX };
-    (at.1 > 0 && at.0.max(at.1) <= helpers_max).then_some(at)
-}
-
 /// `pattern` fits the whole of `text`; `*` stands for any text.
 fn glob(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
@@ -377,7 +347,7 @@ fn glob(pattern: &str, text: &str) -> bool {
 mod tests {
     use proptest::prelude::{any, proptest};
 
-    use super::{Blame, Mark, Origin, Program, Rule, glob, in_common};
+    use super::{Blame, Mark, Origin, Program, Rule, glob};
     use crate::model::Frame;
 
     fn frame(function: &str, file: Option<&str>, module: Option<&str>) -> Frame {
@@ -491,48 +461,6 @@ mod tests {
         let main = frame("r.main", None, None);
         assert!(blame.is_marked(&main, Mark::First));
         assert_eq!(blame.origin(&main, None), Origin::System);
-    }
-
-    #[test]
-    fn helpers_give_way_to_who_has_both_done() {
-        let common = |opener: &[(char, u32)], request: &[(char, u32)]| {
-            in_common(opener, request, |a, b| a.0 == b.0, |a| a.0 == 'm')
-        };
-        // session calls dial on line 2 and send on line 4, main calls session
-        let main = ('m', 9);
-        assert_eq!(
-            common(&[('d', 1), ('s', 2), main], &[('w', 3), ('s', 4), main]),
-            Some((1, 1))
-        );
-        // session connects itself and has a helper send
-        assert_eq!(
-            common(&[('s', 2), main], &[('w', 3), ('s', 4), main]),
-            Some((0, 1))
-        );
-        // it sends itself: nobody else to blame
-        assert_eq!(common(&[('d', 1), ('s', 2), main], &[('s', 4), main]), None);
-        // both in one call of a library
-        assert_eq!(common(&[('s', 2), main], &[('s', 2), main]), None);
-        // main fills a pool, and serves later
-        assert_eq!(
-            common(
-                &[('d', 1), ('p', 2), ('m', 3)],
-                &[('w', 3), ('s', 4), ('m', 5)]
-            ),
-            None
-        );
-        // two helpers of main itself, and of a thread's function
-        assert_eq!(common(&[('d', 1), ('m', 3)], &[('w', 3), ('m', 5)]), None);
-        assert_eq!(
-            common(&[('d', 1), ('t', 3)], &[('w', 3), ('t', 5)]),
-            Some((1, 1))
-        );
-        // another thread opened it
-        assert_eq!(
-            common(&[('d', 1), ('p', 2)], &[('w', 3), ('s', 4), main]),
-            None
-        );
-        assert_eq!(common(&[], &[main]), None);
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Names of frames, and which of them is to blame.
 
 pub mod blame;
+pub mod helpers;
 mod local;
 pub(crate) mod lookup;
 pub mod naming;

@@ -17,11 +17,11 @@ pub mod preexisting;
 mod programs;
 pub mod prologue;
 mod removal;
-pub mod session;
 pub mod settings;
 pub mod state;
 pub mod table;
 mod tracer;
+pub mod view;
 
 pub use binary::GoBinary;
 pub use programs::GoProgram;

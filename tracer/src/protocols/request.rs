@@ -1,0 +1,31 @@
+//! What is kept of one request.
+
+use serde::{Deserialize, Serialize};
+
+use super::Scheme;
+use crate::model::Protocol;
+
+/// What is kept of one request: redacted already.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Request {
+    /// Method; empty where only the host is known (TLS).
+    pub method: String,
+    /// Target with redacted values.
+    pub target: String,
+    /// Host the request names.
+    pub host: Option<String>,
+    /// Scheme of its URL.
+    pub scheme: Scheme,
+}
+
+impl Request {
+    /// What the connection of such a request speaks.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        // of HTTP/2 only the preface is read: its requests are as hidden as those of TLS
+        match self.method.is_empty() {
+            true => Protocol::Tls,
+            false => Protocol::Http,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What programs say of their own connections, joined with the kernel's sockets.
+
+use std::{collections::HashMap, io};
+
+use tracer_ebpf::Sock;
+
+use super::{Session, cohorts::Member, requests, requests::Interner, sweep::YOUNG_NS};
+use crate::{
+    kernel::maps::Table,
+    model::{CohortId, Connection, Ended, Holder, PoolState, Role, StackOf},
+    procs,
+    protocols::Request,
+    runtimes::{
+        Runtimes,
+        told::{Stream, Told},
+    },
+};
+
+/// Identity of a stream: process, address, start.
+type StreamId = (u32, u64, u64);
+
+/// What a program says of one socket.
+#[derive(Debug, Clone)]
+pub struct OfSocket {
+    /// The runtime's place in the list.
+    runtime: usize,
+    /// What it says; its request is at `request`.
+    pub told: Told,
+    /// Number of the latest request.
+    pub request: Option<u32>,
+}
+
+/// What programs said at the last sweep.
+#[derive(Debug, Default)]
+pub struct ToldOf {
+    by_socket: HashMap<u64, OfSocket>,
+    /// Streams that were shown, and where.
+    streams: HashMap<StreamId, CohortId>,
+    /// Connections closed by finalizers that the engine knows of, by process and stacks.
+    collected: HashMap<(u32, u32, u32), u64>,
+}
+
+impl ToldOf {
+    /// Asks all runtimes.
+    ///
+    /// # Errors
+    /// The kernel's, when a map can't be read.
+    pub fn refresh(
+        &mut self,
+        runtimes: &mut Runtimes,
+        interner: &mut Interner<Request>,
+        socks: &Table<u64, Sock>,
+    ) -> io::Result<()> {
+        self.by_socket.clear();
+        for (runtime, of) in runtimes.iter_mut() {
+            for mut told in of.refresh(socks)? {
+                let request = told.request.take().and_then(|r| interner.number_of(&r));
+                let said = OfSocket {
+                    runtime,
+                    told,
+                    request,
+                };
+                self.by_socket.insert(said.told.sk, said);
+            }
+        }
+        Ok(())
+    }
+
+    /// What its program says of a socket.
+    pub fn of(&self, sk: u64, sock: &Sock) -> Option<&OfSocket> {
+        self.by_socket
+            .get(&sk)
+            // The kernel may use a socket's memory again before the entry goes.
+            .filter(|said| said.told.tgid == sock.tgid)
+            .filter(|said| sock.inode == 0 || said.told.inode == sock.inode)
+    }
+
+    /// Finalized connections that the engine knows of.
+    pub fn save_collected(&self) -> Vec<((u32, u32, u32), u64)> {
+        let all = self.collected.iter();
+        all.map(|(key, count)| (*key, *count)).collect()
+    }
+
+    /// Takes over saved ones.
+    pub fn restore_collected(&mut self, saved: Vec<((u32, u32, u32), u64)>) {
+        self.collected = saved.into_iter().collect();
+    }
+}
+
+impl Session {
+    /// Shows the processes in view to the runtimes. `scan`: look for new processes of the whole
+    /// host, too.
+    pub(crate) fn follow_runtimes(&mut self, scan: bool) {
+        let pids = if self.target.is_host() {
+            if !scan {
+                return;
+            }
+            procs::all()
+        } else {
+            self.alive.clone()
+        };
+        let found = (self.runtimes).follow(&pids, self.stacks.modules(), &mut self.probes);
+        for (pid, version) in found {
+            self.people.set_runtime(pid, &version);
+        }
+    }
+
+    /// Notes that a socket of which its program told was shown.
+    pub(crate) fn note(&mut self, cohort: CohortId, said: &OfSocket, seen: &Connection) {
+        if let Some(runtime) = self.runtimes.at(said.runtime) {
+            runtime.note(cohort, &said.told, seen);
+        }
+    }
+
+    /// Shows requests that share connections to the engine as connections of their own: one that
+    /// never ends is a leak, however healthy the connection that carries it.
+    pub(crate) fn show_streams(&mut self, now_ns: u64) -> io::Result<()> {
+        let all = self.runtimes.iter_mut();
+        let all: Vec<_> = all.map(|(place, of)| (place, of.streams())).collect();
+        let mut seen = HashMap::new();
+        for (place, streams) in all {
+            for stream in streams {
+                if now_ns.saturating_sub(stream.began_ns) < YOUNG_NS {
+                    continue;
+                }
+                let id = (stream.tgid, stream.object, stream.began_ns);
+                let cohort = match self.told.streams.get(&id) {
+                    Some(&cohort) => Some(cohort),
+                    None => self.stream_cohort(&stream)?,
+                };
+                let Some(cohort) = cohort else {
+                    continue;
+                };
+                seen.insert(id, cohort);
+                if let Some(runtime) = self.runtimes.at(place) {
+                    runtime.note_stream(cohort, stream.state);
+                }
+                self.engine
+                    .observe(cohort, Role::Client, &stream_connection(&stream));
+            }
+        }
+        let before = std::mem::take(&mut self.told.streams);
+        let ended = before.iter().filter(|(id, _)| !seen.contains_key(*id));
+        for ((_, _, began_ns), cohort) in ended {
+            let ended = Ended {
+                count: 1,
+                lifetime_ns: now_ns.saturating_sub(*began_ns),
+                turns: 1,
+            };
+            self.engine.ended(*cohort, Role::Client, &ended);
+        }
+        self.told.streams = seen;
+        Ok(())
+    }
+
+    /// Tells the engine which connections a garbage collector had to close.
+    pub(crate) fn show_collected(&mut self) -> io::Result<()> {
+        let mut all = Vec::new();
+        for (_, runtime) in self.runtimes.iter_mut() {
+            all.extend(runtime.collected()?);
+        }
+        for of in all {
+            let stacks = (of.tgid, of.open_stack, of.request_stack);
+            let told = self.told.collected.get(&stacks).copied().unwrap_or(0);
+            let cohort = (self.ends).with_stacks(of.tgid, of.open_stack, of.request_stack);
+            if let Some(cohort) = cohort
+                && of.count > told
+            {
+                self.engine.collected(cohort, Role::Client, of.count - told);
+                self.told.collected.insert(stacks, of.count);
+            }
+        }
+        Ok(())
+    }
+
+    fn stream_cohort(&mut self, stream: &Stream) -> io::Result<Option<CohortId>> {
+        let Some(sock) = self.probes.socks.get(&stream.sk)? else {
+            return Ok(None);
+        };
+        let Some(request) = stream.request.as_ref() else {
+            return Ok(None);
+        };
+        let process = self.people.get(stream.tgid);
+        let family = requests::family(&sock);
+        let address = self.address(&sock, family, Role::Client);
+        let site = stream.stack.and_then(|id| self.site(id));
+        let cohort = self.cohorts.of(Member {
+            process: &process,
+            site,
+            site_of: StackOf::Request,
+            opener: None,
+            remote: &requests::client_remote(family, &address, Some(request)),
+            request: Some(request),
+            role: Role::Client,
+        });
+        if let Some(cohort) = cohort {
+            self.cohorts
+                .add_example(cohort, || requests::shown(family, &address, request));
+        }
+        Ok(cohort)
+    }
+}
+
+/// A stream in the form of a connection.
+fn stream_connection(stream: &Stream) -> Connection {
+    let began_ns = stream.began_ns;
+    let responded = matches!(stream.state, PoolState::Response | PoolState::Reading);
+    Connection {
+        sk: stream.object,
+        opened_ns: began_ns,
+        sent_ns: Some(began_ns),
+        received_ns: responded.then_some(stream.last_progress_ns),
+        turn_ns: Some(began_ns),
+        peer_closed_ns: None,
+        closed_ns: None,
+        turns: 1,
+        unread: 0,
+        fd: stream.fd,
+        holder: Holder::Opener,
+        connected: true,
+        reset: false,
+        shutdown: false,
+        preexisting: false,
+        error: 0,
+        last_was_send: !responded,
+        pair: false,
+        pool: stream.state,
+        protocol: crate::model::Protocol::Http,
+        response: None,
+    }
+}
