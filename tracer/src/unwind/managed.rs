@@ -60,6 +60,9 @@ pub trait Walker {
     /// runtime's to explain. Asked for every frame, so it must be cheap.
     fn claims(&self, pc: u64) -> bool;
 
+    /// Another stack's frames follow, inwards to outwards.
+    fn begin(&mut self) {}
+
     /// Explains one frame. `stack` reads words of the copied stack, `memory` the process as it is
     /// now, which may have gone on since the copy: what is read there must be checked.
     fn explain(
@@ -83,9 +86,12 @@ impl std::fmt::Debug for Walkers<'_> {
 }
 
 impl<'a> Walkers<'a> {
-    /// These walkers, who read that memory.
+    /// These walkers, who read that memory, for one stack.
     #[must_use]
-    pub fn new(walkers: Vec<&'a mut dyn Walker>, memory: &'a dyn Memory) -> Walkers<'a> {
+    pub fn new(mut walkers: Vec<&'a mut dyn Walker>, memory: &'a dyn Memory) -> Walkers<'a> {
+        for walker in &mut walkers {
+            walker.begin();
+        }
         Walkers { walkers, memory }
     }
 

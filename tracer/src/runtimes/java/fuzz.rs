@@ -1,10 +1,11 @@
 //! Hostile memory for the readers of HotSpot's structures.
 
 use super::{
+    callers,
     code_cache::{Blob, CodeCache, Kind},
     layout::{
-        BlobLayout, CompiledLayout, Extent, Handler, HeapLayout, Layout, Metadata, MethodLayout,
-        Parts, Source,
+        BlobLayout, CallersLayout, CompiledLayout, Extent, Handler, HeapLayout, Layout, Metadata,
+        MethodLayout, Parts, Resolved, Source,
     },
     method::Method,
     numbers::line_of,
@@ -112,6 +113,30 @@ fn layout(behind: bool) -> Layout {
             symbol_len: 4,
             symbol_body: 6,
         },
+        callers: Some(CallersLayout {
+            loaders: 0,
+            next_loader: 112,
+            classes: 56,
+            next_class: 144,
+            kind: 8,
+            constants: 232,
+            cache: 16,
+            resolved: if behind {
+                Resolved::Entries {
+                    len: 0,
+                    start: 40,
+                    each: 32,
+                    place: 0,
+                }
+            } else {
+                Resolved::Methods {
+                    list: 56,
+                    data: 8,
+                    each: 24,
+                    place: 16,
+                }
+            },
+        }),
     }
 }
 
@@ -134,6 +159,7 @@ pub fn read_hostile(data: &[u8]) {
         };
         let _ = scopes::at(&layout, &blob, word(24), &memory);
         let _ = line_of(data, !behind, word(8) as u32);
+        callers::search_hostile(&layout, &memory);
         walk(HotSpot::anywhere(layout), &memory);
     }
 }

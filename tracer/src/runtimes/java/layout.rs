@@ -9,13 +9,17 @@ const TYPES: &[&str] = &[
     "Arguments",
     "Array<Method*>",
     "Array<u1>",
+    "Array<ResolvedMethodEntry>",
     "ClassLoaderData",
+    "ClassLoaderDataGraph",
     "CodeBlob",
     "CodeCache",
     "CodeHeap",
     "CompiledMethod",
     "ConstMethod",
     "ConstantPool",
+    "ConstantPoolCache",
+    "ConstantPoolCacheEntry",
     "GenericGrowableArray",
     "GrowableArray<int>",
     "GrowableArrayBase",
@@ -25,6 +29,7 @@ const TYPES: &[&str] = &[
     "Klass",
     "Method",
     "PcDesc",
+    "ResolvedMethodEntry",
     "Symbol",
     "SystemDictionary",
     "VirtualSpace",
@@ -56,6 +61,8 @@ pub struct Layout {
     pub compiled: CompiledLayout,
     /// Methods, classes and their names.
     pub method: MethodLayout,
+    /// What classes call, where that is understood.
+    pub callers: Option<CallersLayout>,
 }
 
 /// The code cache: its heaps, their memory and the map of their segments.
@@ -251,6 +258,54 @@ pub enum Source {
     Pool(u64),
 }
 
+/// Loaded classes and what they call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallersLayout {
+    /// Address of the pointer to the first loader's data.
+    pub loaders: u64,
+    /// In the data of a loader: the next.
+    pub next_loader: u64,
+    /// In the data of a loader: its first class.
+    pub classes: u64,
+    /// In a class: the next of its loader.
+    pub next_class: u64,
+    /// In a class: its instances' layout (32 bits), negative for an array.
+    pub kind: u64,
+    /// In a class: its constant pool.
+    pub constants: u64,
+    /// In a constant pool: what was resolved of it.
+    pub cache: u64,
+    /// In that: the methods.
+    pub resolved: Resolved,
+}
+
+/// What a class has resolved: each entry has its place in the constant pool (16 bits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolved {
+    /// Until 21: fields and methods together.
+    Entries {
+        /// Their number (32 bits).
+        len: u64,
+        /// The first.
+        start: u64,
+        /// Bytes of one.
+        each: u64,
+        /// In one: its place.
+        place: u64,
+    },
+    /// Since 22: methods in an array.
+    Methods {
+        /// Pointer to the array, which begins with its length.
+        list: u64,
+        /// In the array: its elements.
+        data: u64,
+        /// Bytes of one.
+        each: u64,
+        /// In one: its place.
+        place: u64,
+    },
+}
+
 /// Looks entries up and says which was missing.
 struct Finder<'a> {
     tables: &'a Tables,
@@ -327,6 +382,7 @@ impl Layout {
             blob: blob(&find)?,
             compiled: compiled(&find, major)?,
             method: method(&find)?,
+            callers: callers(&find).ok(),
             version,
             major,
         };
@@ -479,5 +535,31 @@ fn method(find: &Finder<'_>) -> Result<MethodLayout, Refused> {
             None => find.at("Symbol._length")?,
         },
         symbol_body: find.at("Symbol._body")?,
+    })
+}
+
+fn callers(find: &Finder<'_>) -> Result<CallersLayout, Refused> {
+    Ok(CallersLayout {
+        loaders: find.fixed("ClassLoaderDataGraph._head")?,
+        next_loader: find.at("ClassLoaderData._next")?,
+        classes: find.at("ClassLoaderData._klasses")?,
+        next_class: find.at("Klass._next_link")?,
+        kind: find.at("Klass._layout_helper")?,
+        constants: find.at("InstanceKlass._constants")?,
+        cache: find.at("ConstantPool._cache")?,
+        resolved: match find.maybe("ConstantPoolCache._resolved_method_entries") {
+            Some(list) => Resolved::Methods {
+                list,
+                data: find.at("Array<ResolvedMethodEntry>._data")?,
+                each: find.size("ResolvedMethodEntry")?,
+                place: find.at("ResolvedMethodEntry._cpool_index")?,
+            },
+            None => Resolved::Entries {
+                len: find.at("ConstantPoolCache._length")?,
+                start: find.size("ConstantPoolCache")?,
+                each: find.size("ConstantPoolCacheEntry")?,
+                place: find.at("ConstantPoolCacheEntry._indices")?,
+            },
+        },
     })
 }

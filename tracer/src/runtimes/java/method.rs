@@ -7,7 +7,6 @@
 use super::{
     layout::{MethodLayout, Source},
     numbers::line_of,
-    scopes::Scope,
 };
 use crate::{memory::Memory, model::Named};
 
@@ -170,17 +169,6 @@ impl Method {
     }
 }
 
-/// The methods of these scopes; `None` for those that did not pass.
-pub fn of<'a>(
-    layout: &'a MethodLayout,
-    scopes: &'a [Scope],
-    memory: &'a dyn Memory,
-) -> impl Iterator<Item = (Scope, Option<Method>)> + 'a {
-    scopes
-        .iter()
-        .map(move |scope| (*scope, Method::read(layout, scope.method, memory)))
-}
-
 /// Whether the class's methods have this one among them.
 fn belongs(
     layout: &MethodLayout,
@@ -233,7 +221,7 @@ impl Pool<'_> {
 }
 
 /// The text of a `Symbol`.
-fn symbol(layout: &MethodLayout, address: u64, memory: &dyn Memory) -> Option<String> {
+pub(super) fn symbol(layout: &MethodLayout, address: u64, memory: &dyn Memory) -> Option<String> {
     if address == 0 {
         return None;
     }
@@ -275,4 +263,21 @@ pub fn first_of(layout: &MethodLayout, class: u64, memory: &dyn Memory) -> Optio
     }
     let first = memory.word(methods.wrapping_add(layout.array_data))?;
     Method::read(layout, first, memory)
+}
+
+/// The addresses of all methods of a class.
+#[must_use]
+pub fn all_of(layout: &MethodLayout, class: u64, memory: &dyn Memory) -> Option<Vec<u64>> {
+    let methods = memory.word(class.wrapping_add(layout.methods))?;
+    let len = memory.half(methods).filter(|len| *len <= METHODS_MAX)?;
+    let mut all = vec![0; len as usize * 8];
+    if !memory.read(methods.wrapping_add(layout.array_data), &mut all) {
+        return None;
+    }
+    let words = all.chunks_exact(8);
+    Some(
+        words
+            .filter_map(|w| Some(u64::from_le_bytes(w.try_into().ok()?)))
+            .collect(),
+    )
 }

@@ -5,6 +5,7 @@
 //! methods that run there, and [`walker`] joins them. All of these read memory that is handed to
 //! them; `machines` finds it.
 
+pub mod callers;
 pub mod code_cache;
 #[cfg(any(test, fuzzing))]
 mod fuzz;

@@ -4,6 +4,7 @@
 //! code have a fixed size, with the caller's RBP and the return address on top (`frame_x86.hpp`).
 
 use super::{
+    callers::{Callers, Trail},
     code_cache::{Blob, CodeCache, Kind},
     layout::Layout,
     method::{self, Method},
@@ -37,6 +38,9 @@ const KNOWN: &[(&str, &str)] = &[
 pub struct HotSpot {
     layout: Layout,
     cache: CodeCache,
+    /// What the stack that is walked says of who asked.
+    trail: Trail,
+    callers: Callers,
 }
 
 impl HotSpot {
@@ -48,16 +52,35 @@ impl HotSpot {
         let (layout, tables) = Layout::read(symbols, memory)?;
         let cache = CodeCache::read(&layout.heaps, memory)?;
         check(&layout, &tables, memory)?;
-        Ok(HotSpot { layout, cache })
+        Ok(HotSpot::of(layout, cache))
     }
 
     /// A machine with code at any address, for the fuzzer.
     #[cfg(any(test, fuzzing))]
     pub(super) fn anywhere(layout: Layout) -> HotSpot {
+        HotSpot::of(layout, CodeCache::anywhere())
+    }
+
+    fn of(layout: Layout, cache: CodeCache) -> HotSpot {
         HotSpot {
             layout,
-            cache: CodeCache::anywhere(),
+            cache,
+            trail: Trail::default(),
+            callers: Callers::default(),
         }
+    }
+
+    /// Follows a method of the stack. Where it begins a thread of a client's that nothing of the
+    /// application's runs on, the application's only call of that client is its caller in fact.
+    fn pass(&mut self, method: &Method, memory: &dyn Memory) -> Option<Named> {
+        self.trail.pass(method);
+        let client = self.trail.handed_over(method)?;
+        let callers = self.layout.callers.as_ref()?;
+        let only = self
+            .callers
+            .of(client, &self.layout.method, callers, memory)?;
+        let method = Method::read(&self.layout.method, only.method, memory)?;
+        Some(self.named(&method, only.position, false, memory))
     }
 
     /// The machine's version as it prints it.
@@ -68,7 +91,7 @@ impl HotSpot {
 
     /// An interpreted frame.
     fn interpreted(
-        &self,
+        &mut self,
         at: Place,
         stack: &dyn Fn(u64) -> Option<u64>,
         memory: &dyn Memory,
@@ -99,6 +122,7 @@ impl HotSpot {
                 .functions
                 .push(self.named(&method, position, false, memory));
         }
+        frame.functions.extend(self.pass(&method, memory));
         Some(frame)
     }
 
@@ -125,7 +149,7 @@ impl HotSpot {
 
     /// A frame of a compiled method.
     fn compiled(
-        &self,
+        &mut self,
         blob: &Blob,
         at: Place,
         stack: &dyn Fn(u64) -> Option<u64>,
@@ -150,8 +174,8 @@ impl HotSpot {
             return frame;
         };
         let last = found.scopes.len().saturating_sub(1);
-        let methods = method::of(&self.layout.method, &found.scopes, memory);
-        for (number, (scope, method)) in methods.enumerate() {
+        for (number, scope) in found.scopes.iter().enumerate() {
+            let method = Method::read(&self.layout.method, scope.method, memory);
             match method {
                 Some(method) if method.is_hidden() => {}
                 Some(method) => {
@@ -161,6 +185,7 @@ impl HotSpot {
                     let inlined = number != last;
                     let named = self.named(&method, scope.position, inlined, memory);
                     frame.functions.push(named);
+                    frame.functions.extend(self.pass(&method, memory));
                 }
                 None => frame.doubt = Some("a method of compiled code did not pass its check"),
             }
@@ -185,6 +210,10 @@ impl HotSpot {
 }
 
 impl Walker for HotSpot {
+    fn begin(&mut self) {
+        self.trail = Trail::default();
+    }
+
     fn claims(&self, pc: u64) -> bool {
         self.cache.contains(pc)
     }
