@@ -87,6 +87,8 @@ const LOADERS_MAX: usize = 4096;
 const CLASSES_MAX: usize = 40_000;
 /// Entries of a class's constant pool, and of what it resolved.
 const ENTRIES_MAX: u32 = 65_535;
+/// Bytes of an entry of what a class resolved.
+const ENTRY_BYTES_MAX: u64 = 128;
 /// Bytes read in one search: 20,000 classes have about 60 MiB of constant pools.
 const BYTES_MAX: u64 = if cfg!(any(test, fuzzing)) {
     1 << 20
@@ -346,7 +348,7 @@ impl Search<'_> {
                 (list.wrapping_add(data), memory.half(list)?, each, place)
             }
         };
-        if len > ENTRIES_MAX {
+        if len > ENTRIES_MAX || each > ENTRY_BYTES_MAX {
             return None;
         }
         let (each, at) = (usize::try_from(each).ok()?, usize::try_from(at).ok()?);
@@ -355,9 +357,13 @@ impl Search<'_> {
             let bytes = entry.get(at..at.checked_add(2)?)?;
             Some(u16::from_le_bytes(bytes.try_into().ok()?))
         };
-        let slots = (0u16..).zip(all.chunks_exact(each.max(1)));
+        let slots = (0u32..).zip(all.chunks_exact(each.max(1)));
         let meant = slots.filter(|(_, entry)| place(entry) == Some(reference));
-        Some(meant.map(|(slot, _)| slot).collect())
+        Some(
+            meant
+                .filter_map(|(slot, _)| u16::try_from(slot).ok())
+                .collect(),
+        )
     }
 
     /// Calls of a slot in the methods of a class.
