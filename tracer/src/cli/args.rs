@@ -2,10 +2,13 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, builder::PossibleValuesParser};
 
-use super::{explain, stack::Frames, units};
-use crate::kernel::plan::{BACKENDS, SYSCALLS};
+use super::{stack::Frames, units};
+use crate::{
+    engine::kinds,
+    kernel::plan::{BACKENDS, SYSCALLS},
+};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -299,11 +302,16 @@ pub struct Describe {
     pub output: ReportForm,
 }
 
+/// What `explain` can explain.
+fn kind_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(kinds::ALL.iter().map(|spec| spec.kind.name()))
+}
+
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
     /// The kind, as findings name it; all of them, when nothing is given
-    #[arg(value_name = "KIND", value_parser = explain::names())]
+    #[arg(value_name = "KIND", value_parser = kind_names())]
     pub kind: Option<String>,
 }
 

@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-use clap::builder::PossibleValuesParser;
-
 use super::{
     Failure,
     args::Explain,
@@ -11,12 +9,6 @@ use super::{
     output::{Paint, wrap},
 };
 use crate::engine::kinds;
-
-/// What the argument may be.
-#[must_use]
-pub fn names() -> PossibleValuesParser {
-    PossibleValuesParser::new(kinds::ALL.iter().map(|spec| spec.kind.name()))
-}
 
 /// Runs the command.
 ///

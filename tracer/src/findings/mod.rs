@@ -9,5 +9,5 @@ mod verdict;
 
 pub use assemble::{Inputs, Suspect, Watched, assemble};
 pub use identity::{Authority, Identity, Place, program};
-pub use resources::{PortUse, ProcessUse, errno_name, resources};
+pub use resources::{PortUse, ProcessUse, resources};
 pub use verdict::{settle, verdict};

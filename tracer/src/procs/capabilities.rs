@@ -3,7 +3,6 @@
 use std::fs;
 
 use super::parse;
-use crate::report::Capability;
 
 /// `CAP_BPF` and `CAP_PERFMON` exist since this kernel; `CAP_SYS_ADMIN` stands for both.
 const SPLIT_SINCE: (u32, u32) = (5, 8);
@@ -17,6 +16,17 @@ const SYS_ADMIN: u32 = 21;
 const SYS_RESOURCE: u32 = 24;
 const PERFMON: u32 = 38;
 const BPF: u32 = 39;
+
+/// One capability.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capability {
+    /// Such as `CAP_BPF`.
+    pub name: String,
+    /// Effective now.
+    pub held: bool,
+    /// What does not work without it.
+    pub needed_for: String,
+}
 
 /// The capabilities of this process that matter to the tracer, on a kernel of this version.
 #[must_use]

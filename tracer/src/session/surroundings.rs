@@ -38,7 +38,14 @@ impl Surroundings {
             architecture: system.machine().to_string_lossy().into_owned(),
             btf: describe_btf(btf.unwrap_or(Path::new(BTF))),
             lockdown: lockdown.and_then(|text| chosen(&text)),
-            capabilities: capabilities(kernel_version(&kernel).unwrap_or((0, 0))),
+            capabilities: capabilities(kernel_version(&kernel).unwrap_or((0, 0)))
+                .into_iter()
+                .map(|known| Capability {
+                    name: known.name,
+                    held: known.held,
+                    needed_for: known.needed_for,
+                })
+                .collect(),
             user_namespace: user_namespace(),
             kernel,
         }

@@ -73,6 +73,7 @@ pub fn named(name: &str) -> Option<&'static Spec> {
 }
 
 /// All kinds as one document, as `docs/leak-kinds.md` has it.
+#[cfg(test)]
 #[must_use]
 pub fn document() -> String {
     let mut text = String::from(INTRODUCTION);
@@ -87,6 +88,7 @@ pub fn document() -> String {
     text
 }
 
+#[cfg(test)]
 const INTRODUCTION: &str = "\
 # Kinds of leak
 
