@@ -468,11 +468,14 @@ impl Stacks {
 /// The frames to keep: native ones, with the interpreted ones inside of those that run them.
 fn kept(unwound: &Unwound, interpreted: &[(usize, Vec<Named>)]) -> Arc<[Kept]> {
     let mut frames = Vec::with_capacity(unwound.frames.len());
+    let has_script = interpreted.iter().any(|(_, inner)| !inner.is_empty());
     for (index, frame) in unwound.frames.iter().enumerate() {
         for (_, inner) in interpreted.iter().filter(|(at, _)| *at == index) {
             frames.extend(inner.iter().map(named));
         }
         match unwound.managed_at(index) {
+            // what an interpreter compiled is named by its own frames
+            None if has_script && frame.module.is_none() => {}
             None => frames.push(Kept::Native(*frame)),
             // a perf map may have the name that the runtime's own structures don't give
             Some(managed) if managed.functions.is_empty() && managed.doubt.is_some() => {
