@@ -172,17 +172,15 @@ pub extern "C" fn compose(lane: u32, len: u32) -> u32 {
     clear(&mut head.line);
     clear(&mut head.host);
     let _ = each_end(scratch, len, |at| request_lines(lane, at, len));
-    let mut line_len = if head.line_len == 0 {
-        // no end of it was seen
-        len
-    } else {
-        u32::from(head.line_len)
-    };
+    let whole = head.line_len != 0;
+    let mut line_len = if whole { u32::from(head.line_len) } else { len };
     if line_len > LINE_BYTES as u32 {
         line_len = LINE_BYTES as u32;
         head.line_len = LINE_BYTES as u16 + 1;
-    } else {
-        head.line_len = line_len as u16;
+    }
+    if !whole {
+        // its end was not seen: programs write a line in pieces, too
+        head.line_len = LINE_BYTES as u16 + 1;
     }
     // SAFETY: at most as many bytes as the line has; both are this program's room.
     unsafe {

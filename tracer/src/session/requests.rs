@@ -125,7 +125,10 @@ pub fn request(head: &Head) -> Option<Request> {
 fn kept(bytes: &[u8], len: u16) -> (&[u8], bool) {
     match bytes.get(..usize::from(len)) {
         Some(whole) => (whole, true),
-        None => (bytes, false),
+        None => {
+            let end = bytes.iter().rposition(|&byte| byte != 0);
+            (&bytes[..end.map_or(0, |last| last + 1)], false)
+        }
     }
 }
 
