@@ -54,9 +54,15 @@ fn main() -> Result<()> {
     // a folder of its own: cargo holds a lock on the one in use
     let folder = out.join("ebpf");
 
+    // set by cargo for the feature `ebpf-log`
+    let features = match env::var_os("CARGO_FEATURE_EBPF_LOG") {
+        Some(_) => "log",
+        None => "",
+    };
     let output = program(&toolchain, "cargo")
         .args(["build", "--quiet", "--release", "--package", "tracer-ebpf"])
         .args(["--bin", "tracer-probes", "--no-default-features"])
+        .args(["--features", features])
         .args(["-Z", "build-std=core", "--target", target, "--target-dir"])
         .arg(&folder)
         .current_dir(&ebpf)

@@ -23,6 +23,8 @@ pub struct Profile {
     pub release: bool,
     /// Without shared libraries, for images and guests that have none.
     pub fixed: bool,
+    /// With eBPF programs that say what they drop.
+    pub log: bool,
 }
 
 /// A program that cargo has built.
@@ -46,6 +48,7 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     let profile = Profile {
         release: args.flag("--release"),
         fixed: args.flag("--static"),
+        log: false,
     };
     args.finish()?;
     let ready = setup::to_build(options)?;
@@ -59,6 +62,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     let profile = Profile {
         release: args.flag("--release"),
         fixed: false,
+        log: args.flag("--log-ebpf") || std::env::var_os("TRACER_EBPF_LOG").is_some(),
     };
     let words = args.rest();
     args.finish()?;
@@ -114,6 +118,9 @@ pub fn cargo(ready: &Ready, profile: Profile, words: &[&str]) -> Result<Vec<Exec
         .stdout(Stdio::piped());
     if profile.release {
         cargo.arg("--release");
+    }
+    if profile.log {
+        cargo.args(["--features", "tracer/ebpf-log"]);
     }
     if profile.fixed {
         // a target of its own, so that build scripts and macros stay dynamic

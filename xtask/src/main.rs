@@ -23,7 +23,9 @@ cargo xtask COMMAND
   setup [--tests] [--vm]    install what is missing to build (to test; to boot guests); harmless to repeat
   build [--release] [--static]
                             build the `tracer` command
-  run [--release] -- ARGS   build as this user, then run `tracer ARGS` as root (through sudo if need be)
+  run [--release] [--log-ebpf] -- ARGS
+                            build as this user, then run `tracer ARGS` as root (through sudo if need be);
+                            with --log-ebpf or TRACER_EBPF_LOG=1 the eBPF programs say what they drop
   demo                      build, let a small program leak over loopback, and catch it
   test [--unit] [--full] [--within MINUTES] [FILTER]
                             unit tests and behaviour tests on this machine's kernel, a few in one guest

@@ -14,6 +14,7 @@ use super::{
     kernel::read_user,
     lines::{byte, each_end, is_blank, lines_after, place, small_letters, word},
     maps::{HEADS, SCRATCH, Scratch, bounded, count},
+    notes::note,
     query::{marks, mask_query},
     sockets::entry,
     user_buffer::UserBuffer,
@@ -132,6 +133,7 @@ const NO_ROOM: u32 = u32::MAX;
 pub extern "C" fn store_head(sk: u64, turn: u32, place: u64, heads: u32) -> u32 {
     let (lane, len) = unpack(place);
     if compose(lane, len) == 0 {
+        note!("a request to a proxy with a name before the host is not kept");
         return heads;
     }
     let (Some(scratch), Some(sock)) = (SCRATCH.get_ptr_mut(lane), entry(sk)) else {

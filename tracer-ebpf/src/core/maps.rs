@@ -2,7 +2,7 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use super::responses::Reading;
+use super::{notes::counted, responses::Reading};
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
@@ -141,6 +141,7 @@ pub fn bounded<const MASK: u32>(len: u32) -> u32 {
 /// Adds one to a counter.
 #[inline(always)]
 pub fn count(counter: Counter) {
+    counted(counter);
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
         // An interrupt on the same CPU may count, too; what is lost by it would never be noticed.
         // SAFETY: a live map value.

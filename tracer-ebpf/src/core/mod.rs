@@ -15,6 +15,7 @@ pub mod known_paths;
 pub mod lines;
 pub mod maps;
 pub mod mptcp;
+pub mod notes;
 pub mod plaintext;
 pub mod processes;
 pub mod query;

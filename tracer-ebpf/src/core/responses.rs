@@ -11,6 +11,7 @@ use super::{
     kernel::read_user,
     lines::{byte, each_end, is_blank, lines_after, place, small_letters},
     maps::{SCRATCH, Scratch},
+    notes::note,
     sockets::entry,
     user_buffer::UserBuffer,
 };
@@ -158,7 +159,13 @@ fn read_head(sock: &mut Sock, buffer: UserBuffer, bytes: u32, lane: u32) {
             sock.response |= reading.found;
             sock.response_head = u32::from(reading.expecting);
         }
-        _ => lose_track(sock),
+        _ => {
+            note!(
+                "a response with status {} can't be followed",
+                sock.response_status
+            );
+            lose_track(sock);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     heads::{HEADS_BITS, keep_head, pack, unpack},
     kernel::{AF_UNIX, Address, Object, family, inode, netns},
     maps::{LANE_SENT, count},
+    notes::note,
     plaintext::claim_plaintext,
     responses::{concerns, is_interim, lose_track, read_response},
     sockets::{ESTABLISHED, coarse_ticks, entry, insert, insert_again, opened_now},
@@ -183,6 +184,10 @@ pub fn first_seen(sk: Address, opening: bool) -> bool {
 pub extern "C" fn take_over(sk: u64) -> u32 {
     if !current_is_target() {
         // another process accepts on the same port: not ours to record
+        note!(
+            "process {} took a socket, and is not watched",
+            current_tgid()
+        );
         fold_socket(sk);
         return 0;
     }

@@ -102,6 +102,8 @@ impl From<StartError> for Failure {
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(feature = "ebpf-log")]
+    output::log_to_stderr("warn,ebpf=debug");
     let result = match cli.command {
         Command::Check(args) => check::run(&args),
         Command::Daemon(args) => serve::run(&args),

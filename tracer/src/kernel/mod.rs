@@ -4,6 +4,8 @@ pub mod attach;
 mod bpf;
 pub mod btf;
 pub mod maps;
+#[cfg(feature = "ebpf-log")]
+mod notes;
 pub mod observed;
 pub mod offsets;
 pub mod overhead;

@@ -117,6 +117,8 @@ pub struct Probes {
     /// Links that are to be pinned: program, name, link.
     links: Vec<(&'static str, String, FdLink)>,
     pins: Option<Pins>,
+    #[cfg(feature = "ebpf-log")]
+    _notes: Option<super::notes::Notes>,
 }
 
 impl std::fmt::Debug for Probes {
@@ -185,7 +187,11 @@ impl Probes {
                     .map_or_else(PathBuf::new, |pins| pins.map(name)),
             );
         }
-        let ebpf = loader
+        #[cfg_attr(
+            not(feature = "ebpf-log"),
+            expect(unused_mut, reason = "as little code as can be")
+        )]
+        let mut ebpf = loader
             .btf(Some(&aya_btf))
             // reasons, not the listing of every path: that overflows what old kernels accept, and
             // their answer to that hides the reason
@@ -195,6 +201,8 @@ impl Probes {
             .map_max_entries("SOCKS", setup.max_sockets)
             .load(OBJECT)
             .map_err(|e| ProbeError::Load(chain(&e)))?;
+        #[cfg(feature = "ebpf-log")]
+        let notes = super::notes::Notes::follow(&mut ebpf);
         let mut capacities = BTreeMap::new();
         let mut tables = Tables {
             ebpf: &ebpf,
@@ -237,6 +245,8 @@ impl Probes {
             },
             links: Vec::new(),
             pins,
+            #[cfg(feature = "ebpf-log")]
+            _notes: notes,
         };
         probes.load_scan(&aya_btf)?;
         let without_ns = setup.trace_syscalls.then(overhead::unrelated_call_ns);

@@ -103,6 +103,7 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
         Profile {
             release: true,
             fixed: false,
+            log: false,
         },
     )?;
     let folder = Folder::new()?;
