@@ -291,9 +291,11 @@ mod tests {
         "EMPTY_AGG",
         "GO_SCRATCH",
         "HINTS",
+        "PLAINTEXTS",
         "SCRATCH",
         "SHAPES",
         "STACKS",
+        "UV_FAILED",
         "UV_HANDLES",
     ];
 
