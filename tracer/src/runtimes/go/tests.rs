@@ -5,7 +5,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{GoBinary, GoError, pclntab::Layout};
-use crate::model::StackQuality;
+use crate::{model::StackQuality, symbols::blame::Rule};
 
 const LAYOUTS: [Layout; 3] = [Layout::Go116, Layout::Go118, Layout::Go120];
 const TEXT: u64 = 0x40_1000;
@@ -223,6 +223,19 @@ fn a_site_knows_its_line_within_the_function() {
     assert_eq!(site.call_site, Some(0));
     assert_eq!(site.line_in_function, Some(1));
     assert_eq!(site.blamed().unwrap().module.as_deref(), Some("/app"));
+}
+
+#[test]
+fn rules_of_the_user_reach_the_stacks_of_requests() {
+    let go = parsed(Layout::Go120);
+    let rule = "[[rule]]\nis = \"dependency\"\nfunction = [\"main.*\"]\n";
+    let blame = |rules: &str| crate::runtimes::blame(Rule::parse(rules).unwrap());
+    let site = |rules: &str| {
+        let addresses = [TEXT + 0x18];
+        go.site(&addresses, None, StackQuality::Complete, &blame(rules))
+    };
+    assert_eq!((site("").own, site("").library), (true, false));
+    assert_eq!((site(rule).own, site(rule).library), (false, true));
 }
 
 #[test]
