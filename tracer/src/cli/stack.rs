@@ -39,7 +39,7 @@ pub fn lines(
         .iter()
         .position(|frame| blamed.is_some_and(|site| is_site(frame, site)));
     // Where nothing is the application's, libraries are all there is to see.
-    let has_own = frames.iter().any(|frame| is_own(frame));
+    let has_own = frames.iter().any(is_own);
     let mut lines = Vec::new();
     let mut folded: Vec<&StackFrame> = Vec::new();
     let mut own = 0;

@@ -151,8 +151,7 @@ fn file_length() -> Result<Verdict> {
 const KNOWN_UPWARD: &[(&str, &str)] = &[
     // an image has its frame rules beside it
     ("elf", "unwind"),
-    // what a runtime says of connections is still wired where the session is
-    ("runtimes", "session"),
+    // the frames that a stack keeps are of a type of the session's
     ("symbols", "session"),
 ];
 /// Files that use each other today.
