@@ -3,7 +3,7 @@
 //! Not by `httparse`: these bytes end anywhere, and of a head that is cut it says no more than that
 //! it is, neither method nor target nor which of both is whole.
 
-use super::{tls, url::redact_target};
+use super::{redact::redact_target, tls};
 
 /// What the first bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,6 +189,19 @@ fn host(bytes: &[u8]) -> Option<String> {
     if !plausible {
         return None;
     }
+    // What follows the colon is a port, or this was the beginning of `user:password@host`.
+    let after_address = bytes
+        .iter()
+        .rposition(|&b| b == b']')
+        .map_or(0, |at| at + 1);
+    let rest = &bytes[after_address..];
+    let port = rest
+        .iter()
+        .position(|&b| b == b':')
+        .map(|at| &rest[at + 1..]);
+    if port.is_some_and(|p| p.is_empty() || p.len() > 5 || !p.iter().all(u8::is_ascii_digit)) {
+        return None;
+    }
     Some(String::from_utf8_lossy(bytes).to_ascii_lowercase())
 }
 
@@ -223,7 +236,7 @@ mod tests {
             ),
             (
                 b"POST /a?token=s3cret&x HTTP/1.0\r\nAccept: */*\r\nhOST:  Example.com \r\n\r\nHost: no",
-                head("POST", "/a?token=…&x", Some("example.com"), false),
+                head("POST", "/a?token=…&…", Some("example.com"), false),
             ),
             (b"GET /long/pa", head("GET", "/long/pa…", None, true)),
             (b"GET /a HTTP/1.1\r\nHost: examp", head("GET", "/a", None, false)),

@@ -4,12 +4,14 @@
 //! userinfo, no query values.
 
 mod http1;
+mod redact;
 mod request;
 mod routes;
 mod tls;
 mod url;
 
 pub use http1::{Sniffed, sniff};
+pub use redact::redact_target;
 pub use request::Request;
 pub use routes::Routes;
-pub use url::{Scheme, example, is_ip_literal, origin, redact_target, template, url};
+pub use url::{Scheme, example, is_ip_literal, origin, template, url};
