@@ -3,7 +3,13 @@
 //! Whoever reads a runtime's structures gets a [`Memory`], never the process: what serves it may
 //! be `/proc/PID/mem`, another process that is allowed to read it, or bytes of a test.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// A page: what is mapped is mapped in such.
 const PAGE: u64 = 4096;
@@ -57,6 +63,36 @@ pub trait Memory {
         }
         bytes.truncate(done);
         bytes
+    }
+}
+
+/// Memory that can be read for a time only: what a hostile program pretends to have is then not
+/// followed to its end.
+pub struct Budgeted<'a> {
+    memory: &'a dyn Memory,
+    until: Instant,
+}
+
+impl<'a> Budgeted<'a> {
+    /// Reads fail after this time from now.
+    #[must_use]
+    pub fn new(memory: &'a dyn Memory, time: Duration) -> Budgeted<'a> {
+        Budgeted {
+            memory,
+            until: Instant::now() + time,
+        }
+    }
+}
+
+impl std::fmt::Debug for Budgeted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Budgeted").finish_non_exhaustive()
+    }
+}
+
+impl Memory for Budgeted<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        Instant::now() < self.until && self.memory.read(address, buffer)
     }
 }
 

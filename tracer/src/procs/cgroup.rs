@@ -1,7 +1,7 @@
 //! The cgroup tree: v2, v1 and hybrid hosts.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
 };
@@ -9,7 +9,7 @@ use std::{
 use rustix::fs::statfs;
 
 use super::{
-    all, parse,
+    all, is_shortage, parse,
     parse::{Membership, Mount},
     read_text,
 };
@@ -89,23 +89,32 @@ fn mounts() -> Vec<Mount> {
 }
 
 /// Processes in a cgroup directory and all below it, on v1 and v2.
-#[must_use]
-pub fn cgroup_pids(path: &Path) -> Vec<u32> {
+///
+/// # Errors
+/// When there are no descriptors or no memory to look: then nothing is known. A directory that is
+/// gone has no processes.
+pub fn cgroup_pids(path: &Path) -> io::Result<Vec<u32>> {
     let mut pids = Vec::new();
     let mut waiting = vec![(path.to_owned(), 0)];
     while let Some((directory, depth)) = waiting.pop() {
-        if let Ok(text) = fs::read_to_string(directory.join("cgroup.procs")) {
+        match fs::read_to_string(directory.join("cgroup.procs")) {
             // 0 stands for a process of another pid namespace.
-            pids.extend(
+            Ok(text) => pids.extend(
                 text.lines()
                     .filter_map(|l| l.parse::<u32>().ok())
                     .filter(|&pid| pid != 0),
-            );
+            ),
+            Err(error) if is_shortage(&error) => return Err(error),
+            Err(_) => {}
         }
         if depth == DEPTH_MAX {
             continue;
         }
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if is_shortage(&error) => return Err(error),
+            entries => entries,
+        };
+        for entry in entries.into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 waiting.push((entry.path(), depth + 1));
             }
@@ -113,7 +122,7 @@ pub fn cgroup_pids(path: &Path) -> Vec<u32> {
     }
     pids.sort_unstable();
     pids.dedup();
-    pids
+    Ok(pids)
 }
 
 /// Where a membership's directory is to be found below a mount, if that mount shows it.
@@ -149,7 +158,7 @@ pub fn container_cgroup(id: &str) -> Option<PathBuf> {
     let id = id.to_ascii_lowercase();
     let mounts = mounts();
     let mut found = Found::default();
-    for pid in all() {
+    for pid in all().unwrap_or_default() {
         let Some(text) = read_text(pid, "cgroup") else {
             continue;
         };
@@ -354,6 +363,6 @@ mod tests {
         fs::create_dir(&below).unwrap();
         fs::write(root.path().join("cgroup.procs"), "12\n0\n7\n").unwrap();
         fs::write(below.join("cgroup.procs"), "12\n99\n").unwrap();
-        assert_eq!(cgroup_pids(root.path()), [7, 12, 99]);
+        assert_eq!(cgroup_pids(root.path()).unwrap(), [7, 12, 99]);
     }
 }

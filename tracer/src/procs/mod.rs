@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod maps;
 pub mod parse;
+pub mod presence;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,6 +22,7 @@ use std::{
 
 pub use cgroup::{cgroup_id, cgroup_level, cgroup_pids, container_cgroup};
 pub use clock::Clock;
+pub use presence::{Presence, is_shortage, raise_descriptor_limit};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::model::Process;
@@ -77,30 +79,36 @@ pub fn exe(pid: u32) -> Option<String> {
     Some(text.strip_suffix(" (deleted)").unwrap_or(&text).to_owned())
 }
 
-/// Start time of a process, clock ticks since boot; `None` when it is gone or only its zombie is
-/// left (which holds no descriptor any more).
+/// Start time of a process, clock ticks since boot; `None` when it is gone, only its zombie is
+/// left, or it can't be looked at now (see [`Presence`]).
 #[must_use]
 pub fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = parse::stat(&read_text(pid, "stat")?)?;
-    (!stat.ended()).then_some(stat.start_ticks)
+    match Presence::of(pid) {
+        Presence::Alive(ticks) => Some(ticks),
+        Presence::Ended | Presence::Unknown => None,
+    }
 }
 
 /// Whether the very process that started at `start_ticks` is still alive, not another one that
-/// got its number.
+/// got its number; also where nobody can tell.
 #[must_use]
 pub fn alive(pid: u32, start_ticks_then: u64) -> bool {
-    start_ticks(pid) == Some(start_ticks_then)
+    match Presence::of(pid) {
+        Presence::Alive(ticks) => ticks == start_ticks_then,
+        Presence::Ended => false,
+        Presence::Unknown => true,
+    }
 }
 
 /// All processes that are visible in /proc.
-#[must_use]
-pub fn all() -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
+///
+/// # Errors
+/// When /proc can't be listed now: then nothing is known.
+pub fn all() -> io::Result<Vec<u32>> {
+    let entries = fs::read_dir("/proc")?;
+    Ok(entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect()
+        .collect())
 }
 
 /// Children of a process, their children, and so on, as of now; not the process itself.
@@ -111,7 +119,7 @@ pub fn all() -> Vec<u32> {
 #[must_use]
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for process in all() {
+    for process in all().unwrap_or_default() {
         if let Some(stat) = read_text(process, "stat").and_then(|text| parse::stat(&text)) {
             children.entry(stat.parent).or_default().push(process);
         }

@@ -307,7 +307,8 @@ impl Runtimes {
             for runtime in &mut self.list {
                 let mut process = InView::new(pid, modules);
                 if let Err(error) = runtime.attach(&mut process, probes) {
-                    if error.kind() == io::ErrorKind::WouldBlock {
+                    let later = error.kind() == io::ErrorKind::WouldBlock;
+                    if later || crate::procs::is_shortage(&error) {
                         self.attached.remove(&pid);
                     }
                     tracing::debug!(pid, %error, runtime = runtime.name(), "not attached to");

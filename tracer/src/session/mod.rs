@@ -43,7 +43,7 @@ use crate::{
     kernel::probes::Probes,
     model::CohortId,
     procs::{
-        Clock,
+        self, Clock, Presence,
         clock::{monotonic_ns, thread_cpu_ns},
     },
     runtimes::{self, Runtimes, Wishes},
@@ -207,6 +207,8 @@ impl Session {
         let has = |part: &str| u32::from(!options.without.iter().any(|without| without == part));
         config.want_heads = has("heads");
         config.want_stacks = has("stacks") * (1 + has("request-stacks"));
+        // After a command that we start ourselves was forked, which must not inherit it.
+        procs::raise_descriptor_limit();
         let surroundings = Surroundings::read(options.btf.as_deref());
         let target = target::filter(&options.target, &mut config)?;
         let mut probes = start::load(&options, config)?;
@@ -474,7 +476,7 @@ impl Session {
         };
         if self.planned.len() >= PLANS_MAX {
             self.planned
-                .retain(|&pid| crate::procs::start_ticks(pid).is_some());
+                .retain(|&pid| Presence::of(pid) != Presence::Ended);
         }
         self.planned.insert(pid);
         if let Err(error) = self.probes.plans.set(&pid, &plan) {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     model::Process,
-    procs::{self, Clock},
+    procs::{self, Clock, Presence},
 };
 
 /// Processes remembered; beyond this the ended ones are dropped.
@@ -26,6 +26,8 @@ struct Known {
     started_ns: u64,
     /// It was found to have ended.
     ended: bool,
+    /// It could not be read, though it may be alive.
+    unread: bool,
 }
 
 impl Known {
@@ -35,6 +37,7 @@ impl Known {
             started_ns: clock.monotonic(clock.started_at(process.start_ticks)),
             process: Arc::new(process),
             ended: false,
+            unread: false,
         }
     }
 }
@@ -59,13 +62,23 @@ impl People {
     }
 
     fn known(&mut self, pid: u32) -> &Known {
+        // One that could not be read, for want of descriptors, is read again.
+        if self.known.get(&pid).is_some_and(|known| known.unread) {
+            self.known.remove(&pid);
+        }
         if !self.known.contains_key(&pid) && self.known.len() >= REMEMBERED {
             self.known
                 .retain(|&pid, known| procs::alive(pid, known.process.start_ticks));
         }
         self.known
             .entry(pid)
-            .or_insert_with(|| Known::new(procs::read(pid).unwrap_or_else(|| unknown(pid))))
+            .or_insert_with(|| match procs::read(pid) {
+                Some(process) => Known::new(process),
+                None => Known {
+                    unread: Presence::of(pid) == Presence::Unknown,
+                    ..Known::new(unknown(pid))
+                },
+            })
     }
 
     /// Processes that turned out to have ended since this was last asked, and whether another one
@@ -76,11 +89,12 @@ impl People {
             if known.ended || known.process.start_ticks == 0 {
                 continue;
             }
-            match procs::start_ticks(pid) {
-                Some(ticks) if ticks == known.process.start_ticks => {}
+            match Presence::of(pid) {
+                Presence::Unknown => {}
+                Presence::Alive(ticks) if ticks == known.process.start_ticks => {}
                 now => {
                     known.ended = true;
-                    ended.push((pid, now.is_some()));
+                    ended.push((pid, now != Presence::Ended));
                 }
             }
         }

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use tracer_ebpf::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS};
 
 use super::{StartError, Target};
-use crate::{kernel::probes::Probes, procs};
+use crate::{
+    kernel::probes::Probes,
+    procs::{self, Presence},
+};
 
 /// A target as the running session keeps it.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ pub fn filter(target: &Target, config: &mut Config) -> Result<Watched, StartErro
                 return Err(StartError::Target("no process was named".to_owned()));
             }
             for &pid in pids {
-                if procs::start_ticks(pid).is_none() {
+                if Presence::of(pid) == Presence::Ended {
                     return Err(StartError::Target(format!(
                         "there is no process {pid} to watch: it has ended, or the pid is one of \
                          another pid namespace (host pids are meant)"
@@ -114,11 +117,13 @@ impl Watched {
     pub fn alive(&self, probes: &Probes) -> Vec<u32> {
         match self {
             Watched::Host => Vec::new(),
-            Watched::Cgroup(path) | Watched::PidsOfCgroup(path) => procs::cgroup_pids(path),
+            Watched::Cgroup(path) | Watched::PidsOfCgroup(path) => procs::cgroup_pids(path)
+                // nobody can tell: those that the kernel follows
+                .unwrap_or_else(|_| probes.targets.keys().unwrap_or_default()),
             Watched::Processes => {
                 let mut pids = probes.targets.keys().unwrap_or_default();
                 pids.retain(|pid| {
-                    let alive = procs::start_ticks(*pid).is_some();
+                    let alive = Presence::of(*pid) != Presence::Ended;
                     if !alive {
                         // the exit hook does this at once where it is attached
                         let _ = probes.targets.remove(pid);
@@ -138,7 +143,9 @@ impl Watched {
 }
 
 fn enlist_cgroup(path: &Path, probes: &Probes) {
-    let now = procs::cgroup_pids(path);
+    let Ok(now) = procs::cgroup_pids(path) else {
+        return;
+    };
     for old in probes.targets.keys().unwrap_or_default() {
         if now.binary_search(&old).is_err() {
             let _ = probes.targets.remove(&old);

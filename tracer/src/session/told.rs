@@ -95,7 +95,9 @@ impl Session {
             if !scan {
                 return;
             }
-            procs::all()
+            // Who can't be listed now has not ended.
+            let Ok(pids) = procs::all() else { return };
+            pids
         } else {
             self.alive.clone()
         };

@@ -1,7 +1,13 @@
 //! From kept frames to a [`Site`]: names, and the frame to blame.
 
 use std::{
-    collections::HashMap, fs::File, io::Read, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc,
+    collections::HashMap,
+    fs::File,
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{Mode, OFlags, openat};
@@ -22,6 +28,8 @@ use crate::{
 
 /// Perf maps larger than this are read up to here.
 const PERF_MAP_BYTES_MAX: u64 = 64 << 20;
+/// A perf map is not read again before so many times as long as reading it took have passed.
+const PERF_MAP_REST: u32 = 20;
 /// Perf maps kept parsed.
 const PERF_MAPS_MAX: usize = 16;
 /// Function tables of language runtimes kept.
@@ -45,7 +53,7 @@ pub(crate) fn is_unnamed(frame: &Frame) -> bool {
 pub(crate) struct Naming {
     names: Names,
     tables: HashMap<ImageKey, Table>,
-    perf_maps: HashMap<u32, (Stamp, Arc<PerfMap>)>,
+    perf_maps: HashMap<u32, ReadMap>,
     refusals: Refusals,
     blame: Arc<Blame>,
     find_table: fn(&Arc<Image>) -> Table,
@@ -79,7 +87,7 @@ impl Naming {
 
     /// Whether the process has written into its perf map since it was read.
     pub(crate) fn has_new_names(&self, tgid: u32) -> bool {
-        let read = self.perf_maps.get(&tgid).map(|(stamp, _)| *stamp);
+        let read = self.perf_maps.get(&tgid).map(|read| read.stamp);
         open_perf_map(tgid).is_some_and(|(_, stamp)| Some(stamp) != read)
     }
 
@@ -195,25 +203,52 @@ impl Naming {
     }
 
     /// The perf map of a process, read again when it has changed: code that was moved leaves its
-    /// addresses to other code.
+    /// addresses to other code. One that is dear to read is not read again before it has rested;
+    /// until then nothing is named by it.
     fn perf_map(&mut self, tgid: u32) -> Option<Arc<PerfMap>> {
-        let known = self.perf_maps.get(&tgid).cloned();
+        let known = self.perf_maps.get(&tgid);
         let Some((file, stamp)) = open_perf_map(tgid) else {
-            return known.map(|(_, map)| map);
+            return known.map(|read| read.map.clone());
         };
-        if let Some((old, map)) = known
-            && old == stamp
-        {
-            return Some(map);
+        if let Some(read) = known {
+            if read.stamp == stamp {
+                return Some(read.map.clone());
+            }
+            if read.is_recent() {
+                return None;
+            }
         }
+        let began = Instant::now();
         let mut text = Vec::new();
         file.take(PERF_MAP_BYTES_MAX).read_to_end(&mut text).ok()?;
         let map = Arc::new(PerfMap::parse(&text));
         if self.perf_maps.len() >= PERF_MAPS_MAX {
             self.perf_maps.clear();
         }
-        self.perf_maps.insert(tgid, (stamp, map.clone()));
+        let read = ReadMap {
+            stamp,
+            map: map.clone(),
+            at: Instant::now(),
+            took: began.elapsed(),
+        };
+        self.perf_maps.insert(tgid, read);
         Some(map)
+    }
+}
+
+/// A perf map as it was read.
+#[derive(Debug)]
+struct ReadMap {
+    stamp: Stamp,
+    map: Arc<PerfMap>,
+    at: Instant,
+    took: Duration,
+}
+
+impl ReadMap {
+    /// A program that writes its map all the time must not have us read it all the time.
+    fn is_recent(&self) -> bool {
+        self.at.elapsed() < self.took * PERF_MAP_REST
     }
 }
 

@@ -8,16 +8,18 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{Read, Seek, SeekFrom},
+    io,
+    io::{Read as _, Seek as _, SeekFrom},
     ops::Range,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use super::walk::Space;
 use crate::{
     elf::{ElfError, Image, ImageKey, Refusals},
-    procs::{maps, maps::Mapping},
+    procs::{clock::thread_cpu_ns, is_shortage, maps, maps::Mapping},
 };
 
 /// Number of a module: one file under one path.
@@ -74,6 +76,8 @@ pub struct Process {
     text: Vec<u8>,
     regions: Vec<Region>,
     executable: Option<Arc<str>>,
+    /// Every file behind a mapping was opened, or can't be.
+    settled: bool,
 }
 
 impl Space for Process {
@@ -111,6 +115,14 @@ impl Process {
         self.executable.as_ref()
     }
 
+    /// What was made of the same mapping, if its file was understood or never will be.
+    fn region(&self, mapping: &Mapping) -> Option<&Region> {
+        let key = mapping.range.start;
+        let at = (self.regions).binary_search_by_key(&key, |r| r.mapping.range.start);
+        let region = self.regions.get(at.ok()?)?;
+        (region.mapping == *mapping && (self.settled || region.image.is_some())).then_some(region)
+    }
+
     /// Pinned files in use.
     fn images(&self) -> impl Iterator<Item = &Arc<Image>> {
         self.regions.iter().filter_map(|r| r.image.as_ref())
@@ -137,10 +149,51 @@ pub struct Modules {
     processes: HashMap<u32, Arc<Process>>,
     vdso: Option<Arc<Image>>,
     refusals: Refusals,
+    /// When the mappings of a process were read last.
+    read: HashMap<u32, Read>,
+    /// Modules that a process was the first to have.
+    numbered: HashMap<u32, usize>,
+    /// Modules that found no room.
+    nameless: u64,
+}
+
+/// When a process's mappings were read, and the processor time that it took.
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    at: Instant,
+    took: Duration,
+}
+
+impl Read {
+    fn since(began_cpu_ns: u64) -> Read {
+        Read {
+            at: Instant::now(),
+            took: Duration::from_nanos(thread_cpu_ns().saturating_sub(began_cpu_ns)),
+        }
+    }
+
+    /// A list so long that reading it is dear is not read again at once: a process with very many
+    /// mappings and call paths must not take all of our time.
+    fn is_recent(&self) -> bool {
+        self.took > READ_DEAR && self.at.elapsed() < self.took * READ_REST
+    }
 }
 
 /// Modules numbered; further ones have no name.
 const MODULES_MAX: usize = 1 << 16;
+/// Modules that one process may be the first to have.
+const MODULES_OF_PROCESS_MAX: usize = 1 << 13;
+/// Executable mappings of one process; the kernel's bound for all of them is about as much
+/// (`vm.max_map_count`).
+const REGIONS_MAX: usize = 1 << 16;
+/// Longest list of mappings that is read.
+const MAPS_BYTES_MAX: u64 = 32 << 20;
+/// Reading a list that took longer than this is dear,
+const READ_DEAR: Duration = Duration::from_millis(3);
+/// and is not done again before so many times as long have passed.
+const READ_REST: u32 = 20;
+/// Processes of which that is remembered.
+const READ_MAX: usize = 1 << 14;
 /// Files larger than this are no programs.
 const IMAGE_BYTES_MAX: u64 = 8 << 30;
 
@@ -157,27 +210,49 @@ impl Modules {
             processes: HashMap::new(),
             vdso: None,
             refusals: Refusals::default(),
+            read: HashMap::new(),
+            numbered: HashMap::new(),
+            nameless: 0,
         }
     }
 
     /// Reads a process's mappings and pins the files behind the executable ones. Where the
     /// process is gone, what was known of it stays.
     pub fn refresh(&mut self, tgid: u32) -> Option<Arc<Process>> {
-        let text = std::fs::read(format!("/proc/{tgid}/maps")).unwrap_or_default();
-        let known = self.processes.get(&tgid);
-        // The map of a process that has exited is empty, or can't be opened any more.
-        if text.is_empty() || known.is_some_and(|p| p.text == text) {
-            return known.cloned();
+        let known = self.processes.get(&tgid).cloned();
+        if known.is_some() && self.read.get(&tgid).is_some_and(Read::is_recent) {
+            return known;
         }
-        let known = known.cloned();
+        let began_ns = thread_cpu_ns();
+        let text = read_maps(tgid).unwrap_or_default();
+        // The map of a process that has exited is empty, or can't be opened any more.
+        let same = |p: &Arc<Process>| p.settled && p.text == text;
+        if !text.is_empty() && !known.as_ref().is_some_and(same) {
+            self.take(tgid, text, known.as_deref());
+        }
+        if self.read.len() >= READ_MAX {
+            self.read.clear();
+        }
+        self.read.insert(tgid, Read::since(began_ns));
+        self.processes.get(&tgid).cloned()
+    }
+
+    fn take(&mut self, tgid: u32, text: Vec<u8>, known: Option<&Process>) {
         let mut regions: Vec<Region> = Vec::new();
-        for mapping in maps::parse(&text).into_iter().filter(|m| m.executable) {
-            let same = known
-                .as_ref()
-                .and_then(|p| p.regions.iter().find(|r| r.mapping == mapping));
+        let mut settled = true;
+        let executable = maps::parse(&text).into_iter().filter(|m| m.executable);
+        for mapping in executable.take(REGIONS_MAX) {
+            let same = known.and_then(|p| p.region(&mapping));
             let region = match same {
                 Some(region) => region.clone(),
-                None => self.region(tgid, mapping),
+                None => match self.region(tgid, mapping) {
+                    Ok(region) => region,
+                    // To be looked at again.
+                    Err(region) => {
+                        settled = false;
+                        region
+                    }
+                },
             };
             regions.push(region);
         }
@@ -193,10 +268,10 @@ impl Modules {
             text,
             regions,
             executable,
+            settled,
         });
-        self.processes.insert(tgid, process.clone());
+        self.processes.insert(tgid, process);
         self.evict();
-        Some(process)
     }
 
     /// The mappings as of the last [`Modules::refresh`].
@@ -208,6 +283,8 @@ impl Modules {
     /// Forgets a process; its files stay pinned until others need the room.
     pub fn forget(&mut self, tgid: u32) {
         self.processes.remove(&tgid);
+        self.read.remove(&tgid);
+        self.numbered.remove(&tgid);
     }
 
     /// A module by number.
@@ -234,11 +311,20 @@ impl Modules {
             .count()
     }
 
-    fn region(&mut self, tgid: u32, mapping: Mapping) -> Region {
+    /// What is mapped there; as an error where the file could not be opened for want of
+    /// descriptors.
+    fn region(&mut self, tgid: u32, mapping: Mapping) -> Result<Region, Region> {
+        let mut settled = true;
         let image = if mapping.path == "[vdso]" {
             self.vdso(tgid, &mapping)
         } else if mapping.inode != 0 {
-            open(tgid, &mapping).and_then(|file| self.pin(file, &mapping.path))
+            match open(tgid, &mapping) {
+                Ok(file) => file.and_then(|file| self.pin(file, &mapping.path)),
+                Err(_) => {
+                    settled = false;
+                    None
+                }
+            }
         } else {
             None
         };
@@ -248,25 +334,29 @@ impl Modules {
         // A file whose segments do not explain the mapping is not understood.
         let image = image.filter(|_| bias.is_some());
         let module = (!mapping.path.is_empty())
-            .then(|| self.number(&mapping.path, image.as_ref().map(|i| i.key())))
+            .then(|| self.number(tgid, &mapping.path, image.as_ref().map(|i| i.key())))
             .flatten();
-        Region {
+        let region = Region {
             mapping,
             bias: bias.unwrap_or(0),
             module,
             image,
-        }
+        };
+        if settled { Ok(region) } else { Err(region) }
     }
 
-    fn number(&mut self, path: &str, key: Option<ImageKey>) -> Option<ModuleId> {
+    fn number(&mut self, tgid: u32, path: &str, key: Option<ImageKey>) -> Option<ModuleId> {
         let path: Arc<str> = path.into();
         if let Some(id) = self.numbers.get(&(path.clone(), key)) {
             return Some(*id);
         }
         let id = ModuleId(u32::try_from(self.modules.len()).ok()?);
-        if self.modules.len() >= MODULES_MAX {
+        let of_process = self.numbered.entry(tgid).or_default();
+        if self.modules.len() >= MODULES_MAX || *of_process >= MODULES_OF_PROCESS_MAX {
+            self.nameless += 1;
             return None;
         }
+        *of_process += 1;
         self.modules.push(Module {
             path: path.clone(),
             key,
@@ -305,7 +395,13 @@ impl Modules {
         let room = (times > 0).then(|| {
             format!("how to unwind is not read of some files, for want of room: {times} times")
         });
-        self.refusals.sentences("code").chain(room)
+        let nameless = (self.nameless > 0).then(|| {
+            format!(
+                "{} files have no name in stacks, for want of room",
+                self.nameless
+            )
+        });
+        self.refusals.sentences("code").chain(room).chain(nameless)
     }
 
     /// The kernel's page of code in every process; the same everywhere, at different addresses.
@@ -348,22 +444,36 @@ impl Modules {
     }
 }
 
-/// Opens the file behind a mapping, and no other.
-fn open(tgid: u32, mapping: &Mapping) -> Option<File> {
+fn read_maps(tgid: u32) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let file = File::open(format!("/proc/{tgid}/maps"))?;
+    file.take(MAPS_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Opens the file behind a mapping, and no other; `None` where it can't be had.
+///
+/// # Errors
+/// When there are no descriptors or no memory to open it now.
+fn open(tgid: u32, mapping: &Mapping) -> io::Result<Option<File>> {
     let Range { start, end } = mapping.range;
     // A device or a pipe is never opened: that could have effects, or block.
-    let regular = |path: &str| -> Option<File> {
-        std::fs::metadata(path)
-            .ok()
-            .filter(std::fs::Metadata::is_file)?;
-        File::options()
+    let regular = |path: &str| -> io::Result<Option<File>> {
+        let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file());
+        if !is_file {
+            return Ok(None);
+        }
+        let opened = File::options()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(path)
-            .ok()
+            .open(path);
+        match opened {
+            Err(error) if is_shortage(&error) => Err(error),
+            opened => Ok(opened.ok()),
+        }
     };
-    if let Some(file) = regular(&format!("/proc/{tgid}/map_files/{start:x}-{end:x}")) {
-        return Some(file);
+    if let Some(file) = regular(&format!("/proc/{tgid}/map_files/{start:x}-{end:x}"))? {
+        return Ok(Some(file));
     }
     let same = |file: &File| {
         file.metadata().is_ok_and(|m| {
@@ -371,9 +481,11 @@ fn open(tgid: u32, mapping: &Mapping) -> Option<File> {
             m.ino() == mapping.inode && device == mapping.device
         })
     };
-    (!mapping.deleted)
-        .then(|| regular(&format!("/proc/{tgid}/root{}", mapping.path)))
-        .flatten()
-        .filter(same)
-        .or_else(|| regular(&format!("/proc/{tgid}/exe")).filter(same))
+    if !mapping.deleted {
+        let by_name = regular(&format!("/proc/{tgid}/root{}", mapping.path))?;
+        if let Some(file) = by_name.filter(same) {
+            return Ok(Some(file));
+        }
+    }
+    Ok(regular(&format!("/proc/{tgid}/exe"))?.filter(same))
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     sync::Arc,
+    time::Duration,
 };
 
 use tracer_ebpf::{
@@ -21,7 +22,7 @@ use super::{
     state,
     state::{GoConnection, GoKind, Implausible},
 };
-use crate::memory::ProcessMemory;
+use crate::memory::{Budgeted, ProcessMemory};
 use crate::{
     kernel::{
         maps::Table,
@@ -55,6 +56,8 @@ struct GoProc {
 
 /// Time between the two looks at a process's memory.
 const LOOK_AGAIN_NS: u64 = 2_000_000_000;
+/// Time for finding the connections that a process had before its probes.
+const EARLIER_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Watches the connection pools of Go programs. Used from one thread.
 #[derive(Debug)]
@@ -196,7 +199,7 @@ impl GoTracer {
         let found = preexisting::connections(
             &program.binary,
             &program.members,
-            &ProcessMemory::open(pid)?,
+            &Budgeted::new(&ProcessMemory::open(pid)?, EARLIER_TIME_MAX),
             process.bias,
             monotonic_ns(),
         );

@@ -6,6 +6,7 @@
 //! when somebody asks for the [`Site`] of a number. The bytes are dropped as soon as they are
 //! unwound.
 
+mod quota;
 pub mod saved;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{RuntimeFrame, STACK_NONE, STACK_TICKET, Shape, StackCopy};
 
+use self::quota::Quota;
 use crate::model::{Site, StackQuality};
 use crate::{
     model::Named,
@@ -122,7 +124,7 @@ pub struct Stacks {
     ids: HashMap<(u32, Arc<[Kept]>), StackId>,
     records: HashMap<StackId, Record>,
     last: StackId,
-    refused: u64,
+    quota: Quota,
     /// Processes that ran another program than their parent's when seen last.
     executed: HashSet<u32>,
 }
@@ -143,7 +145,7 @@ impl Stacks {
             ids: HashMap::new(),
             records: HashMap::new(),
             last: 0,
-            refused: 0,
+            quota: Quota::default(),
             executed: HashSet::new(),
         }
     }
@@ -173,7 +175,8 @@ impl Stacks {
     #[must_use]
     pub fn degraded(&self) -> Vec<String> {
         let modules = self.modules.degraded();
-        modules.chain(self.naming.degraded()).collect()
+        let names = self.naming.degraded();
+        modules.chain(names).chain(self.quota.sentences()).collect()
     }
 
     /// The process runs another program than its parent now: what is known of the parent does not
@@ -299,8 +302,7 @@ impl Stacks {
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
-        if self.records.len() >= self.limits.stacks {
-            self.refused += 1;
+        if !self.quota.take(tgid, self.limits.stacks) {
             return STACK_NONE;
         }
         // Numbers are not reused while sockets in the kernel may still carry them.
@@ -435,6 +437,7 @@ impl Stacks {
     pub fn forget_process(&mut self, tgid: u32) -> Forgotten {
         self.modules.forget(tgid);
         self.naming.forget(tgid);
+        self.quota.free(tgid);
         self.ids.retain(|(owner, _), _| *owner != tgid);
         self.records.retain(|_, record| record.tgid != tgid);
         self.trie.forget(tgid)
@@ -455,7 +458,7 @@ impl Stacks {
     /// Copies that got no number because [`Limits::stacks`] was reached.
     #[must_use]
     pub const fn refused(&self) -> u64 {
-        self.refused
+        self.quota.refused()
     }
 
     /// Executable files kept open.

@@ -59,8 +59,8 @@ impl Stacks {
         trie: impl Iterator<Item = (TrieKey, TrieValue)>,
     ) -> Vec<TrieKey> {
         for stack in saved {
-            if self.records.len() >= self.limits.stacks {
-                break;
+            if !self.quota.take(stack.tgid, self.limits.stacks) {
+                continue;
             }
             let process = self.modules.refresh(stack.tgid);
             let mut frames = Vec::with_capacity(stack.frames.len());
