@@ -20,12 +20,17 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Gets `path` from `endpoint`: `HOST:PORT`, or a socket path that begins with `/`.
+/// Gets `path` from `endpoint`: `HOST:PORT`, or a socket path that begins with `/`. Over TCP the
+/// request is addressed to the endpoint.
 ///
 /// # Errors
 /// When nobody answers, or not with HTTP.
 pub fn get(endpoint: &str, path: &str) -> Result<Answer> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: tracer\r\nConnection: close\r\n\r\n");
+    let host = match endpoint.starts_with('/') {
+        true => "tracer",
+        false => endpoint,
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let limit = Some(Duration::from_secs(20));
     let text = if endpoint.starts_with('/') {
         let stream = UnixStream::connect(endpoint).with_context(|| endpoint.to_owned())?;

@@ -23,6 +23,11 @@ use crate::{
 pub struct Config {
     /// TCP address to serve on as well: `ADDR:PORT`, or a port alone for 127.0.0.1.
     pub listen: Option<Listen>,
+    /// File with the tokens, one a line, that open the whole API over TCP.
+    pub token_file: Option<PathBuf>,
+    /// Names that requests over TCP may be addressed to, besides addresses and the host's own.
+    #[serde(default)]
+    pub allow_hosts: Vec<String>,
     /// UNIX socket to serve on.
     pub socket: Option<PathBuf>,
     /// Most sockets tracked at one time.

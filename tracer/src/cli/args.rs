@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, builder::PossibleValuesParser};
 
-use super::{stack::Frames, units};
+use super::{Failure, client::Endpoint, stack::Frames, units};
 use crate::{
     engine::kinds,
     kernel::plan::{BACKENDS, SYSCALLS},
@@ -209,6 +209,14 @@ pub struct Daemon {
     /// Serve on this TCP address too; a port alone means 127.0.0.1
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<String>,
+    /// Open the whole API over TCP to who has a token of this file (one a line); without, there
+    /// are only /metrics, /healthz and /readyz
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+    /// Serve requests over TCP that are addressed to this name, too (may be repeated); addresses,
+    /// the host's own name and a cluster's names are served anyway
+    #[arg(long, value_name = "NAME")]
+    pub allow_host: Vec<String>,
     /// Serve on this UNIX socket [default: /run/tracer/tracer.sock]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,
@@ -241,6 +249,24 @@ pub struct EndpointArgs {
         value_delimiter = ','
     )]
     pub endpoint: Vec<String>,
+    /// Ask over TCP with the first token of this file
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TRACER_TOKEN_FILE",
+        value_hint = ValueHint::FilePath
+    )]
+    pub token_file: Option<PathBuf>,
+}
+
+impl EndpointArgs {
+    /// The daemons to ask.
+    ///
+    /// # Errors
+    /// As [`Endpoint::all`].
+    pub fn all(&self) -> Result<Vec<Endpoint>, Failure> {
+        Endpoint::all(&self.endpoint, self.token_file.as_deref())
+    }
 }
 
 /// Which namespaces to show.
@@ -356,6 +382,14 @@ pub struct DoctorArgs {
     /// Ask these daemons what they have attached, rather than this machine what it allows
     #[arg(long, value_name = "ENDPOINT", value_delimiter = ',')]
     pub endpoint: Vec<String>,
+    /// Ask over TCP with the first token of this file
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TRACER_TOKEN_FILE",
+        value_hint = ValueHint::FilePath
+    )]
+    pub token_file: Option<PathBuf>,
     /// How to attach.
     #[command(flatten)]
     pub attach: AttachArgs,

@@ -1,6 +1,10 @@
 //! Asking daemons: HTTP over their UNIX socket or over TCP.
 
-use std::{fmt, io, path::PathBuf, time::Duration};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -15,7 +19,7 @@ use tokio::{
 };
 
 use super::Failure;
-use crate::daemon::SOCKET_DEFAULT;
+use crate::daemon::{SOCKET_DEFAULT, access};
 
 /// An endpoint that has not answered by then counts as not answering.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,8 +31,30 @@ const ANSWER_MAX: usize = 512 << 20;
 pub enum Endpoint {
     /// A UNIX socket.
     Unix(PathBuf),
-    /// `HOST:PORT`.
-    Tcp(String),
+    /// `HOST:PORT`, and the token to ask with.
+    Tcp(String, Option<Token>),
+}
+
+/// What opens a daemon's API over TCP.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+impl Token {
+    /// The first token of a file.
+    ///
+    /// # Errors
+    /// [`Failure`] (status 2) when there is none.
+    fn read(path: &Path) -> Result<Token, Failure> {
+        let tokens = access::read_tokens(path).map_err(|e| Failure::usage(e.to_string()))?;
+        let first = tokens.into_iter().next().unwrap_or_default();
+        Ok(Token(first))
+    }
 }
 
 impl Endpoint {
@@ -64,14 +90,15 @@ impl Endpoint {
         if !host_is_sound || !port.parse::<u16>().is_ok_and(|port| port != 0) {
             return Err(wrong("is no address"));
         }
-        Ok(Endpoint::Tcp(address.to_owned()))
+        Ok(Endpoint::Tcp(address.to_owned(), None))
     }
 
-    /// All endpoints that were given, or the local socket.
+    /// All endpoints that were given, or the local socket; those over TCP are asked with the token
+    /// of the file.
     ///
     /// # Errors
-    /// As [`Endpoint::parse`].
-    pub fn all(given: &[String]) -> Result<Vec<Endpoint>, Failure> {
+    /// As [`Endpoint::parse`]; when the file has no token.
+    pub fn all(given: &[String], token_file: Option<&Path>) -> Result<Vec<Endpoint>, Failure> {
         let given: Vec<&str> = given.iter().map(|text| text.trim()).collect();
         let endpoints: Result<Vec<_>, _> = given
             .into_iter()
@@ -79,6 +106,14 @@ impl Endpoint {
             .map(Endpoint::parse)
             .collect();
         let mut endpoints = endpoints?;
+        if let Some(file) = token_file {
+            let known = Token::read(file)?;
+            for endpoint in &mut endpoints {
+                if let Endpoint::Tcp(_, token) = endpoint {
+                    *token = Some(known.clone());
+                }
+            }
+        }
         if endpoints.is_empty() {
             endpoints.push(Endpoint::Unix(PathBuf::from(SOCKET_DEFAULT)));
         }
@@ -90,7 +125,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Endpoint::Unix(path) => write!(f, "{}", path.display()),
-            Endpoint::Tcp(address) => write!(f, "http://{address}"),
+            Endpoint::Tcp(address, _) => write!(f, "http://{address}"),
         }
     }
 }
@@ -143,13 +178,14 @@ async fn fetch(endpoint: &Endpoint, path: &str) -> Result<Bytes, String> {
     match endpoint {
         Endpoint::Unix(socket) => {
             let stream = UnixStream::connect(socket).await;
-            exchange(stream.map_err(|e| no_socket(&e))?, "tracer", path).await
+            exchange(stream.map_err(|e| no_socket(&e))?, "tracer", None, path).await
         }
-        Endpoint::Tcp(address) => {
+        Endpoint::Tcp(address, token) => {
             let stream = TcpStream::connect(address).await;
             exchange(
                 stream.map_err(|e| format!("cannot connect: {e}"))?,
                 address,
+                token.as_ref(),
                 path,
             )
             .await
@@ -171,7 +207,12 @@ fn no_socket(error: &io::Error) -> String {
     }
 }
 
-async fn exchange<S>(stream: S, host: &str, path: &str) -> Result<Bytes, String>
+async fn exchange<S>(
+    stream: S,
+    host: &str,
+    token: Option<&Token>,
+    path: &str,
+) -> Result<Bytes, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -183,8 +224,11 @@ where
     tokio::spawn(async move {
         let _ = connection.await;
     });
-    let request = Request::get(path)
-        .header(header::HOST, host)
+    let mut request = Request::get(path).header(header::HOST, host);
+    if let Some(Token(token)) = token {
+        request = request.header(access::TOKEN_HEADER, token);
+    }
+    let request = request
         .body(Empty::<Bytes>::new())
         .map_err(|e| format!("the request makes no sense: {e}"))?;
     let response = sender.send_request(request).await.map_err(broken)?;
@@ -237,7 +281,7 @@ mod tests {
     #[test]
     fn endpoints_are_paths_or_addresses() {
         let unix = |path: &str| Endpoint::Unix(PathBuf::from(path));
-        let tcp = |address: &str| Endpoint::Tcp(address.to_owned());
+        let tcp = |address: &str| Endpoint::Tcp(address.to_owned(), None);
         for (text, expected) in [
             ("/run/x.sock", unix("/run/x.sock")),
             ("./x.sock", unix("./x.sock")),
@@ -266,7 +310,7 @@ mod tests {
     #[test]
     fn without_endpoints_the_local_socket_is_asked() {
         assert_eq!(
-            Endpoint::all(&[String::new()]).unwrap(),
+            Endpoint::all(&[String::new()], None).unwrap(),
             [Endpoint::Unix(PathBuf::from(SOCKET_DEFAULT))]
         );
     }

@@ -7,9 +7,7 @@ use jiff::Timestamp;
 use super::{
     Failure,
     args::{ConnectionSort, ConnectionsArgs},
-    client,
-    client::Endpoint,
-    columns,
+    client, columns,
     columns::{Cell, Column},
     output, words,
 };
@@ -60,7 +58,7 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
 /// # Errors
 /// [`Failure`] when no daemon answers.
 pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
-    let endpoints = Endpoint::all(&args.endpoints.endpoint)?;
+    let endpoints = args.endpoints.all()?;
     let path = format!("/v1/connections?limit={}", to_ask(args));
     let answers = client::ask::<ConnectionList>(&endpoints, &path)?;
     client::need_one(&answers)?;

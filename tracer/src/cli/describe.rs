@@ -34,7 +34,7 @@ pub fn run(args: &Describe) -> Result<u8, Failure> {
             "`{id}` is no id of a finding; `tracer top` lists them"
         )));
     }
-    let endpoints = Endpoint::all(&args.endpoints.endpoint)?;
+    let endpoints = args.endpoints.all()?;
     let path = format!("/v1/findings/{}", args.id);
     let answers = client::ask::<FindingDetail>(&endpoints, &path)?;
     let detail = if let [_] = endpoints.as_slice() {

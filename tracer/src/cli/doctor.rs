@@ -55,7 +55,7 @@ fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
 }
 
 fn remote(args: &DoctorArgs) -> Result<Vec<(Option<String>, Doctor)>, Failure> {
-    let endpoints = Endpoint::all(&args.endpoint)?;
+    let endpoints = Endpoint::all(&args.endpoint, args.token_file.as_deref())?;
     let answers = client::ask::<Doctor>(&endpoints, "/v1/doctor")?;
     client::need_one(&answers)?;
     let answers = answers.into_iter();

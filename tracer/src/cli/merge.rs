@@ -128,7 +128,7 @@ mod tests {
 
     fn answer(name: &str, result: Result<Report, String>) -> Answer<Report> {
         Answer {
-            endpoint: Endpoint::Tcp(name.to_owned()),
+            endpoint: Endpoint::Tcp(name.to_owned(), None),
             result,
         }
     }

@@ -6,7 +6,7 @@ use super::{Failure, STATUS_FAILURE, args::Daemon, output, preflight, target};
 use crate::{
     config::{Config, Listen, parse_listen},
     daemon,
-    daemon::{Error, SOCKET_DEFAULT, Settings},
+    daemon::{Error, SOCKET_DEFAULT, Settings, access::Access},
     session::{MAX_SOCKETS, Options},
 };
 
@@ -21,7 +21,7 @@ pub fn run(args: &Daemon) -> Result<u8, Failure> {
     match daemon::run(settings) {
         Ok(()) => Ok(0),
         Err(Error::Start(error)) => Err(error.into()),
-        Err(error @ (Error::Socket(_) | Error::Listen { .. })) => {
+        Err(error @ (Error::Socket(_) | Error::Listen { .. } | Error::Token(_))) => {
             Err(Failure::usage(error.to_string()))
         }
         Err(error @ (Error::Broken(_) | Error::Runtime(_))) => Err(Failure {
@@ -63,6 +63,10 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
         },
         socket: socket.unwrap_or_else(|| PathBuf::from(SOCKET_DEFAULT)),
         listen,
+        access: Access {
+            token_file: args.token_file.clone().or(config.token_file),
+            allowed_hosts: [args.allow_host.clone(), config.allow_hosts].concat(),
+        },
         ignore: config.ignore,
     })
 }

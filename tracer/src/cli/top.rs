@@ -82,7 +82,7 @@ fn age(finding: &Finding, now: Timestamp) -> Option<f64> {
 /// # Errors
 /// [`Failure`] when no daemon answers, or `-w` has no terminal.
 pub fn run(args: &Top) -> Result<u8, Failure> {
-    let endpoints = Endpoint::all(&args.endpoints.endpoint)?;
+    let endpoints = args.endpoints.all()?;
     let terminal = io::stdout().is_terminal();
     if args.watch {
         if !terminal || !io::stdin().is_terminal() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{Path, Query, State},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    answers::{Asked, Trouble},
     metrics,
     worker::{Bench, Handle},
 };
@@ -20,6 +21,8 @@ use crate::report::{FindingDetail, SCHEMA};
 
 /// Connections listed when the request does not say how many.
 const CONNECTIONS_DEFAULT: usize = 1000;
+/// Most connections listed.
+const CONNECTIONS_MAX: usize = 10_000;
 
 /// All routes.
 pub fn router(worker: Arc<Handle>) -> Router {
@@ -48,29 +51,43 @@ fn json(value: &impl Serialize) -> Response {
     }
 }
 
-fn problem(status: StatusCode, message: &str) -> Response {
+pub(super) fn problem(status: StatusCode, message: &str) -> Response {
     let text = serde_json::json!({ "error": message }).to_string();
     (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
-/// Runs a job that may fail and answers with its value.
-async fn answer<T: Serialize + Send + 'static>(
+const JSON: &str = "application/json";
+
+fn text(value: &impl Serialize) -> Result<String, String> {
+    serde_json::to_string(value).map_err(|error| error.to_string())
+}
+
+/// Answers with a text that is made once for all who ask within a moment, whoever and however many
+/// they are.
+async fn cached(
     worker: &Handle,
-    job: impl FnOnce(&mut Bench) -> Result<T, String> + Send + 'static,
+    asked: Asked,
+    kind: &'static str,
+    make: impl FnOnce(&mut Bench) -> Result<String, String> + Send + 'static,
 ) -> Response {
-    match worker.ask(job).await {
-        Ok(Ok(value)) => json(&value),
-        Ok(Err(message)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &message),
-        Err(message) => problem(StatusCode::SERVICE_UNAVAILABLE, &message),
+    let made = worker.answers().get(asked, || worker.ask(make)).await;
+    match made {
+        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Err(Trouble::Broken(message)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &message),
+        Err(Trouble::Busy(message)) => {
+            let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, &message);
+            let soon = HeaderValue::from_static("1");
+            answer.headers_mut().insert(header::RETRY_AFTER, soon);
+            answer
+        }
     }
 }
 
 async fn report(State(worker): State<Arc<Handle>>) -> Response {
-    if let Some(report) = worker.report() {
-        return json(&*report);
-    }
-    answer(&worker, |bench| {
-        bench.report().map(|report| (*report).clone())
+    let latest = worker.report();
+    cached(&worker, Asked::Report, JSON, move |bench| match latest {
+        Some(report) => text(&*report),
+        None => text(&*bench.report()?),
     })
     .await
 }
@@ -117,26 +134,27 @@ struct Limit {
 
 async fn connections(State(worker): State<Arc<Handle>>, Query(query): Query<Limit>) -> Response {
     let limit = query.limit.unwrap_or(CONNECTIONS_DEFAULT);
-    answer(&worker, move |bench| bench.source.connections(limit)).await
+    let limit = limit.min(CONNECTIONS_MAX);
+    cached(&worker, Asked::Connections(limit), JSON, move |bench| {
+        text(&bench.source.connections(limit)?)
+    })
+    .await
 }
 
 async fn doctor(State(worker): State<Arc<Handle>>) -> Response {
-    answer(&worker, |bench| Ok(bench.source.doctor())).await
+    cached(&worker, Asked::Doctor, JSON, |bench| {
+        text(&bench.source.doctor())
+    })
+    .await
 }
 
 async fn metrics_text(State(worker): State<Arc<Handle>>) -> Response {
-    let text = worker
-        .ask(|bench| {
-            let report = bench.report()?;
-            metrics::encode(&report, &bench.source.health(), &bench.totals)
-                .map_err(|error| format!("the metrics cannot be encoded: {error}"))
-        })
-        .await;
-    match text {
-        Ok(Ok(text)) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Ok(Err(message)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &message),
-        Err(message) => problem(StatusCode::SERVICE_UNAVAILABLE, &message),
-    }
+    cached(&worker, Asked::Metrics, metrics::CONTENT_TYPE, |bench| {
+        let report = bench.report()?;
+        metrics::encode(&report, &bench.source.health(), &bench.totals)
+            .map_err(|error| format!("the metrics cannot be encoded: {error}"))
+    })
+    .await
 }
 
 async fn healthz(State(worker): State<Arc<Handle>>) -> Response {

@@ -4,14 +4,18 @@
 //!  requests ──► api (async, one thread) ──job──► worker thread ──► session::Session
 //! ```
 
+pub mod access;
+mod answers;
 mod api;
 pub mod metrics;
+mod server;
 pub mod socket;
 pub mod timeline;
 mod worker;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use axum::middleware::from_fn_with_state;
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -21,7 +25,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::{socket::BoundSocket, worker::Worker};
+use self::{access::Access, server::Listener, socket::BoundSocket, worker::Worker};
 use crate::config::Ignore;
 use crate::session::{Options, Session, StartError};
 
@@ -39,6 +43,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// TCP address to serve on as well.
     pub listen: Option<SocketAddr>,
+    /// Who may ask what over TCP.
+    pub access: Access,
     /// Findings to hide.
     pub ignore: Ignore,
 }
@@ -57,6 +63,9 @@ pub enum Error {
         /// The kernel's answer.
         error: std::io::Error,
     },
+    /// The token file can't be used.
+    #[error(transparent)]
+    Token(#[from] access::TokenError),
     /// The session can't be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -73,8 +82,12 @@ pub enum Error {
 /// # Errors
 /// [`enum@Error`]; nothing stays attached and no socket file stays behind.
 pub fn run(settings: Settings) -> Result<(), Error> {
+    if let Some(file) = &settings.access.token_file {
+        access::read_tokens(file)?;
+    }
     let bound = socket::bind(&settings.socket)?;
     let tcp = settings.listen.map(listen).transpose()?;
+    let tcp = tcp.map(|tcp| (tcp, settings.access));
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -105,37 +118,40 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
 
 async fn serve<S: worker::Source>(
     bound: BoundSocket,
-    tcp: Option<std::net::TcpListener>,
+    tcp: Option<(std::net::TcpListener, Access)>,
     ignore: Ignore,
     start: impl FnOnce() -> Result<S, StartError> + Send + 'static,
     asked_to_end: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let unix = UnixListener::from_std(bound.listener().map_err(Error::Runtime)?)
         .map_err(Error::Runtime)?;
-    let tcp = tcp.map(TcpListener::from_std).transpose();
-    let tcp = tcp.map_err(Error::Runtime)?;
 
     let (mut worker, ended) = Worker::spawn(start, ignore).map_err(Error::Runtime)?;
     let router = api::router(Arc::new(worker.handle()));
     let (stop, stopped) = watch::channel(());
-    let until = |mut stopped: watch::Receiver<()>| async move {
-        let _ = stopped.changed().await;
-    };
     info!("listening on {}", bound.path().display());
-    let mut servers = vec![tokio::spawn(
-        axum::serve(unix, router.clone())
-            .with_graceful_shutdown(until(stopped.clone()))
-            .into_future(),
-    )];
-    if let Some(tcp) = tcp {
+    let unix = Listener::Unix(unix);
+    let mut servers = vec![tokio::spawn(server::serve(
+        unix,
+        router.clone(),
+        stopped.clone(),
+    ))];
+    if let Some((tcp, access)) = tcp {
+        let tcp = TcpListener::from_std(tcp).map_err(Error::Runtime)?;
         if let Ok(address) = tcp.local_addr() {
-            info!("listening on http://{address}");
+            let what = match access.token_file {
+                Some(_) => "for who has the token",
+                None => "for metrics and probes only",
+            };
+            info!("listening on http://{address} {what}");
         }
-        servers.push(tokio::spawn(
-            axum::serve(tcp, router)
-                .with_graceful_shutdown(until(stopped))
-                .into_future(),
-        ));
+        let guard = from_fn_with_state(Arc::new(access), access::guard);
+        let router = router.layer(guard);
+        servers.push(tokio::spawn(server::serve(
+            Listener::Tcp(tcp),
+            router,
+            stopped,
+        )));
     }
 
     let result = tokio::select! {

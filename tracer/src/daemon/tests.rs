@@ -144,3 +144,115 @@ fn a_session_that_cannot_start_ends_the_daemon() -> Result<(), Box<dyn std::erro
     assert!(!path.exists());
     Ok(())
 }
+
+/// A client over TCP that sends these bytes, and what it gets until the connection ends.
+fn over_tcp(address: SocketAddr, request: &str) -> std::io::Result<String> {
+    let mut stream = std::net::TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    Ok(answer)
+}
+
+#[test]
+fn over_tcp_strangers_get_metrics_only_and_cannot_keep_others_out()
+-> Result<(), Box<dyn std::error::Error>> {
+    const TOKEN: &str = "a-token-for-the-test";
+    let directory = tempfile::tempdir()?;
+    let token_file = directory.path().join("token");
+    std::fs::write(&token_file, TOKEN)?;
+    let bound = socket::bind(&directory.path().join("tracer.sock"))?;
+    let tcp = listen("127.0.0.1:0".parse()?)?;
+    let address = tcp.local_addr()?;
+    let access = Access {
+        token_file: Some(token_file),
+        allowed_hosts: Vec::new(),
+    };
+    let (end, asked_to_end) = tokio::sync::oneshot::channel::<()>();
+    let client = std::thread::spawn(move || -> Result<(), String> {
+        let result = strangers(address, TOKEN);
+        let _ = end.send(());
+        result.map_err(|e| e.to_string())
+    });
+    let asked_to_end = async {
+        let _ = asked_to_end.await;
+    };
+    let fake = Fake {
+        ended: Arc::default(),
+    };
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let start = move || Ok(fake);
+    let served = serve(
+        bound,
+        Some((tcp, access)),
+        Ignore::default(),
+        start,
+        asked_to_end,
+    );
+    runtime.block_on(served)?;
+    client.join().map_err(|_| "the client panicked")??;
+    Ok(())
+}
+
+fn strangers(address: SocketAddr, token: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let ask = |path: &str, host: &str, more: &str| {
+        let head =
+            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n");
+        over_tcp(address, &head)
+    };
+    let status = |answer: &str| answer.split(' ').nth(1).unwrap_or_default().to_owned();
+    let own = address.to_string();
+    while status(&ask("/readyz", &own, "")?) != "200" {
+        std::thread::yield_now();
+    }
+    assert_eq!(status(&ask("/metrics", &own, "")?), "200");
+    let refused = ask("/v1/report", &own, "")?;
+    assert!(
+        status(&refused) == "401" && refused.contains("--token-file"),
+        "{refused}"
+    );
+    let bearer = format!("Authorization: Bearer {token}\r\n");
+    assert_eq!(status(&ask("/v1/report", &own, &bearer)?), "200");
+    assert_eq!(status(&ask("/v1/report", "evil.example", &bearer)?), "421");
+    let huge = ask("/v1/connections?limit=18446744073709551615", &own, &bearer)?;
+    assert!(huge.contains("\"omitted\":10000"), "{huge}");
+    let long = format!("X-Long: {}\r\n", "y".repeat(64 << 10));
+    assert!(["431", ""].contains(&status(&ask("/metrics", &own, &long)?).as_str()));
+
+    // Some begin a request and never end it; one address has sixteen places.
+    let mut slow = Vec::new();
+    for _ in 0..200 {
+        let mut stream = std::net::TcpStream::connect(address)?;
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: ");
+        slow.push(stream);
+    }
+    let began = std::time::Instant::now();
+    // Those from elsewhere are served at once,
+    let elsewhere = std::net::TcpStream::from(other_address(address)?);
+    let answer = read_metrics(elsewhere)?;
+    assert!(status(&answer) == "200" && began.elapsed() < Duration::from_secs(5));
+    // and this address is, too, when the time for its heads is over.
+    while status(&ask("/metrics", &own, "")?) != "200" {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+fn read_metrics(mut stream: std::net::TcpStream) -> std::io::Result<String> {
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    Ok(answer)
+}
+
+/// A connection from another address of the loopback interface.
+fn other_address(to: SocketAddr) -> std::io::Result<std::os::fd::OwnedFd> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 9], 0)))?;
+    connect(&socket, &to)?;
+    Ok(socket)
+}

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
-use super::{Error, metrics::Totals, timeline::Timelines};
+use super::{Error, answers::Answers, metrics::Totals, timeline::Timelines};
 use crate::config::Ignore;
 use crate::{
     procs::clock::{monotonic_ns, thread_cpu_ns},
@@ -34,6 +34,8 @@ const COSTLY_REST: u32 = 10;
 /// A report is made at least this often, so that timelines and first sightings do not depend on
 /// whether somebody asks.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
+/// Jobs that may wait.
+const JOBS_MAX: usize = 64;
 /// The loop turns at least this often.
 const TURN_MAX: Duration = Duration::from_secs(5);
 /// A loop that has not turned for this long is stuck; attaching and a report on a large host take
@@ -191,8 +193,9 @@ impl Shared {
 /// Gives jobs to the worker.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::SyncSender<Job>,
     shared: Arc<Shared>,
+    answers: Arc<Answers>,
 }
 
 impl Handle {
@@ -213,7 +216,10 @@ impl Handle {
             let _ = sender.send(job(bench));
         });
         let gone = || "the daemon is stopping".to_owned();
-        self.jobs.send(job).map_err(|_| gone())?;
+        self.jobs.try_send(job).map_err(|error| match error {
+            mpsc::TrySendError::Full(_) => "too many requests at one time; try again".to_owned(),
+            mpsc::TrySendError::Disconnected(_) => gone(),
+        })?;
         self.shared.wake();
         receiver.await.map_err(|_| gone())
     }
@@ -236,11 +242,18 @@ impl Handle {
                 }
                 bench.shared.renewing.store(false, Ordering::Release);
             });
-            // without a worker there is nothing to renew
-            let _ = self.jobs.send(renew);
+            // without a worker, or room, there is nothing to renew now
+            if self.jobs.try_send(renew).is_err() {
+                self.shared.renewing.store(false, Ordering::Release);
+            }
             self.shared.wake();
         }
         Some(latest.report)
+    }
+
+    /// The latest answers.
+    pub(super) fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     /// Probes are attached and the baseline is taken.
@@ -282,7 +295,7 @@ impl Worker {
             latest: Mutex::new(None),
             renewing: AtomicBool::new(false),
         });
-        let (jobs, waiting) = mpsc::channel();
+        let (jobs, waiting) = mpsc::sync_channel(JOBS_MAX);
         let (ended, end) = oneshot::channel();
         let for_thread = shared.clone();
         let thread = thread::Builder::new()
@@ -293,7 +306,11 @@ impl Worker {
                 let _ = ended.send(result);
             })?;
         let worker = Worker {
-            handle: Handle { jobs, shared },
+            handle: Handle {
+                jobs,
+                shared,
+                answers: Arc::default(),
+            },
             thread: Some(thread),
         };
         Ok((worker, end))

@@ -1,0 +1,72 @@
+//! Answers that were just given, as text: made once, however many ask at the same time.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use tokio::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+/// How long an answer is given again.
+const AGE_MAX: Duration = Duration::from_secs(1);
+/// Answers kept: one of each kind, and lists of connections of a few lengths.
+const KEPT_MAX: usize = 8;
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Asked {
+    Report,
+    Connections(usize),
+    Doctor,
+    Metrics,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The session failed.
+    Broken(String),
+    /// Not now.
+    Busy(String),
+}
+
+/// The latest answers.
+#[derive(Debug, Default)]
+pub(super) struct Answers(Mutex<HashMap<Asked, Place>>);
+
+type Place = Arc<Mutex<Option<(Instant, Bytes)>>>;
+
+impl Answers {
+    /// The latest answer where it is fresh, else what `make` gives. Who asks for the same meanwhile
+    /// waits for that.
+    pub(super) async fn get<F>(
+        &self,
+        asked: Asked,
+        make: impl FnOnce() -> F,
+    ) -> Result<Bytes, Trouble>
+    where
+        F: Future<Output = Result<Result<String, String>, String>>,
+    {
+        let place = {
+            let mut all = self.0.lock().await;
+            if all.len() >= KEPT_MAX && !all.contains_key(&asked) {
+                all.clear();
+            }
+            Arc::clone(all.entry(asked).or_default())
+        };
+        let mut latest = place.lock().await;
+        if let Some((made, text)) = &*latest
+            && made.elapsed() < AGE_MAX
+        {
+            return Ok(text.clone());
+        }
+        let text = make()
+            .await
+            .map_err(Trouble::Busy)?
+            .map_err(Trouble::Broken)?;
+        let text = Bytes::from(text);
+        *latest = Some((Instant::now(), text.clone()));
+        Ok(text)
+    }
+}
