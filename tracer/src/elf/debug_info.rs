@@ -41,7 +41,7 @@ impl Image {
                     let size = head.strip_prefix(b"ZLIB")?;
                     Some(u64::from_be_bytes(size.try_into().ok()?))
                 })
-            } else if section.flags & u64::from(SHF_COMPRESSED.0) != 0 {
+            } else if section.flags & SHF_COMPRESSED.0 != 0 {
                 type Chdr = CompressionHeader64<LittleEndian>;
                 let head = self
                     .contents()

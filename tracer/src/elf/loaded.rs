@@ -133,7 +133,7 @@ fn read(image: &Image) -> Option<Vec<(u64, u64)>> {
     let tables = image
         .sections()
         .iter()
-        .filter(|s| s.kind == SHT_RELA.0 && s.flags & u64::from(SHF_ALLOC.0) != 0);
+        .filter(|s| s.kind == SHT_RELA.0 && s.flags & SHF_ALLOC.0 != 0);
     let mut before = 0u64;
     for table in tables {
         // All tables together: those that overlap would be read again and again.

@@ -130,10 +130,10 @@ pub fn unexplained(
         if state.level != Level::Process || state.role == Role::Server {
             continue;
         }
-        let taken = |s: &&Box<State>| s.lineage.is_some_and(|l| l.process == id);
+        let taken = |s: &State| s.lineage.is_some_and(|l| l.process == id);
         if states
             .iter()
-            .any(|(leaf, s)| accused.contains(leaf) && taken(&s))
+            .any(|(leaf, s)| accused.contains(leaf) && taken(s))
         {
             continue;
         }

@@ -30,6 +30,9 @@ pub struct Ends {
     lifetimes: Lifetimes,
 }
 
+/// Cohorts by aggregate, and what was delivered of each.
+pub type Saved = (Vec<(AggKey, CohortId)>, Vec<(AggKey, Ended)>);
+
 impl Ends {
     /// Connections under this key belong to a cohort: the latest that one of them was put into.
     pub fn belongs(&mut self, key: AggKey, cohort: CohortId) {
@@ -117,10 +120,7 @@ impl Ends {
     }
 
     /// What to save, of the cohorts that are `kept`: cohorts, and what was delivered.
-    pub fn save(
-        &self,
-        kept: &HashSet<CohortId>,
-    ) -> (Vec<(AggKey, CohortId)>, Vec<(AggKey, Ended)>) {
+    pub fn save(&self, kept: &HashSet<CohortId>) -> Saved {
         let cohorts = self.cohorts.iter().filter(|(_, id)| kept.contains(id));
         let cohorts = cohorts.map(|(key, id)| (*key, *id)).collect();
         let delivered = self.delivered.iter();

@@ -24,8 +24,8 @@ impl Probes {
         // A trampoline that changes lets calls that are in it return past its programs, the old and
         // the new ones (bpf_tramp_image_put in kernel/bpf/trampoline.c); so does a kretprobe.
         let at_return = |backend: &str| backend == FENTRY || backend == KPROBE;
-        let events = self.events.iter().filter(|e| at_return(&e.backend));
-        let events: Vec<&str> = events.map(|e| &*e.event).collect();
+        let events = self.events.iter().filter(|e| at_return(e.backend));
+        let events: Vec<&str> = events.map(|e| e.event).collect();
         if pins.resumed() && !events.is_empty() {
             self.degraded.push(format!(
                 "{}: calls that were under way when this daemon took over from the one before it \

@@ -75,7 +75,7 @@ pub fn read(image: &Image) -> Option<Types> {
 /// A section, unpacked; `None` where it is larger than `most`.
 fn section(image: &Image, name: &str, most: u64) -> Option<Bytes> {
     let section = image.sections().iter().find(|s| s.name == name)?;
-    if section.flags & u64::from(SHF_COMPRESSED.0) == 0 {
+    if section.flags & SHF_COMPRESSED.0 == 0 {
         return (section.part.len() <= most).then(|| image.bytes(&section.part))?;
     }
     let bytes = image.bytes(&section.part)?;

@@ -121,6 +121,7 @@ pub fn line(ends: &[u32], offset: u32) -> u32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 mod tests {
     use proptest::prelude::*;
 

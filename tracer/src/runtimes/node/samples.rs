@@ -167,6 +167,7 @@ pub fn layout(version: usize) -> Option<Layout> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 mod tests {
     use super::*;
 

@@ -1,4 +1,5 @@
 //! A real Node.js that waits, its stack as it is, and what it says of that stack itself.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use std::{
     fs::File,
