@@ -13,6 +13,7 @@ mod fixtures;
 mod frames;
 mod go;
 mod go_views;
+mod hostile;
 mod java;
 mod languages;
 mod live;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         command::TESTS,
         bad_input::TESTS,
         daemon::TESTS,
+        hostile::TESTS,
         doctor::TESTS,
         backends::TESTS,
         faults::TESTS,
