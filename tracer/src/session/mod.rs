@@ -338,8 +338,14 @@ impl Session {
             self.scan_began_ns = began_ns;
             self.gaps.heal_targets(&self.target, &self.probes);
             let lost_before = losses::dropped(&self.probes);
-            let unstored = self.probes.run_scan(self.scan)?;
-            self.gaps.scanned(unstored, lost_before);
+            match self.probes.run_scan(self.scan) {
+                Ok(unstored) => self.gaps.scanned(unstored, lost_before),
+                // The next one makes up for it.
+                Err(error) if procs::is_shortage(&error) => {
+                    tracing::warn!("descriptors could not be scanned: {error}");
+                }
+                Err(error) => return Err(error),
+            }
             self.forget_ended();
             let cost_ns = thread_cpu_ns().saturating_sub(began_cpu_ns);
             self.next_scan_ns = began_ns + SCAN_EVERY_NS.max(cost_ns * DUTY);

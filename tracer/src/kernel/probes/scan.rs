@@ -41,9 +41,9 @@ impl Probes {
             .ok_or_else(|| io::Error::other("the object has no scan_descriptors"))?
             .try_into()
             .map_err(io::Error::other)?;
-        let link = program.attach().map_err(io::Error::other)?;
+        let link = program.attach().map_err(of_kernel)?;
         let link = program.take_link(link).map_err(io::Error::other)?;
-        let mut file = link.into_file().map_err(io::Error::other)?;
+        let mut file = link.into_file().map_err(of_kernel)?;
         let mut nothing = [0u8; 64];
         loop {
             match file.read(&mut nothing) {
@@ -62,4 +62,17 @@ impl Probes {
     pub fn last_scan(&self) -> u32 {
         self.scan.get(&SCAN_NUMBER).ok().flatten().unwrap_or(0)
     }
+}
+
+/// The kernel's own error behind one of the library's, where there is one.
+fn of_kernel(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        let code = error.downcast_ref::<io::Error>();
+        if let Some(code) = code.and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(code);
+        }
+        cause = error.source();
+    }
+    io::Error::other(error)
 }
