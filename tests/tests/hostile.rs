@@ -88,11 +88,11 @@ fn start(
 /// Watches for some seconds, `meanwhile` with the tracer's process, and wants the leak as ever.
 fn watch(scene: &Scene, meanwhile: impl FnOnce(&Program) -> Result<()>) -> Result<Report> {
     let pid = scene.program.pid().to_string();
-    let mut check = tracer::start(&["check", "--pid", &pid, "--duration", "12s", "-o", "json"])?;
+    let mut check = tracer::start(&["check", "--pid", &pid, "--duration", "40s", "-o", "json"])?;
     tracer::attached(&mut check)?;
     meanwhile(&check)?;
     let mut peak = 0;
-    wait::until("the check to end", seconds(90), || {
+    wait::until("the check to end", seconds(120), || {
         peak = peak.max(peak_mib(check.pid()).unwrap_or(0));
         Ok(!check.runs()?)
     })?;
@@ -365,7 +365,7 @@ fn no_descriptors_left() -> Result<()> {
         Ok(())
     })?;
     let lasted = report.0["duration_seconds"].as_f64().unwrap_or_default();
-    ensure!(lasted >= 11.0, "it ended after {lasted} s: {report}");
+    ensure!(lasted >= 39.0, "it ended after {lasted} s: {report}");
     Ok(())
 }
 
