@@ -3,6 +3,9 @@
 //! Field names and their meaning are a stable contract (`docs/schema/`); fields may be added, none
 //! renamed or dropped without a new [`SCHEMA`].
 
+mod connections;
+mod doctor;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -11,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     Confidence, Family, Frame, Kind, OffsetsFrom, Owner, Role, Site, StackOf, StackQuality,
 };
+
+pub use connections::{ConnectionList, ConnectionRow};
+pub use doctor::{Capability, Doctor, EventStatus, Refusal};
 
 /// Version of the JSON layout.
 pub const SCHEMA: u32 = 1;
@@ -509,129 +515,4 @@ pub struct EphemeralPorts {
     pub available: u64,
     /// Seconds until none is left at the present growth.
     pub exhausted_in_seconds: Option<u64>,
-}
-
-/// One open socket, as `tracer connections -o json` lists it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct ConnectionRow {
-    /// Process that opened or accepted it.
-    pub pid: u32,
-    /// Its name.
-    pub comm: String,
-    /// Process that holds the descriptor now, where it is another.
-    pub holder_pid: Option<u32>,
-    /// Descriptor number in its holder.
-    pub fd: Option<i32>,
-    /// Client or server.
-    pub role: Role,
-    /// Family.
-    pub family: Family,
-    /// TCP state name, or `connected` for UNIX.
-    pub state: String,
-    /// Local port (TCP).
-    pub local_port: Option<u16>,
-    /// Remote address and port, or UNIX path.
-    pub remote: String,
-    /// Latest request, redacted.
-    pub url: Option<String>,
-    /// When it was opened.
-    pub opened_at: Timestamp,
-    /// It was there before tracing: `opened_at` is when it was first seen.
-    #[serde(default)]
-    pub preexisting: bool,
-    /// Age, seconds.
-    pub age_seconds: f64,
-    /// Seconds since the last transfer.
-    pub idle_seconds: f64,
-    /// Requests so far.
-    pub requests: u32,
-    /// Unread bytes (TCP) or messages (UNIX).
-    pub unread: u32,
-    /// Whom to blame.
-    pub call_site: Option<CallSite>,
-    /// Inode of the socket.
-    pub inode: u32,
-}
-
-/// What `tracer connections -o json` prints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct ConnectionList {
-    /// Version of the layout.
-    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
-    pub schema: u32,
-    /// The connections, oldest first.
-    pub connections: Vec<ConnectionRow>,
-    /// Connections left out by the limit.
-    pub omitted: u64,
-}
-
-/// What `tracer doctor -o json` prints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Doctor {
-    /// Version of the layout.
-    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
-    pub schema: u32,
-    /// Kernel release (`uname -r`).
-    pub kernel: String,
-    /// Machine architecture.
-    pub architecture: String,
-    /// Where the kernel's type information comes from, or why there is none.
-    pub btf: String,
-    /// Lockdown state, when securityfs tells.
-    pub lockdown: Option<String>,
-    /// Capabilities this process has and needs.
-    pub capabilities: Vec<Capability>,
-    /// One entry per event, in the order of a connection's life.
-    pub events: Vec<EventStatus>,
-    /// What is not seen, and why, as sentences.
-    pub degraded: Vec<String>,
-    /// The identity "seen = live + folded + lost" and its terms, when probes are attached.
-    pub accounting: BTreeMap<String, u64>,
-    /// `true` when `tracer check` would work here.
-    pub usable: bool,
-}
-
-/// One Linux capability.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Capability {
-    /// Such as `CAP_BPF`.
-    pub name: String,
-    /// Effective now.
-    pub held: bool,
-    /// What does not work without it.
-    pub needed_for: String,
-}
-
-/// How one event is observed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct EventStatus {
-    /// Event, such as `tcp_open`.
-    pub event: String,
-    /// Backend chosen: `tracepoint`, `raw_tracepoint`, `fentry`, `kprobe`, `syscalls`, or `none`.
-    pub backend: String,
-    /// Kernel functions or tracepoints it sits on.
-    pub hooks: Vec<String>,
-    /// What is lost with this choice against the best one.
-    pub lost: Option<String>,
-    /// Hooks that were tried or considered and refused.
-    pub refused: Vec<Refusal>,
-}
-
-/// A hook that could not be used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Refusal {
-    /// Backend.
-    pub backend: String,
-    /// Function or tracepoint.
-    pub hook: String,
-    /// The kernel's answer.
-    pub error: String,
-    /// What it would have added.
-    pub would_add: String,
 }

@@ -1,0 +1,63 @@
+//! The open connections, as `tracer connections` lists them.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::CallSite;
+use crate::model::{Family, Role};
+
+/// One open socket, as `tracer connections -o json` lists it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ConnectionRow {
+    /// Process that opened or accepted it.
+    pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Process that holds the descriptor now, where it is another.
+    pub holder_pid: Option<u32>,
+    /// Descriptor number in its holder.
+    pub fd: Option<i32>,
+    /// Client or server.
+    pub role: Role,
+    /// Family.
+    pub family: Family,
+    /// TCP state name, or `connected` for UNIX.
+    pub state: String,
+    /// Local port (TCP).
+    pub local_port: Option<u16>,
+    /// Remote address and port, or UNIX path.
+    pub remote: String,
+    /// Latest request, redacted.
+    pub url: Option<String>,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// It was there before tracing: `opened_at` is when it was first seen.
+    #[serde(default)]
+    pub preexisting: bool,
+    /// Age, seconds.
+    pub age_seconds: f64,
+    /// Seconds since the last transfer.
+    pub idle_seconds: f64,
+    /// Requests so far.
+    pub requests: u32,
+    /// Unread bytes (TCP) or messages (UNIX).
+    pub unread: u32,
+    /// Whom to blame.
+    pub call_site: Option<CallSite>,
+    /// Inode of the socket.
+    pub inode: u32,
+}
+
+/// What `tracer connections -o json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ConnectionList {
+    /// Version of the layout.
+    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
+    pub schema: u32,
+    /// The connections, oldest first.
+    pub connections: Vec<ConnectionRow>,
+    /// Connections left out by the limit.
+    pub omitted: u64,
+}
