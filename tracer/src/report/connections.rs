@@ -54,7 +54,7 @@ pub struct ConnectionRow {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConnectionList {
     /// Version of the layout.
-    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
+    #[cfg_attr(test, schemars(extend("const" = super::SCHEMA)))]
     pub schema: u32,
     /// The connections, oldest first.
     pub connections: Vec<ConnectionRow>,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Doctor {
     /// Version of the layout.
-    #[cfg_attr(test, schemars(extend("const" = SCHEMA)))]
+    #[cfg_attr(test, schemars(extend("const" = super::SCHEMA)))]
     pub schema: u32,
     /// Kernel release (`uname -r`).
     pub kernel: String,
