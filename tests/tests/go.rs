@@ -92,7 +92,7 @@ const LEAKS: &[Leak] = &[
     leak("later-request", BODY, "LEAK later-request", "/v2/later"),
     leak("raw-dial", "never_closed", "LEAK raw-dial", ""),
     leak("created-by", "never_closed", "LEAK created-by", ""),
-    leak("sql-open", "client_per_request", "LEAK sql-open", ""),
+    leak("sql-open", "never_closed", "LEAK sql-open", ""),
     leak("finalizer", "never_closed", "LEAK finalizer", ""),
 ];
 

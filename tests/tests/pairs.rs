@@ -286,6 +286,7 @@ pub fn unix_stream(Pace { rate, count }: Pace) -> Result<Pair> {
     let leaky = scenes::store(rate, count, "leak")?;
     let twin = scenes::store(rate, count, "close")?;
     let expected = Expected {
+        kind: "never_closed",
         function: Some("query_store"),
         line: Some(line_of(CLIENT, "query_store")?),
         family: "unix",
