@@ -265,7 +265,9 @@ fn server(c: &Connection, idle_ns: u64, reused: bool, settings: &Settings) -> (C
         (Class::Old, idle_ns)
     } else if c.sent_ns.is_none() && c.received_ns.is_none() {
         (Class::Unused, idle_ns)
-    } else {
+    } else if carries_requests(c) {
         (Class::OneShot, idle_ns)
+    } else {
+        (Class::Quiet, idle_ns)
     }
 }

@@ -56,6 +56,11 @@ pub struct Settings {
     pub streaming: Growing,
     /// Idle connections of a server: the clients may be many and slow.
     pub accepting: Growing,
+    /// Accepted connections beside others that are closed at once.
+    pub forgotten: Growing,
+    /// Those are idle for this many times as long as the others live: a factor that no slow client
+    /// makes up for.
+    pub forgotten_times: u64,
     /// Connections that are reused: a pool that warms up under load looks the same for a minute.
     pub pooled: Growing,
     /// Requests without an answer.
@@ -208,6 +213,13 @@ impl Default for Settings {
                 medium_survivors: 8,
                 ..ordinary
             },
+            forgotten: Growing {
+                medium_seconds: 30.0,
+                high_seconds: 300.0,
+                medium_survivors: 10,
+                ..ordinary
+            },
+            forgotten_times: 100,
             pooled: Growing {
                 medium_seconds: 60.0,
                 high_seconds: 600.0,

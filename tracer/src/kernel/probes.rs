@@ -98,7 +98,7 @@ pub struct Probes {
     pub targets: Table<u32, u32>,
     /// Known call paths.
     pub trie: Table<TrieKey, TrieValue>,
-    /// Known call paths as a whole, by [`crate::unwind::trie::shape_index`].
+    /// Known call paths as a whole, by a hash of where they begin.
     pub shapes: Table<u32, Shape>,
     /// Call sites that need larger copies.
     pub copy_sizes: Table<CopySizeKey, u32>,

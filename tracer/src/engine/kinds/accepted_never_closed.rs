@@ -14,6 +14,9 @@ const OVER: Mask = Mask::of(&[Class::Shut, Class::Failed, Class::Body]);
 /// Nothing has happened for a while.
 const IDLE: Mask = Mask::of(&[Class::Unused, Class::OneShot, Class::Quiet, Class::Shut]);
 
+/// The same of protocols that have no requests.
+const QUIET: Mask = Mask::of(&[Class::Quiet]);
+
 /// Server side.
 pub const SPEC: Spec = Spec {
     kind: Kind::AcceptedNeverClosed,
@@ -39,9 +42,26 @@ fn rule(rules: &Rules<'_>, _: &[Fit]) -> Option<Fit> {
     let closed = history.recently_closed(rules.state.closed);
     let coming_and_going = closed * settings.going_one_in > u64::from(tally.open);
     let kept_alive = tally.reused * 10 > tally.open * 3;
-    (!coming_and_going && !kept_alive)
-        .then(|| rules.growth(SPEC.kind, IDLE, settings.accepting))
+    if kept_alive {
+        return None;
+    }
+    if !coming_and_going {
+        return rules.growth(SPEC.kind, IDLE, settings.accepting);
+    }
+    served_in_moments(rules)
+        .then(|| rules.growth(SPEC.kind, QUIET, settings.forgotten))
         .flatten()
+}
+
+/// Whether those that ended did so at once, and those that are idle stay many times as long: one way
+/// through the handler closes, and another does not. Only of protocols without requests, whose clients
+/// have no reason to keep a connection for the next one.
+fn served_in_moments(rules: &Rules<'_>) -> bool {
+    let state = rules.state;
+    let quiet = rules.gather(QUIET);
+    let mean_ns = state.closed_lifetime_ns.checked_div(state.closed);
+    let many_times = rules.settings().forgotten_times;
+    mean_ns.is_some_and(|mean| mean.saturating_mul(many_times) < quiet.stuck_max_ns)
 }
 
 fn condition(case: &Case<'_>) -> String {
@@ -69,7 +89,9 @@ open, use them again, and go at some time. A server whose connections get closed
 explained by its clients, and so is one whose clients are in view and leak themselves.
 
 **Confidence.** Medium: eight and more idle ones, growing over ten seconds, while less than one in ten
-was closed; high after two minutes. Shut-down ones: as for any other growth.
+was closed; high after two minutes. Where more were closed, of a protocol without requests only: after
+half a minute, when those that ended had lived for moments and the idle ones stay a hundred times as
+long. Shut-down ones: as for any other growth.
 
 **What to change.**
 
