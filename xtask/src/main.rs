@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod build;
 mod check;
+mod corpus;
 mod demo;
 mod fuzz;
 mod setup;
@@ -34,6 +35,8 @@ cargo xtask COMMAND
   vm [KERNEL…] [--only NAME,…] [--run 'CMD'] [--report] [--limit SECONDS]
                             boot Debian's kernels (5.10, 6.1, 6.12, 7) in QEMU and run the behaviour tests there,
                             or a shell command (`tracer` is on the path, the fixture programs are in /fixtures)
+  corpus [PART-OF-A-NAME…] [--seconds 45] [--jobs 2] [--save FILE]
+                            how often tracer is right about the labelled programs of tests/corpus, as root
   fuzz [TARGET…] [--seconds N]
                             random input for the parsers, 60 s for each; needs a nightly compiler
   check                     formatting, lints, documentation, file length, arrows between rooms, licences,
@@ -72,6 +75,7 @@ fn dispatch() -> Result<ExitCode> {
         "test" => suites::main(args),
         "check" => check::main(args),
         "demo" => demo::main(args),
+        "corpus" => corpus::main(args),
         "fuzz" => fuzz::main(args),
         "vm" => vm::main(args),
         "bench" => bench::main(args),
