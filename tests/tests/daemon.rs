@@ -25,6 +25,7 @@ tests![
     several_daemons_are_merged_and_a_dead_one_is_named,
     a_choice_of_pods_is_not_met_in_silence,
     doctor_of_a_daemon_tells_what_it_sees,
+    what_watching_does_not_take_is_given_up,
 ];
 
 /// A daemon that watches a leaky client.
@@ -363,5 +364,43 @@ fn doctor_of_a_daemon_tells_what_it_sees() -> Result<()> {
             .is_some_and(|all| !all.is_empty()),
         "{asked:#}"
     );
+    Ok(())
+}
+
+/// `CAP_BPF`, `CAP_PERFMON`, `CAP_SYS_PTRACE`, `CAP_DAC_READ_SEARCH`, `CAP_CHECKPOINT_RESTORE`,
+/// `CAP_SYS_RESOURCE`, `CAP_SYS_ADMIN` and `CAP_KILL` (include/uapi/linux/capability.h).
+const TO_WATCH: u64 = 1 << 39 | 1 << 38 | 1 << 19 | 1 << 2 | 1 << 40 | 1 << 24 | 1 << 21 | 1 << 5;
+/// `CAP_SETUID`, `CAP_SETGID` and `CAP_SETPCAP`, with which a reader becomes nobody.
+const FOR_READERS: u64 = 1 << 7 | 1 << 6 | 1 << 8;
+
+fn what_watching_does_not_take_is_given_up() -> Result<()> {
+    let watched = watched()?;
+    let mut threads = 0;
+    for thread in fs::read_dir(format!("/proc/{}/task", watched.daemon.pid()))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find(|line| line.starts_with(name));
+            let value = line.and_then(|line| line.split_whitespace().nth(1));
+            Ok(u64::from_str_radix(value.context(status.clone())?, 16)?)
+        };
+        ensure!(field("CapEff:")? & !TO_WATCH == 0, "{status}");
+        ensure!(
+            field("CapPrm:")? & !(TO_WATCH | FOR_READERS) == 0,
+            "{status}"
+        );
+        ensure!(
+            field("CapBnd:")? & !(TO_WATCH | FOR_READERS) == 0,
+            "{status}"
+        );
+        ensure!(
+            field("CapInh:")? == 0 && field("NoNewPrivs:")? == 1,
+            "{status}"
+        );
+        threads += 1;
+    }
+    ensure!(threads >= 2, "the worker's thread is one of {threads}");
+    // What is kept suffices: the call site and its line need the program's files and its memory.
+    let report = watched.leak()?;
+    ensure!(report.only()?["call_site"]["line"].is_u64(), "{report}");
     Ok(())
 }

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use self::{access::Access, server::Listener, socket::BoundSocket, worker::Worker};
 use crate::config::Ignore;
+use crate::procs::privileges;
 use crate::session::{Options, Session, StartError};
 
 /// Where the socket is when nothing else is said.
@@ -72,6 +73,9 @@ pub enum Error {
     /// The session stopped working.
     #[error("stopped watching: {0}")]
     Broken(String),
+    /// The capabilities that are not needed could not be given up.
+    #[error("cannot give up the capabilities that watching does not take: {0}")]
+    Privileges(std::io::Error),
     /// The operating system refused threads, timers or signals.
     #[error("cannot run the daemon's loop: {0}")]
     Runtime(std::io::Error),
@@ -88,6 +92,8 @@ pub fn run(settings: Settings) -> Result<(), Error> {
     let bound = socket::bind(&settings.socket)?;
     let tcp = settings.listen.map(listen).transpose()?;
     let tcp = tcp.map(|tcp| (tcp, settings.access));
+    privileges::keep_what_watching_takes(settings.options.ask_jvms)
+        .map_err(|error| Error::Privileges(error.into()))?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()

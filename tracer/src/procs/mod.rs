@@ -9,6 +9,7 @@ pub mod clock;
 pub mod maps;
 pub mod parse;
 pub mod presence;
+pub mod privileges;
 
 use std::{
     collections::{HashMap, HashSet},
