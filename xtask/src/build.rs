@@ -11,7 +11,6 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    args::Args,
     setup::{self, Ready},
     sh,
 };
@@ -42,35 +41,57 @@ pub struct Executable {
     pub path: PathBuf,
 }
 
+/// Build the `tracer` command, and print where it is
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Optimized
+    #[arg(long)]
+    release: bool,
+    /// Without shared libraries
+    #[arg(long = "static")]
+    fixed: bool,
+}
+
+/// Build as this user, then run `tracer WORDS` as root (through sudo if need be)
+#[derive(Debug, clap::Args)]
+pub struct RunArguments {
+    /// Optimized
+    #[arg(long)]
+    release: bool,
+    /// With eBPF programs that say what they drop (also with TRACER_EBPF_LOG=1)
+    #[arg(long)]
+    log_ebpf: bool,
+    /// What `tracer` is given
+    #[arg(last = true)]
+    pub words: Vec<String>,
+}
+
 /// `cargo xtask build`.
-pub fn main(mut args: Args) -> Result<ExitCode> {
-    let options = setup::Options::take(&mut args)?;
+pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
     let profile = Profile {
-        release: args.flag("--release"),
-        fixed: args.flag("--static"),
+        release: arguments.release,
+        fixed: arguments.fixed,
         log: false,
     };
-    args.finish()?;
     let ready = setup::to_build(options)?;
     println!("{}", tracer(&ready, profile)?.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// `cargo xtask run -- ARGS`.
-pub fn run(mut args: Args) -> Result<ExitCode> {
-    let options = setup::Options::take(&mut args)?;
+/// `cargo xtask run -- WORDS`.
+pub fn run(arguments: RunArguments, options: setup::Options) -> Result<ExitCode> {
     let profile = Profile {
-        release: args.flag("--release"),
+        release: arguments.release,
         fixed: false,
-        log: args.flag("--log-ebpf") || std::env::var_os("TRACER_EBPF_LOG").is_some(),
+        log: arguments.log_ebpf || std::env::var_os("TRACER_EBPF_LOG").is_some(),
     };
-    let words = args.rest();
-    args.finish()?;
     let ready = setup::to_build(options)?;
     let binary = tracer(&ready, profile)?;
     // replaces this process, so that signals and the exit status are tracer's own
     let mut command = sh::as_root(&binary);
-    command.args(words).current_dir(std::env::current_dir()?);
+    command
+        .args(arguments.words)
+        .current_dir(std::env::current_dir()?);
     let error = command.exec();
     Err(error).with_context(|| format!("cannot start {}", binary.display()))
 }

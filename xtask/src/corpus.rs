@@ -1,32 +1,44 @@
 //! `cargo xtask corpus`: the labelled programs under `tracer check`, as root.
 
-use std::{os::unix::process::CommandExt as _, process::ExitCode};
+use std::{os::unix::process::CommandExt as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
-    args::Args,
     build::{self, Profile},
     setup, sh,
 };
 
+/// How often tracer is right about the labelled programs of tests/corpus, as root
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Only programs with one of these in their name
+    #[arg(value_name = "PART-OF-A-NAME")]
+    names: Vec<String>,
+    /// How long each is watched
+    #[arg(long, default_value_t = 45)]
+    seconds: u64,
+    /// How many are watched at a time
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Keep what tracer said of each, as JSON
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+}
+
 /// Builds tracer and the runner, and becomes the runner.
-pub fn main(mut args: Args) -> Result<ExitCode> {
-    let options = setup::Options::take(&mut args)?;
-    let mut words = Vec::new();
-    for flag in ["--seconds", "--jobs", "--save"] {
-        if let Some(value) = args.value(flag)? {
-            words.extend([flag.to_owned(), value]);
-        }
-    }
-    words.extend(args.positional());
-    args.finish()?;
+pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
     let ready = setup::to_build(options)?;
     let programs = build::programs(&ready, Profile::default())?;
     let runner = build::find(&programs, "corpus")?;
     let mut command = sh::as_root(&runner);
+    if let Some(file) = &arguments.save {
+        command.arg("--save").arg(file);
+    }
     command
-        .args(words)
+        .args(["--seconds", &arguments.seconds.to_string()])
+        .args(["--jobs", &arguments.jobs.to_string()])
+        .args(arguments.names)
         .env("TRACER_BIN", build::find(&programs, "tracer")?);
     // replaces this process, so that signals and the exit status are the runner's own
     let error = command.exec();

@@ -11,7 +11,6 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    args::Args,
     build::{self, Executable, Profile},
     setup, sh,
 };
@@ -23,10 +22,12 @@ const MARK: &str = "// AT discounts";
 /// How long the shop is watched, in seconds.
 const WATCHED: u32 = 20;
 
+/// Build, let a small program leak over loopback, and catch it
+#[derive(Debug, clap::Args)]
+pub struct Arguments {}
+
 /// `cargo xtask demo`.
-pub fn main(mut args: Args) -> Result<ExitCode> {
-    let options = setup::Options::take(&mut args)?;
-    args.finish()?;
+pub fn main(options: setup::Options) -> Result<ExitCode> {
     let ready = setup::to_build(options)?;
     let programs = build::programs(&ready, Profile::default())?;
     let tracer = build::find(&programs, "tracer")?;

@@ -4,26 +4,27 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{
-    args::Args,
-    sh::{self, step},
-};
+use crate::sh::{self, step};
 
-/// How long each target is run where nothing else is said.
-const SECONDS: u64 = 60;
 /// Largest input: more than the first pages of any executable.
 const INPUT_BYTES_MAX: usize = 64 << 10;
 /// An input that takes longer is a finding.
 const INPUT_SECONDS_MAX: u32 = 10;
 
-/// Runs one target, or all.
-pub fn main(mut args: Args) -> Result<ExitCode> {
-    let seconds = match args.value("--seconds")? {
-        Some(text) => text.parse().context("--seconds wants a number")?,
-        None => SECONDS,
-    };
-    let wanted = args.positional();
-    args.finish()?;
+/// Random input for the parsers; needs a nightly compiler
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Only these parsers
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
+    /// How long for each
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+}
+
+/// Runs some targets, or all.
+pub fn main(arguments: Arguments) -> Result<ExitCode> {
+    let (wanted, seconds) = (arguments.targets, arguments.seconds);
     let known = targets()?;
     if let Some(unknown) = wanted.iter().find(|name| !known.contains(name)) {
         bail!(

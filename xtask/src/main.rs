@@ -1,6 +1,5 @@
 //! The project's chores: `cargo xtask help` lists them.
 
-mod args;
 mod bench;
 mod build;
 mod check;
@@ -15,46 +14,35 @@ mod vm;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::args::{Args, UsageError};
+/// The project's chores
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    options: setup::Options,
+    #[command(subcommand)]
+    chore: Option<Chore>,
+}
 
-const HELP: &str = "\
-cargo xtask COMMAND
-
-  setup [--tests] [--vm]    install what is missing to build (to test; to boot guests); harmless to repeat
-  build [--release] [--static]
-                            build the `tracer` command
-  run [--release] [--log-ebpf] -- ARGS
-                            build as this user, then run `tracer ARGS` as root (through sudo if need be);
-                            with --log-ebpf or TRACER_EBPF_LOG=1 the eBPF programs say what they drop
-  demo                      build, let a small program leak over loopback, and catch it
-  test [--unit] [--full] [--within MINUTES] [FILTER]
-                            unit tests and behaviour tests on this machine's kernel, a few in one guest
-                            (--full: all versions of Go, and what depends on the kernel in every guest with each
-                            backend; what has not begun there after MINUTES is skipped and said to be)
-  vm [KERNEL…] [--only NAME,…] [--run 'CMD'] [--report] [--limit SECONDS]
-                            boot Debian's kernels (5.10, 6.1, 6.12, 7) in QEMU and run the behaviour tests there,
-                            or a shell command (`tracer` is on the path, the fixture programs are in /fixtures)
-  corpus [PART-OF-A-NAME…] [--seconds 45] [--jobs 2] [--save FILE]
-                            how often tracer is right about the labelled programs of tests/corpus, as root
-  fuzz [TARGET…] [--seconds N]
-                            random input for the parsers, 60 s for each; needs a nightly compiler
-  check                     formatting, lints, documentation, file length, arrows between rooms, licences,
-                            duplicate versions, advisories
-  bench [--quick] [SECTION…]
-                            measure what tracing costs, beside other tools, as root; written to docs/benchmarks.md
-
-Anywhere: --toolchain-from active|nightly|rustup|debian
-                            where the eBPF build takes the sources of `core` from (default: the first that has them)
-";
+#[derive(Debug, Subcommand)]
+enum Chore {
+    Setup(setup::Arguments),
+    Build(build::Arguments),
+    Run(build::RunArguments),
+    Demo(demo::Arguments),
+    Test(suites::Arguments),
+    Vm(vm::Arguments),
+    Corpus(corpus::Arguments),
+    Fuzz(fuzz::Arguments),
+    Check(check::Arguments),
+    Bench(bench::Arguments),
+}
 
 fn main() -> ExitCode {
-    match dispatch() {
+    match dispatch(Cli::parse()) {
         Ok(code) => code,
-        Err(error) if error.is::<UsageError>() => {
-            eprintln!("xtask: {error}\n\n{HELP}");
-            ExitCode::from(2)
-        }
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -62,27 +50,113 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch() -> Result<ExitCode> {
-    let mut args = Args::from_env();
-    let Some(command) = args.command() else {
-        print!("{HELP}");
+fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let options = cli.options;
+    let Some(chore) = cli.chore else {
+        Cli::command().print_help()?;
         return Ok(ExitCode::SUCCESS);
     };
-    match command.as_str() {
-        "setup" => setup::main(args),
-        "build" => build::main(args),
-        "run" => build::run(args),
-        "test" => suites::main(args),
-        "check" => check::main(args),
-        "demo" => demo::main(args),
-        "corpus" => corpus::main(args),
-        "fuzz" => fuzz::main(args),
-        "vm" => vm::main(args),
-        "bench" => bench::main(args),
-        "help" | "-h" | "--help" => {
-            print!("{HELP}");
-            Ok(ExitCode::SUCCESS)
+    match chore {
+        Chore::Setup(arguments) => setup::main(arguments, options),
+        Chore::Build(arguments) => build::main(arguments, options),
+        Chore::Run(arguments) => build::run(arguments, options),
+        Chore::Demo(_) => demo::main(options),
+        Chore::Test(arguments) => suites::main(arguments, options),
+        Chore::Vm(arguments) => vm::main(arguments, options),
+        Chore::Corpus(arguments) => corpus::main(arguments, options),
+        Chore::Fuzz(arguments) => fuzz::main(arguments),
+        Chore::Check(_) => check::main(options),
+        Chore::Bench(arguments) => bench::main(arguments, options),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use std::fs;
+
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::{Chore, Cli};
+    use crate::sh;
+
+    /// The words of a line, as a shell splits it where only single quotes are used.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (index, part) in line.split('\'').enumerate() {
+            match index % 2 {
+                0 => words.extend(part.split_whitespace().map(str::to_owned)),
+                _ => words.push(part.to_owned()),
+            }
         }
-        other => Err(UsageError(format!("there is no command `{other}`")).into()),
+        words
+    }
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(words(line))
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_documented_command_line_is_understood() {
+        let mut seen = 0;
+        for file in [
+            ".ci/run",
+            "README.md",
+            "CONTRIBUTING.md",
+            "tests/corpus/README.md",
+        ] {
+            let text = fs::read_to_string(sh::root().join(file)).unwrap();
+            for line in text.lines().filter(|line| line.starts_with("cargo xtask")) {
+                let line = line.split("||").next().unwrap_or(line);
+                let line = line.split('#').next().unwrap_or(line);
+                seen += 1;
+                if let Err(error) = parsed(line.trim_start_matches("cargo ")) {
+                    // help is an answer
+                    assert_eq!(error.exit_code(), 0, "{file}: {line}\n{error}");
+                }
+            }
+        }
+        assert!(seen > 15, "only {seen} command lines were found");
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_tracers() {
+        let cli = parsed("xtask run --log-ebpf -- check --release --pid 1").unwrap();
+        let Some(Chore::Run(arguments)) = cli.chore else {
+            panic!("not `run`: {cli:?}");
+        };
+        assert_eq!(arguments.words, ["check", "--release", "--pid", "1"]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_status_2() {
+        for line in [
+            "xtask tset",
+            "xtask check --typo",
+            "xtask demo -- x",
+            "xtask test --within soon",
+            "xtask vm 4.19",
+            "xtask bench all-of-it",
+            "xtask build --toolchain-from gentoo",
+        ] {
+            let error = parsed(line).err().map(|error| error.exit_code());
+            assert_eq!(error, Some(2), "{line}");
+        }
+    }
+
+    #[test]
+    fn options_may_stand_anywhere() {
+        for line in [
+            "xtask --toolchain-from debian test --unit name",
+            "xtask test name --unit --toolchain-from=debian",
+            "xtask vm 6.12 --report 5.10 --yes",
+        ] {
+            assert!(parsed(line).is_ok(), "{line}");
+        }
     }
 }

@@ -1,4 +1,7 @@
 //! Running other programs: errors that name the command, steps that say how long they took.
+//!
+//! Not by `xshell`: most of what is run here is ended after a time, replaces this process, goes
+//! through sudo or is read line by line, and all of that takes a `std::process::Command`.
 
 use std::{
     env,

@@ -268,11 +268,11 @@ mod tests {
         let named = |file: &str| library(&frame("f", Some(file), Owner::Dependency));
         for (file, name) in [
             (
-                "/root/.cargo/registry/src/index-1/ureq-2.1/src/lib.rs",
+                "/home/me/.cargo/registry/src/index-1/ureq-2.1/src/lib.rs",
                 "ureq-2.1",
             ),
             (
-                "/root/go/pkg/mod/github.com/lib/pq@v1.10/conn.go",
+                "/home/me/go/pkg/mod/github.com/lib/pq@v1.10/conn.go",
                 "github.com/lib/pq",
             ),
             ("/app/node_modules/undici/lib/core.js", "undici"),

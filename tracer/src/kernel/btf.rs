@@ -1,6 +1,9 @@
 //! A reader of BTF, the kernel's own type information (Documentation/bpf/btf.rst): offsets of
 //! structure members, values of enumerators, numbers of function arguments. Pure and tolerant of
 //! damage: whatever is not there or does not parse is `None`.
+//!
+//! Not by `btf-rs`: it answers with types and their ids, so the greater part of this file (the way
+//! through anonymous structures, offsets in bits, sizes of members) would be written all the same.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,7 @@
 //! Parsers of /proc's text files: text in, values out, no I/O.
+//!
+//! Not by `procfs`: it reads all fields of a file and refuses the whole of it for one that it does
+//! not expect, and here a process may choose its own name, mappings and cgroup.
 
 /// What `/proc/PID/stat` says, as far as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -203,7 +203,7 @@ fn a_folder_of_the_users_with_a_librarys_name_is_not_the_library() {
     for (function, file) in [
         (
             "ureq::run",
-            "/root/.cargo/registry/src/index.crates.io-6f17d22bba15001f/ureq-2.9.1/src/a.rs",
+            "/home/me/.cargo/registry/src/index.crates.io-6f17d22bba15001f/ureq-2.9.1/src/a.rs",
         ),
         ("x::y", "/usr/share/cargo/registry/ureq-2.9.1/src/a.rs"),
         ("get", "/opt/v/lib/python3.11/site-packages/requests/api.py"),

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use thiserror::Error;
+use toml::Spanned;
 
 use crate::model::{Frame, Owner};
 
@@ -80,7 +81,7 @@ impl fmt::Display for BadRules {
 #[serde(deny_unknown_fields)]
 struct Table {
     #[serde(default)]
-    rule: Vec<Rule>,
+    rule: Vec<Spanned<Rule>>,
 }
 
 impl Rule {
@@ -100,33 +101,22 @@ impl Rule {
     /// [`BadRules`] names the first line and key that can't be understood; so does a rule without
     /// any pattern, which would fit everything.
     pub fn parse(text: &str) -> Result<Vec<Rule>, BadRules> {
-        let table: Table = toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start.min(text.len()));
+        let bad = |at: usize, reason: &str| {
             // Not every offset is a character boundary of a damaged text.
-            let before = text.as_bytes().get(..at).unwrap_or_default();
+            let before = text.as_bytes().get(..at).unwrap_or(text.as_bytes());
             let line = before.iter().filter(|b| **b == b'\n').count();
             BadRules {
                 line: line + 1,
                 key: key_of(text.lines().nth(line).unwrap_or_default()),
-                reason: error.message().to_owned(),
+                reason: reason.to_owned(),
             }
-        })?;
-        for (number, rule) in table.rule.iter().enumerate() {
-            if rule.is_empty() {
-                let line = text
-                    .lines()
-                    .enumerate()
-                    .filter(|(_, l)| l.trim_start().starts_with("[[rule]]"))
-                    .nth(number)
-                    .map_or(0, |(at, _)| at);
-                return Err(BadRules {
-                    line: line + 1,
-                    key: "rule".to_owned(),
-                    reason: Rule::EMPTY.to_owned(),
-                });
-            }
+        };
+        let table: Table = toml::from_str(text)
+            .map_err(|error| bad(error.span().map_or(0, |span| span.start), error.message()))?;
+        if let Some(empty) = table.rule.iter().find(|rule| rule.get_ref().is_empty()) {
+            return Err(bad(empty.span().start, Rule::EMPTY));
         }
-        Ok(table.rule)
+        Ok(table.rule.into_iter().map(Spanned::into_inner).collect())
     }
 
     fn fits(&self, frame: &Frame) -> bool {
@@ -144,7 +134,7 @@ impl Rule {
 }
 
 fn key_of(line: &str) -> String {
-    let line = line.trim();
+    let line = line.trim().trim_matches(['[', ']']);
     line.split_once('=')
         .map_or(line, |(key, _)| key.trim_end())
         .to_owned()

@@ -30,7 +30,6 @@ use anyhow::{Context as _, Result, bail};
 use self::page::Page;
 pub use self::row::{Bar, Row};
 use crate::{
-    args::{Args, UsageError},
     build::{self, Executable, Profile},
     setup::{self, Ready},
     sh::{self, step},
@@ -40,6 +39,7 @@ use crate::{
 const PAGE: &str = "docs/benchmarks.md";
 
 /// One part of the page, which can be measured by itself.
+#[derive(Debug)]
 pub struct Section {
     /// What it is called on the command line.
     pub name: &'static str,
@@ -86,13 +86,24 @@ impl Bench {
     }
 }
 
+/// Measure what tracing costs, beside other tools, as root; written to docs/benchmarks.md
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Only these sections of the page
+    #[arg(value_name = "SECTION", value_parser = section)]
+    sections: Vec<&'static Section>,
+    /// Few rounds, to see that it works
+    #[arg(long)]
+    quick: bool,
+}
+
 /// `cargo xtask bench`.
-pub fn main(mut args: Args) -> Result<ExitCode> {
-    let options = setup::Options::take(&mut args)?;
-    let quick = args.flag("--quick");
-    let names = args.positional();
-    args.finish()?;
-    let sections = chosen(&names)?;
+pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
+    let Arguments { sections, quick } = arguments;
+    let sections = match sections.is_empty() {
+        true => SECTIONS.iter().collect(),
+        false => sections,
+    };
     if !sh::is_root() {
         bail!("measuring starts tracers, loads and network namespaces: run it as root");
     }
@@ -136,24 +147,12 @@ pub fn main(mut args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static Section>> {
-    if names.is_empty() {
-        return Ok(SECTIONS.iter().collect());
-    }
-    let find = |name: &String| {
-        SECTIONS
-            .iter()
-            .find(|section| section.name == name)
-            .ok_or_else(|| {
-                let known: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
-                let message = format!(
-                    "there is no section `{name}`; there are {}",
-                    known.join(", ")
-                );
-                UsageError(message).into()
-            })
-    };
-    names.iter().map(find).collect()
+fn section(name: &str) -> Result<&'static Section> {
+    let found = SECTIONS.iter().find(|section| section.name == name);
+    found.with_context(|| {
+        let known: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
+        format!("there are {}", known.join(", "))
+    })
 }
 
 /// Compiles the load generator as distributions compile: optimized, without frame pointers.

@@ -7,7 +7,6 @@ use std::{fs, process::ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    args::Args,
     setup::{self, Ready},
     sh,
 };
@@ -42,10 +41,13 @@ enum Verdict {
     NotChecked(String),
 }
 
+/// Formatting, lints, documentation, file length, arrows between rooms, licences, duplicate versions,
+/// advisories
+#[derive(Debug, clap::Args)]
+pub struct Arguments {}
+
 /// `cargo xtask check`.
-pub fn main(mut args: Args) -> Result<ExitCode> {
-    let options = setup::Options::take(&mut args)?;
-    args.finish()?;
+pub fn main(options: setup::Options) -> Result<ExitCode> {
     let ready = setup::to_build(options)?;
     let results = [
         ("formatting", formatting()),
@@ -236,6 +238,9 @@ fn licences() -> Result<Verdict> {
     Ok(Verdict::Fine)
 }
 
+/// Not by `cargo-deny`, which takes minutes to build where it is not installed, and this check is to
+/// run everywhere; for advisories, which need its database, it is asked where it is there.
+///
 /// Whether an SPDX expression leaves a choice that we accept. Only the shapes that crates use are
 /// understood (`OR` of `AND`s, one level of brackets); anything else is refused.
 fn acceptable(expression: &str) -> bool {

@@ -12,10 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 pub use self::toolchain::{LLVM, Source};
-use crate::{
-    args::Args,
-    sh::{self, step},
-};
+use crate::sh::{self, step};
 
 /// The version of bpf-linker that the eBPF programs are linked with.
 const LINKER: &str = "0.13.0";
@@ -31,24 +28,33 @@ pub struct Ready {
 }
 
 /// The options of `setup` that other commands take too.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct Options {
+    /// Where the eBPF build takes the sources of `core` from [default: the first that has them]
+    #[arg(
+        long = "toolchain-from",
+        value_name = "SOURCE",
+        global = true,
+        help_heading = "Setting up"
+    )]
     source: Option<Source>,
+    /// Install what is missing without asking
+    #[arg(long, global = true, help_heading = "Setting up")]
     yes: bool,
 }
 
-impl Options {
-    /// Takes the options out of `args`.
-    pub fn take(args: &mut Args) -> Result<Self> {
-        Ok(Self {
-            source: args
-                .value("--toolchain-from")?
-                .map(|name| Source::parse(&name))
-                .transpose()?,
-            yes: args.flag("--yes"),
-        })
-    }
+/// Install what is missing to build; harmless to repeat
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// … and what the tests use
+    #[arg(long)]
+    tests: bool,
+    /// … and what boots guests
+    #[arg(long)]
+    vm: bool,
+}
 
+impl Options {
     /// Whether the user agreed beforehand to what has to be installed.
     pub const fn agreed(self) -> bool {
         self.yes
@@ -56,15 +62,12 @@ impl Options {
 }
 
 /// `cargo xtask setup`.
-pub fn main(mut args: Args) -> Result<ExitCode> {
-    let options = Options::take(&mut args)?;
-    let (tests, vm) = (args.flag("--tests"), args.flag("--vm"));
-    args.finish()?;
+pub fn main(arguments: Arguments, options: Options) -> Result<ExitCode> {
     let ready = to_build(options)?;
-    if tests {
+    if arguments.tests {
         to_test(&ready, options, true)?;
     }
-    if vm {
+    if arguments.vm {
         to_boot_guests(options)?;
     }
     eprintln!("xtask: everything needed is there");

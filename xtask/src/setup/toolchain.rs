@@ -5,10 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, Result, bail};
 
 use super::packages;
-use crate::{
-    args::UsageError,
-    sh::{self, step},
-};
+use crate::sh::{self, step};
 
 /// The LLVM that bpf-linker is built against. It reads what compilers with this or an older LLVM
 /// write; newer bitcode it may not understand.
@@ -18,7 +15,7 @@ pub const LLVM: u32 = 22;
 const LINKED: &str = "ebpf";
 
 /// A way to come by the sources of `core`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Source {
     /// The toolchain that builds the workspace has them already.
     Active,
@@ -28,24 +25,6 @@ pub enum Source {
     Rustup,
     /// Debian's `rustc-web` and `rust-web-src`.
     Debian,
-}
-
-impl Source {
-    /// Reads the value of `--toolchain-from`.
-    pub fn parse(name: &str) -> Result<Self> {
-        Ok(match name {
-            "active" => Self::Active,
-            "nightly" => Self::Nightly,
-            "rustup" => Self::Rustup,
-            "debian" => Self::Debian,
-            other => {
-                return Err(UsageError(format!(
-                    "`--toolchain-from {other}`: choose active, nightly, rustup or debian"
-                ))
-                .into());
-            }
-        })
-    }
 }
 
 /// Makes sure that a usable toolchain is there. Returns its rustup name where it was forced; left
@@ -170,7 +149,7 @@ fn link_debian(yes: bool) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Source, llvm_major};
+    use super::llvm_major;
 
     #[test]
     fn the_llvm_version_is_read() {
@@ -180,11 +159,5 @@ mod tests {
         );
         assert_eq!(llvm_major("rustc 1.95.0"), None);
         assert_eq!(llvm_major("LLVM version: unknown"), None);
-    }
-
-    #[test]
-    fn sources_are_named_or_refused() {
-        assert_eq!(Source::parse("debian").ok(), Some(Source::Debian));
-        assert!(Source::parse("gentoo").is_err_and(|error| error.to_string().contains("rustup")));
     }
 }

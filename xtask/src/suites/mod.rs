@@ -21,7 +21,6 @@ pub use self::{
     table::{Suite, report},
 };
 use crate::{
-    args::{Args, UsageError},
     build::{self, Executable},
     setup::{self, Ready},
     sh, vm,
@@ -67,23 +66,33 @@ const GO_GUEST: (&str, &[&str]) = ("7", &["go_views::leaked_before"]);
 /// Time for the guests of a full run, which `--within` replaces by what is left of it.
 const GUESTS: Duration = Duration::from_secs(45 * 60);
 
+/// Unit tests and behaviour tests on this machine's kernel, a few in one guest
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Only tests with one of these in their name
+    #[arg(value_name = "FILTER")]
+    filter: Vec<String>,
+    /// Without behaviour tests, which need root
+    #[arg(long)]
+    unit: bool,
+    /// All versions of Go, and what depends on the kernel in every guest with each backend
+    #[arg(long)]
+    full: bool,
+    /// What has not begun in guests after so many minutes is skipped and said to be
+    #[arg(long, value_name = "MINUTES")]
+    within: Option<u32>,
+}
+
 /// `cargo xtask test`.
-pub fn main(mut args: Args) -> Result<ExitCode> {
-    let options = setup::Options::take(&mut args)?;
-    let unit_only = args.flag("--unit");
-    let full = args.flag("--full");
+pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
     let started = Instant::now();
-    let within = match args.value("--within")? {
-        Some(text) => {
-            let minutes: u64 = text
-                .parse()
-                .map_err(|_| UsageError(format!("`--within {text}` is not a number of minutes")))?;
-            Some(started + Duration::from_secs(minutes * 60))
-        }
-        None => None,
-    };
-    let filter = args.positional();
-    args.finish()?;
+    let Arguments {
+        filter,
+        unit: unit_only,
+        full,
+        within,
+    } = arguments;
+    let within = within.map(|minutes| started + Duration::from_mins(minutes.into()));
     let mut ready = setup::to_build(options)?;
     if !unit_only {
         ready = setup::to_test(&ready, options, full)?;

@@ -1,5 +1,8 @@
 //! Writes the archive that a kernel unpacks as its first file system: cpio, "newc" format
 //! (Documentation/driver-api/early-userspace/buffer-format.rst in the kernel's sources).
+//!
+//! Not by the `cpio` crate: what the kernel reads is one line of numbers before each entry, and a
+//! guest's archive needs device nodes beside files and links.
 
 use std::io::{self, Write};
 

@@ -9,7 +9,6 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    args::UsageError,
     setup::{archive, packages},
     sh::{self, step},
 };
@@ -67,26 +66,13 @@ pub fn all() -> Vec<Line> {
     LINES.to_vec()
 }
 
-/// The lines with these names, or all. `7.2` means the newest kernel of line 7.
-pub fn wanted(names: &[String]) -> Result<Vec<Line>> {
-    if names.is_empty() {
-        return Ok(all());
-    }
-    names
-        .iter()
-        .map(|name| {
-            let fits =
-                |line: &&Line| name == line.name || (line.name == "7" && name.starts_with("7."));
-            LINES.iter().find(fits).copied().ok_or_else(|| {
-                let known: Vec<_> = LINES.iter().map(|line| line.name).collect();
-                UsageError(format!(
-                    "there is no kernel `{name}`; known: {}",
-                    known.join(", ")
-                ))
-                .into()
-            })
-        })
-        .collect()
+/// The line of this name; `7.2` means the newest kernel of line 7.
+pub fn line(name: &str) -> Result<Line> {
+    let fits = |line: &&Line| name == line.name || (line.name == "7" && name.starts_with("7."));
+    LINES.iter().find(fits).copied().with_context(|| {
+        let known: Vec<_> = LINES.iter().map(|line| line.name).collect();
+        format!("known: {}", known.join(", "))
+    })
 }
 
 impl Line {
@@ -216,10 +202,10 @@ fn find_kernel(place: &Path) -> Result<Option<Kernel>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LINES, newest, wanted};
+    use super::{LINES, newest};
 
     fn line(name: &str) -> super::Line {
-        wanted(&[name.to_owned()]).map_or(LINES[0], |lines| lines[0])
+        super::line(name).unwrap_or(LINES[0])
     }
 
     #[test]
@@ -255,7 +241,6 @@ mod tests {
 
     #[test]
     fn unknown_kernels_are_refused() {
-        assert!(wanted(&["4.19".to_owned()]).is_err());
-        assert_eq!(wanted(&[]).map_or(0, |lines| lines.len()), LINES.len());
+        assert!(super::line("4.19").is_err());
     }
 }

@@ -20,10 +20,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-pub use self::kernel::{Line, all, wanted};
+pub use self::kernel::{Line, all};
 use self::{guest::Job, image::Image, kernel::Kernel};
 use crate::{
-    args::{Args, UsageError},
     build::{self, Executable, Profile},
     setup::{self, Emulator, packages},
     sh::{self, step},
@@ -48,26 +47,37 @@ const GRACE: Duration = Duration::from_secs(180);
 /// Longer than this a job hangs, unless the user says otherwise.
 pub const LIMIT: Duration = Duration::from_secs(15 * 60);
 
+/// Boot Debian's kernels in QEMU and run the behaviour tests there, or a shell command
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Which kernels, of 5.10, 6.1, 6.12 and 7 [default: all]
+    #[arg(value_name = "KERNEL", value_parser = kernel::line)]
+    lines: Vec<Line>,
+    /// Only tests with one of these in their name; `@kprobe` and the like: the scenarios with one backend
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Run this there instead (`tracer` is on the path, the fixture programs are in /fixtures)
+    #[arg(long, value_name = "COMMAND")]
+    run: Option<String>,
+    /// Measure what verifying takes, and write docs/verifier.md
+    #[arg(long)]
+    report: bool,
+    /// For each kernel [default: 15 minutes]
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
+}
+
 /// `cargo xtask vm`.
-pub fn main(mut args: Args) -> Result<ExitCode> {
-    let options = setup::Options::take(&mut args)?;
-    let script = args.value("--run")?;
-    let report = args.flag("--report");
-    let filter: Vec<String> = args
-        .value("--only")?
-        .iter()
-        .flat_map(|names| names.split(',').map(str::to_owned))
-        .collect();
-    let limit = match args.value("--limit")? {
-        Some(text) => Duration::from_secs(
-            text.parse()
-                .map_err(|_| UsageError(format!("`--limit {text}` is not a number of seconds")))?,
-        ),
-        None => LIMIT,
-    };
-    let names = args.positional();
-    args.finish()?;
-    let lines = wanted(&names)?;
+pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
+    let Arguments {
+        lines,
+        only: filter,
+        run: script,
+        report,
+        limit,
+    } = arguments;
+    let limit = limit.map_or(LIMIT, Duration::from_secs);
+    let lines = if lines.is_empty() { all() } else { lines };
 
     let ready = setup::to_build(options)?;
     let emulator = setup::to_boot_guests(options)?;
