@@ -3,9 +3,13 @@
 //! Times are nanoseconds of the monotonic clock (`CLOCK_MONOTONIC`), as the kernel side records
 //! them; only the report turns them into dates.
 
+mod go;
+
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+
+pub use go::{GoPools, GoSettings, GoSight};
 
 /// Which side of the connection the process is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ mod describe;
 mod doctor;
 mod explain;
 mod finding;
+mod findings;
 mod fit;
 mod live;
 mod merge;

@@ -25,8 +25,7 @@ use object::{
     pod,
 };
 
-use super::{Contents, ElfError};
-use crate::unwind::cfi::FrameIndex;
+use super::{Contents, ElfError, frame_index::FrameIndex};
 
 /// Program headers of the largest programs are some dozens.
 const SEGMENTS_MAX: u64 = 512;

@@ -8,6 +8,7 @@
 
 mod contents;
 mod debug_info;
+mod frame_index;
 mod image;
 mod loaded;
 mod refusals;
@@ -19,6 +20,7 @@ use std::io;
 
 pub use contents::Contents;
 pub use debug_info::DebugInfo;
+pub use frame_index::FrameIndex;
 pub use image::{Image, ImageKey, Part, Segment};
 pub use loaded::Loaded;
 pub use refusals::Refusals;

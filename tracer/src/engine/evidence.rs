@@ -4,7 +4,6 @@ use super::{
     classify::Class,
     growth::{Fit, Ground},
     history::{ClassTally, Mask},
-    kinds,
     population::{Counts, State},
 };
 
@@ -39,9 +38,9 @@ impl Case<'_> {
     }
 }
 
-/// Evidence with the numbers, the strongest first.
-pub fn sentences(case: &Case<'_>) -> Vec<String> {
-    let mut out = vec![(kinds::of(case.fit.kind).condition)(case)];
+/// Evidence with the numbers, the strongest first; `condition` is the kind's own sentence.
+pub fn sentences(case: &Case<'_>, condition: fn(&Case<'_>) -> String) -> Vec<String> {
+    let mut out = vec![condition(case)];
     if case.all.count > 0 {
         out.push(spread(case));
     }

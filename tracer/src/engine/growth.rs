@@ -7,7 +7,6 @@
 use super::{
     classify::Class,
     history::{BUCKETS, ClassTally, EVERY, History, IDLE, Mask, OUTLIVED},
-    judge::Sight,
     population::{Level, State},
     settings::{Growing, Settings},
     trend::{Sample, Sawtooth, Trend, sawtooth, spread, trend},
@@ -48,6 +47,19 @@ pub struct Fit {
     pub ground: Ground,
     pub confidence: Confidence,
     pub settle_seconds: Option<f64>,
+}
+
+/// What a judgement may know beside the population.
+#[derive(Debug, Clone, Copy)]
+pub struct Sight<'a> {
+    /// Settings.
+    pub settings: &'a Settings,
+    /// When the watch began.
+    pub started_ns: u64,
+    /// The last complete sweep.
+    pub now_ns: u64,
+    /// Some sweep agreed with the kernel's own lists.
+    pub reconciled: bool,
 }
 
 /// A population under its rules.

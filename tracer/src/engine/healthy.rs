@@ -8,9 +8,8 @@ use std::{
 use super::{
     Judgement,
     classify::Class,
-    growth::Rules,
+    growth::{Rules, Sight},
     history::{IDLE, Mask},
-    judge::Sight,
     population::{Counts, Level, State},
 };
 use crate::model::{CohortId, Confidence, Kind, Role};

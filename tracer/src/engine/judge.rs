@@ -4,7 +4,7 @@ use super::{
     Judgement,
     classify::Class,
     evidence::{self, Case},
-    growth::{Fit, Ground, LOST, Rules},
+    growth::{Fit, Ground, LOST, Rules, Sight},
     history::{COARSE_SECONDS, ClassTally, Mask},
     kinds,
     population::{Counts, State},
@@ -12,19 +12,6 @@ use super::{
     trend::burst_period,
 };
 use crate::model::{CohortId, Confidence, Kind};
-
-/// What a judgement may know beside the population.
-#[derive(Debug, Clone, Copy)]
-pub struct Sight<'a> {
-    /// Settings.
-    pub settings: &'a Settings,
-    /// When the watch began.
-    pub started_ns: u64,
-    /// The last complete sweep.
-    pub now_ns: u64,
-    /// Some sweep agreed with the kernel's own lists.
-    pub reconciled: bool,
-}
 
 /// Judges one population; `members` are the leaves in it, `above` the populations it is a part of.
 pub fn judge(
@@ -84,7 +71,7 @@ pub fn judge(
         now_ns: sight.now_ns,
         watched_seconds: sight.now_ns.saturating_sub(sight.started_ns) as f64 / 1e9,
     };
-    let mut evidence = evidence::sentences(&case);
+    let mut evidence = evidence::sentences(&case, kinds::of(naming.kind).condition);
     let mut confidence = fits
         .iter()
         .map(|f| f.confidence)

@@ -256,8 +256,8 @@ impl Engine {
         judgements
     }
 
-    fn sight(&self) -> Option<judge::Sight<'_>> {
-        Some(judge::Sight {
+    fn sight(&self) -> Option<growth::Sight<'_>> {
+        Some(growth::Sight {
             settings: &self.settings,
             started_ns: self.started_ns?,
             now_ns: self.now_ns,

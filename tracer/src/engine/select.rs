@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Judgement,
-    judge::{Sight, judge},
+    growth::Sight,
+    judge::judge,
     population::{Level, State},
 };
 use crate::model::{CohortId, Confidence};

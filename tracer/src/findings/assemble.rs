@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Identity, hints, program, verdict};
 use crate::{
     engine::{self, Counts, Judgement},
-    model::{Cohort, Confidence, Family, Role, StackQuality},
+    model::{Cohort, Confidence, Family, GoPools, Role, StackQuality},
     report::{
         CallSite, CalledBy, Caller, Connections, Coverage, Finding, FindingState, GoInfo, Instance,
         Population, ProcessInfo, RemoteInfo, Report, Resources, ResponseCount, SCHEMA, StackFrame,
@@ -34,7 +34,7 @@ pub struct Suspect {
     /// The same with the number of leaked connections.
     pub called_by: Vec<CalledBy>,
     /// What a Go program's own pools say.
-    pub go: Option<GoInfo>,
+    pub go: Option<GoPools>,
     /// Kubernetes pod and namespace.
     pub pod: Option<(String, String)>,
 }
@@ -233,7 +233,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
             .map(|ns| inputs.date(ns)),
         evidence,
         advice: judgement.advice.to_owned(),
-        go: worst.go.clone(),
+        go: worst.go.clone().map(GoInfo::from),
     })
 }
 

@@ -37,8 +37,7 @@ use crate::{
         probes::{ProbeError, Probes},
     },
     memory::{Memory, NoMemory, ProcessMemory},
-    model::{CohortId, Connection, Kind, PoolState, Site},
-    report::GoInfo,
+    model::{CohortId, Connection, GoPools, Kind, PoolState, Site},
     symbols::{
         blame::{self, Blame},
         naming::Table,
@@ -171,7 +170,7 @@ pub trait Runtime: std::fmt::Debug + Send {
     }
 
     /// What pools say of a cohort, and what that means for a kind of leak.
-    fn info(&mut self, cohort: CohortId, pid: u32, kind: Kind) -> Option<GoInfo> {
+    fn info(&mut self, cohort: CohortId, pid: u32, kind: Kind) -> Option<GoPools> {
         let _ = (cohort, pid, kind);
         None
     }
@@ -334,7 +333,7 @@ impl Runtimes {
     }
 
     /// What pools say of a cohort, and what that means for a kind of leak.
-    pub fn info(&mut self, cohort: CohortId, pid: u32, kind: Kind) -> Option<GoInfo> {
+    pub fn info(&mut self, cohort: CohortId, pid: u32, kind: Kind) -> Option<GoPools> {
         let mut all = self.list.iter_mut();
         all.find_map(|runtime| runtime.info(cohort, pid, kind))
     }

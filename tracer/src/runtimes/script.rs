@@ -8,7 +8,7 @@ use tracer_ebpf::{RUNTIME_FRAMES_MAX, RUNTIME_NONE, RUNTIME_WAY, RuntimePlan};
 use super::view::{Copied, InView, Interleaved, MappedFile};
 use crate::{
     model::Named,
-    unwind::{modules::ModuleId, walk::Stop},
+    unwind::{space::ModuleId, walk::Stop},
 };
 
 /// What is at a frame.

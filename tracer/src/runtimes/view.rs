@@ -13,7 +13,8 @@ use crate::{
     model::Named,
     procs::{self, maps, maps::Mapping},
     unwind::{
-        modules::{ModuleId, Modules, Process},
+        modules::{Modules, Process},
+        space::ModuleId,
         walk::Unwound,
     },
 };

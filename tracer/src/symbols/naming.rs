@@ -11,6 +11,7 @@ use std::{
 };
 
 use rustix::fs::{Mode, OFlags, openat};
+use serde::{Deserialize, Serialize};
 
 use super::{
     blame::{Blame, Mark, Origin, Program},
@@ -22,7 +23,6 @@ use crate::model::{Frame, OwnFrame, Site, StackQuality};
 use crate::procs;
 use crate::{
     elf::{Image, ImageKey, Refusals},
-    session::stacks::Kept,
     unwind::{cfi::function_start, modules::Modules, walk::RawFrame},
 };
 
@@ -36,6 +36,24 @@ const PERF_MAPS_MAX: usize = 16;
 const TABLES_MAX: usize = 32;
 /// Name of code that no file and no perf map knows.
 const JIT: &str = "[jit]";
+
+/// One frame as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Kept {
+    /// Looked up when asked for.
+    Native(RawFrame),
+    /// Named when it was taken: interpreted code.
+    Interpreted(Arc<Interpreted>),
+}
+
+/// An interpreted frame.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Interpreted {
+    pub(crate) function: String,
+    pub(crate) file: Option<String>,
+    pub(crate) line: Option<u32>,
+    pub(crate) function_line: Option<u32>,
+}
 
 /// A language runtime's own table of the functions in a file.
 pub type Table = Option<Arc<dyn FunctionTable>>;

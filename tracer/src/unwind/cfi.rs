@@ -18,7 +18,7 @@ use gimli::{
     UnwindSection, UnwindTableRow, Value, X86_64,
 };
 
-use crate::elf::{Image, Part};
+use crate::elf::{FrameIndex, Image, Part};
 
 type Reader<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -126,10 +126,6 @@ pub(crate) enum Step {
     /// No rule, or one that can't be followed.
     NoRule,
 }
-
-/// Frame descriptions of a file that has no search table: (first address, offset), sorted.
-#[derive(Debug, Default)]
-pub(crate) struct FrameIndex(Vec<(u64, usize)>);
 
 /// Rules met so far, of all files.
 #[derive(Debug)]
@@ -442,13 +438,13 @@ impl<'a> Frames<'a> {
                 image,
             } => image
                 .index
-                .get_or_init(|| FrameIndex::build(frames, bases))
+                .get_or_init(|| index(frames, bases))
                 .find(address),
             Frames::Debug { frames, image } => {
                 let bases = BaseAddresses::default();
                 image
                     .index
-                    .get_or_init(|| FrameIndex::build(frames, &bases))
+                    .get_or_init(|| index(frames, &bases))
                     .find(address)
             }
         }
@@ -570,28 +566,21 @@ fn frames_from_header(image: &Image, header: &Part) -> Option<Part> {
     image.part_at(parsed.eh_frame_ptr().direct().ok()?)
 }
 
-impl FrameIndex {
-    fn build<'a, S>(section: &S, bases: &BaseAddresses) -> FrameIndex
-    where
-        S: UnwindSection<Reader<'a>>,
-        S::Offset: UnwindOffset<usize>,
-    {
-        let mut found = Vec::new();
-        let mut entries = section.entries(bases);
-        while let Ok(Some(entry)) = entries.next() {
-            if let gimli::CieOrFde::Fde(partial) = entry
-                && let Ok(fde) = partial.parse(S::cie_from_offset)
-                && found.len() < INDEX_MAX
-            {
-                found.push((fde.initial_address(), fde.offset()));
-            }
+/// The search table of a file that has none itself.
+fn index<'a, S>(section: &S, bases: &BaseAddresses) -> FrameIndex
+where
+    S: UnwindSection<Reader<'a>>,
+    S::Offset: UnwindOffset<usize>,
+{
+    let mut found = Vec::new();
+    let mut entries = section.entries(bases);
+    while let Ok(Some(entry)) = entries.next() {
+        if let gimli::CieOrFde::Fde(partial) = entry
+            && let Ok(fde) = partial.parse(S::cie_from_offset)
+            && found.len() < INDEX_MAX
+        {
+            found.push((fde.initial_address(), fde.offset()));
         }
-        found.sort_unstable();
-        FrameIndex(found)
     }
-
-    fn find(&self, address: u64) -> Option<usize> {
-        let after = self.0.partition_point(|(start, _)| *start <= address);
-        self.0.get(after.checked_sub(1)?).map(|(_, at)| *at)
-    }
+    FrameIndex::new(found)
 }

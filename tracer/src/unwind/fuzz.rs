@@ -5,8 +5,8 @@ use tracer_ebpf::{FRAMES_MAX, StackCopy};
 use super::{
     cfi::{Rules, cold_part, function_start},
     managed::Walkers,
-    modules::Address,
-    walk::{Space, unwind},
+    space::{Address, Space},
+    walk::unwind,
 };
 use crate::elf::{Image, ImageKey};
 

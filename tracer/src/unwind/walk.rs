@@ -14,7 +14,7 @@ use tracer_ebpf::{COPY_BYTES_MAX, FRAMES_MAX, StackCopy};
 use super::{
     cfi::{BP, RA, REGISTERS, Registers, Rules, SP, Step},
     managed::{ManagedFrame, Place, Walkers},
-    modules::{Address, ModuleId},
+    space::{Address, ModuleId, Space},
 };
 use crate::model::{Named, StackQuality};
 
@@ -124,12 +124,6 @@ impl Unwound {
         let at = self.managed.binary_search_by_key(&frame, |m| m.frame);
         self.managed.get(at.ok()?)
     }
-}
-
-/// What unwinding needs to know about the process: what is at an address.
-pub trait Space {
-    /// The module and the address as linked, or the fact that it is executable, or `None`.
-    fn find(&self, address: u64) -> Option<Address<'_>>;
 }
 
 /// Unwinds one copy. `stack` are the bytes from the stack pointer up.

@@ -149,45 +149,22 @@ fn file_length() -> Result<Verdict> {
     })
 }
 
-/// Arrows that are there today; each is a debt, and a new one fails the check.
-const KNOWN_UPWARD: &[(&str, &str)] = &[
-    // an image has its frame rules beside it
-    ("elf", "unwind"),
-    // the frames that a stack keeps are of a type of the session's
-    ("symbols", "session"),
-];
-/// Files that use each other today.
-const KNOWN_CIRCLES: &[(&str, &str)] = &[
-    ("engine/growth.rs", "engine/judge.rs"),
-    ("runtimes/go/live.rs", "runtimes/go/state.rs"),
-    ("runtimes/go/programs.rs", "runtimes/go/removal.rs"),
-    ("unwind/modules.rs", "unwind/walk.rs"),
-];
-
 fn arrows() -> Result<Verdict> {
     let found = rooms::look(&sh::root().join("tracer/src"))?;
-    let known = |known: &[(&str, &str)], (from, to): &(String, String)| {
-        known.contains(&(from.as_str(), to.as_str()))
-    };
     let upward = found.upward.iter();
-    let new: Vec<String> = upward
-        .filter(|(arrow, _)| !known(KNOWN_UPWARD, arrow))
-        .map(|((from, to), file)| format!("{from} uses {to}, which is above it ({file})"))
+    let wrong: Vec<String> = upward
+        .map(|((from, to), file)| format!("{from} must not use {to} ({file})"))
         .chain(
             found
                 .circles
                 .iter()
-                .filter(|circle| !known(KNOWN_CIRCLES, circle))
-                .map(|(one, two)| format!("{one} and {two} use each other")),
+                .map(|circle| format!("{} use each other in a circle", circle.join(", "))),
         )
         .collect();
-    if !new.is_empty() {
-        bail!("{}", new.join("; "));
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("; "));
     }
-    Ok(match KNOWN_UPWARD.len() + KNOWN_CIRCLES.len() {
-        0 => Verdict::Fine,
-        known => Verdict::Note(format!("{known} known exceptions")),
-    })
+    Ok(Verdict::Fine)
 }
 
 /// Known vulnerabilities of dependencies, where the tool and its database can be had.

@@ -11,7 +11,7 @@ use ratatui::{
 
 use super::view::{Over, View};
 use crate::{
-    cli::{columns, finding, finding::Detail, fit, output::clean, top, units},
+    cli::{columns, finding, finding::Detail, findings, fit, output::clean, units},
     report::Verdict,
 };
 
@@ -124,7 +124,9 @@ fn detail(view: &mut View<'_>, frame: &mut Frame<'_>, body: Rect, scroll: u16) {
 }
 
 fn end(view: &View<'_>) -> Timestamp {
-    view.report.as_ref().map_or(Timestamp::UNIX_EPOCH, top::end)
+    view.report
+        .as_ref()
+        .map_or(Timestamp::UNIX_EPOCH, findings::end)
 }
 
 fn list(view: &mut View<'_>, frame: &mut Frame<'_>, body: Rect) {
@@ -134,7 +136,7 @@ fn list(view: &mut View<'_>, frame: &mut Frame<'_>, body: Rect) {
         0
     };
     let room = usize::from(body.width).saturating_sub(spark);
-    let laid = columns::lay(top::COLUMNS, view.findings(), end(view), room);
+    let laid = columns::lay(findings::COLUMNS, view.findings(), end(view), room);
     let beside = |text: &str, line: String| match spark {
         0 => line,
         spark => fit::pad(text, spark, false) + &line,

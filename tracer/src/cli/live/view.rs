@@ -14,7 +14,7 @@ use super::Answer;
 use crate::{
     cli::{
         args::{SortBy, Top},
-        finding, top, words,
+        finding, findings, words,
     },
     report::{Finding, Report},
 };
@@ -129,12 +129,12 @@ impl<'a> View<'a> {
         };
         let selected = self.selected_finding().map(|finding| finding.id.clone());
         if self.trouble.is_none() {
-            self.trouble = top::no_pods(&report, &self.args.namespaces);
+            self.trouble = findings::no_pods(&report, &self.args.namespaces);
         }
         report
             .findings
             .retain(|finding| contains(finding, &self.filter));
-        top::select(&mut report, self.args, self.sort_by);
+        findings::select(&mut report, self.args, self.sort_by);
         let place = selected.and_then(|id| report.findings.iter().position(|f| f.id == id));
         if place.is_none() && matches!(self.over, Over::Finding(_)) {
             self.over = Over::List;

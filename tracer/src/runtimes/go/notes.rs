@@ -1,17 +1,14 @@
 //! What the numbers about a Go program's pools mean, in sentences: was a setting applied, and does
 //! it matter for this leak?
 
-use crate::{
-    model::{Kind, OffsetsFrom},
-    report::{GoInfo, GoTransport},
-};
+use crate::model::{GoPools, GoSettings, Kind, OffsetsFrom};
 
 /// `net/http.DefaultMaxIdleConnsPerHost`
 const DEFAULT_IDLE_PER_HOST: u64 = 2;
 
 /// Sentences about one finding's connections.
 #[must_use]
-pub fn go_notes(go: &GoInfo, kind: Kind) -> Vec<String> {
+pub fn go_notes(go: &GoPools, kind: Kind) -> Vec<String> {
     let mut notes = Vec::new();
     match go.offsets_from {
         OffsetsFrom::Table => {}
@@ -73,7 +70,7 @@ pub fn go_notes(go: &GoInfo, kind: Kind) -> Vec<String> {
 }
 
 /// About `MaxConnsPerHost`.
-fn limit(go: &GoInfo, set: &GoTransport, kind: Kind) -> Option<String> {
+fn limit(go: &GoPools, set: &GoSettings, kind: Kind) -> Option<String> {
     let peak = go.peak_per_host;
     if peak == 0 {
         // Streams share connections.
@@ -111,7 +108,7 @@ fn limit(go: &GoInfo, set: &GoTransport, kind: Kind) -> Option<String> {
 }
 
 /// About `MaxIdleConnsPerHost`, `MaxIdleConns` and `IdleConnTimeout`.
-fn idle(go: &GoInfo, set: &GoTransport, kind: Kind) -> Option<String> {
+fn idle(go: &GoPools, set: &GoSettings, kind: Kind) -> Option<String> {
     if set.disable_keep_alives {
         return None;
     }
@@ -141,13 +138,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::go_notes;
-    use crate::{
-        model::{Kind, OffsetsFrom},
-        report::{GoInfo, GoSight, GoTransport},
-    };
+    use crate::model::{GoPools, GoSettings, GoSight, Kind, OffsetsFrom};
 
-    fn info(state: &str, max_conns: u64, peak: u64, transports: u64) -> GoInfo {
-        GoInfo {
+    fn info(state: &str, max_conns: u64, peak: u64, transports: u64) -> GoPools {
+        GoPools {
             main_module: "shop.example/app".to_owned(),
             view: GoSight::Pools,
             offsets_from: OffsetsFrom::Table,
@@ -158,7 +152,7 @@ mod tests {
             reuse_ratio: 0.33,
             peak_per_host: peak,
             goroutines: 80,
-            transport: Some(GoTransport {
+            transport: Some(GoSettings {
                 max_conns_per_host: max_conns,
                 max_idle_conns: 0,
                 max_idle_conns_per_host: 0,
@@ -168,7 +162,7 @@ mod tests {
         }
     }
 
-    fn says(go: &GoInfo, kind: Kind, sentence: &str) {
+    fn says(go: &GoPools, kind: Kind, sentence: &str) {
         let notes = go_notes(go, kind);
         assert!(notes.iter().any(|note| note == sentence), "{notes:#?}");
     }

@@ -17,16 +17,13 @@ use super::{
     offsets::{Family, Members, ProbedFunction},
     pclntab::Function,
     prologue,
-    removal::Removal,
+    removal::{FileId, Removal},
 };
 use crate::{
     elf::{ElfError, Image, ImageKey, Loaded},
     kernel::uprobes::{self, Place},
     model::OffsetsFrom,
 };
-
-/// Identity of an executable file that is probed: device and inode, as probes know it.
-pub(crate) type FileId = (u64, u64);
 
 /// Identity of a file that is no Go program, with the time that its inode was changed at: an inode
 /// that is used again by a program of the same size and age is another file.

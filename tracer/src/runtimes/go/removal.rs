@@ -9,7 +9,8 @@ use std::{
 
 use aya::programs::uprobe::UProbeLink;
 
-use super::programs::FileId;
+/// Identity of an executable file that is probed: device and inode, as probes know it.
+pub(crate) type FileId = (u64, u64);
 
 /// Probes of an executable that go.
 struct Going {

@@ -15,9 +15,8 @@ use crate::{
         maps::Table,
         probes::{ProbeError, Probes},
     },
-    model::{CohortId, Connection, Kind, PoolState, Site},
+    model::{CohortId, Connection, GoPools, GoSettings, GoSight, Kind, PoolState, Site},
     protocols::{Request, Scheme, redact_target},
-    report::{GoInfo, GoSight, GoTransport},
     runtimes::{
         Runtime,
         told::{Collected, Stream, Told},
@@ -213,10 +212,10 @@ impl Runtime for Go {
         pools.requests += 1;
     }
 
-    fn info(&mut self, cohort: CohortId, pid: u32, kind: Kind) -> Option<GoInfo> {
+    fn info(&mut self, cohort: CohortId, pid: u32, kind: Kind) -> Option<GoPools> {
         let tracer = self.tracer.as_mut()?;
         let program = tracer.program_of(pid)?;
-        let mut info = GoInfo {
+        let mut info = GoPools {
             main_module: program.binary.info.main_module.clone(),
             view: GoSight::Pools,
             offsets_from: program.offsets_from,
@@ -268,7 +267,7 @@ impl Runtime for Go {
             true => pools.connections,
             false => 2 * pools.connections + pools.streams,
         };
-        info.transport = settings.map(|s| GoTransport {
+        info.transport = settings.map(|s| GoSettings {
             max_conns_per_host: s.max_conns_per_host,
             max_idle_conns: s.max_idle_conns,
             max_idle_conns_per_host: s.max_idle_conns_per_host,

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     memory::Memory,
     model::Named,
-    unwind::{cfi::cold_part, modules::ModuleId},
+    unwind::{cfi::cold_part, space::ModuleId},
 };
 
 /// Whose frames of PHP are.

@@ -28,10 +28,7 @@ use crate::{
     memory::Memory,
     model::Named,
     procs::maps,
-    unwind::{
-        cfi::cold_part,
-        modules::{ModuleId, Process},
-    },
+    unwind::{cfi::cold_part, modules::Process, space::ModuleId},
 };
 
 /// Whose frames of Python are.

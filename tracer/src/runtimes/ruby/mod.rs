@@ -22,7 +22,7 @@ use super::{
     thread_local::{self, CODE_BYTES, Library},
     view::{Copied, InView, Interleaved, MappedFile},
 };
-use crate::{memory::Memory, unwind::modules::ModuleId};
+use crate::{memory::Memory, unwind::space::ModuleId};
 
 /// Whose frames of Ruby are.
 pub const RULES: &str = include_str!("blame.toml");

@@ -17,7 +17,6 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
 use tracer_ebpf::{RuntimeFrame, STACK_NONE, STACK_TICKET, Shape, StackCopy};
 
 use self::quota::Quota;
@@ -28,13 +27,16 @@ use crate::{
         self, Runtimes,
         view::{Copied, has_not_moved},
     },
-    symbols::{blame::Blame, naming::Naming},
+    symbols::{
+        blame::Blame,
+        naming::{Interpreted, Kept, Naming},
+    },
     unwind::{
         cfi::Rules,
         managed::Walkers,
         modules::{Modules, Process},
         trie::{Forgotten, Learned, Trie},
-        walk::{RawFrame, Stop, Unwound, unwind},
+        walk::{Stop, Unwound, unwind},
     },
 };
 
@@ -80,24 +82,6 @@ pub struct Taken {
     /// The copy ended before the stack did: a copy of this many bytes would have shown more. The
     /// path is then not learned.
     pub want_bytes: Option<usize>,
-}
-
-/// One frame as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Kept {
-    /// Looked up when asked for.
-    Native(RawFrame),
-    /// Named when it was taken: interpreted code.
-    Interpreted(Arc<Interpreted>),
-}
-
-/// An interpreted frame.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) struct Interpreted {
-    pub(crate) function: String,
-    pub(crate) file: Option<String>,
-    pub(crate) line: Option<u32>,
-    pub(crate) function_line: Option<u32>,
 }
 
 #[derive(Debug)]

@@ -8,8 +8,14 @@ use std::{collections::HashMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{TRIE_END, TrieKey, TrieValue};
 
-use super::{Interpreted, Kept, Record, StackId, Stacks};
-use crate::unwind::walk::{RawFrame, Space as _, Stop};
+use super::{Record, StackId, Stacks};
+use crate::{
+    symbols::naming::{Interpreted, Kept},
+    unwind::{
+        space::Space as _,
+        walk::{RawFrame, Stop},
+    },
+};
 
 /// One stack.
 #[derive(Debug, Serialize, Deserialize)]

@@ -169,7 +169,7 @@ fn python_frames_are_shown_inside_the_interpreters() -> Result {
         let native = stacks.records[&taken.id]
             .frames
             .iter()
-            .filter(|f| matches!(f, crate::session::stacks::Kept::Native(_)))
+            .filter(|f| matches!(f, crate::symbols::naming::Kept::Native(_)))
             .count();
         assert_eq!(with.learned.entries.len(), native + found.len(), "{python}");
         assert_eq!(
@@ -268,9 +268,9 @@ public class Wait {
 
 fn native(stacks: &Stacks, id: crate::session::stacks::StackId) -> Vec<u64> {
     let frames = stacks.records.get(&id).map(|r| r.frames.clone());
-    let address = |f: &crate::session::stacks::Kept| match f {
-        crate::session::stacks::Kept::Native(raw) => Some(raw.address),
-        crate::session::stacks::Kept::Interpreted(_) => None,
+    let address = |f: &crate::symbols::naming::Kept| match f {
+        crate::symbols::naming::Kept::Native(raw) => Some(raw.address),
+        crate::symbols::naming::Kept::Interpreted(_) => None,
     };
     frames
         .map(|f| f.iter().filter_map(address).collect())
