@@ -54,6 +54,9 @@ pub const HEADS_HTTP: u16 = 1 << 2;
 pub const HEADS_TLS: u16 = 1 << 3;
 /// A request inside TLS was seen before it was encrypted: only those count as turns.
 pub const HEADS_PLAINTEXT: u16 = 1 << 4;
+/// `request_stack` is that of whoever asked for the request that is sent next, by way of an event
+/// loop.
+pub const HEADS_ASKED: u16 = 1 << 5;
 
 /// One live socket; value of the map `SOCKS`, whose key is the kernel's `struct sock *` (u64).
 #[repr(C)]

@@ -47,8 +47,16 @@ pub fn accepted(sk: Address) -> u32 {
 /// A UNIX socket was connected or accepted by the current process.
 #[inline(always)]
 pub fn unix_opened(sk: Address, result: i32) -> u32 {
-    if sk == 0 || result < 0 || !active() || entry(sk).is_some() || !transfers::first_seen(sk, true)
-    {
+    if result < 0 {
+        return 0;
+    }
+    unix_opened_for(sk, STACK_NONE)
+}
+
+/// The same, for whoever has this stack; [`STACK_NONE`]: for the current function.
+#[inline(always)]
+pub fn unix_opened_for(sk: Address, stack: u32) -> u32 {
+    if sk == 0 || !active() || entry(sk).is_some() || !transfers::first_seen(sk, true) {
         return 0;
     }
     let Some(sock) = entry(sk) else { return 0 };
@@ -58,7 +66,10 @@ pub fn unix_opened(sk: Address, result: i32) -> u32 {
         (WHEN_CONNECT, LANE_UNIX)
     };
     if sock.open_stack == STACK_NONE {
-        sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(when), lane);
+        sock.open_stack = match stack {
+            STACK_NONE => capture_stack(sk, sock.opened_ns, u32::from(when), lane),
+            asked => asked,
+        };
         sock.open_stack_of = when;
     }
     0

@@ -12,13 +12,14 @@ use tracer_ebpf::{
 };
 
 use super::{
+    asked::asked_of,
     capture::capture_stack,
     heads::{compose, expected_after},
     helpers::current_thread,
     kernel::read_user,
     maps::{HEADS, LANE_RUNTIME, SCRATCH, count},
     sockets::{coarse_ticks, entry},
-    task::{active, current_is_target},
+    task::{SavedRegs, active, current_is_target},
     user_buffer::UserBuffer,
 };
 
@@ -51,14 +52,17 @@ const RECORDS_MAX: u32 = 4;
 
 /// The current thread hands these bytes to its TLS library.
 #[inline(always)]
-pub fn keep_plaintext(buffer: u64, bytes: u32) {
+pub fn keep_plaintext(buffer: u64, bytes: u32, saved: &SavedRegs) {
     if !active() || !current_is_target() {
         return;
     }
     if expected_after(read_user(buffer)) == 0 {
         return;
     }
-    let stack = capture_stack(0, 0, u32::from(WHEN_REQUEST), LANE_RUNTIME);
+    let stack = match asked_of(saved) {
+        STACK_NONE => capture_stack(0, 0, u32::from(WHEN_REQUEST), LANE_RUNTIME),
+        asked => asked,
+    };
     let Some(scratch) = SCRATCH.get_ptr_mut(LANE_RUNTIME) else {
         return;
     };

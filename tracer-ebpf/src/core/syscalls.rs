@@ -124,7 +124,7 @@ pub fn opening_returned(regs: Address, result: i64) {
 
 /// The `struct sock *` behind a descriptor of the current process, 0 when it is something else.
 #[inline(always)]
-fn socket(fd: i32) -> Address {
+pub fn socket(fd: i32) -> Address {
     if fd < 0 {
         return 0;
     }

@@ -1,8 +1,9 @@
 //! Sends and receives: activity, turns, and the owner of accepted sockets.
 
 use tracer_ebpf::{
-    Counter, HEADS_PLAINTEXT, HEADS_TLS, RESPONSE_UPGRADED, ROLE_SERVER, SOCK_ACCEPT_UNOWNED,
-    SOCK_CONNECTED, STACK_GO, STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
+    Counter, HEADS_ASKED, HEADS_PLAINTEXT, HEADS_TLS, RESPONSE_UPGRADED, ROLE_SERVER,
+    SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO, STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO,
+    WHEN_REQUEST,
 };
 
 use super::{
@@ -85,31 +86,39 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         && sock.last_direction != direction
         && !is_interim(sock)
         && sock.heads & HEADS_PLAINTEXT == 0;
+    // What a server receives is often read by an event loop; the handler shows when it answers.
+    let answers = sent && sock.role == ROLE_SERVER && sock.last_direction == RECEIVED;
     sock.last_direction = direction;
-    if !turn_begins && sock.open_stack != STACK_NONE {
+    if !turn_begins && !answers && sock.open_stack != STACK_NONE {
         return;
     }
-    let when = if turn_begins {
+    let when = if turn_begins || answers {
         WHEN_REQUEST
     } else {
         WHEN_FIRST_IO
     };
-    // A Go program's transport sends on another goroutine; who asked for it is known already.
+    // A Go program's transport sends on another goroutine, and an event loop when it may; who asked
+    // for it is known already. What is sent after an upgrade is no request: pings are a timer's.
     let stack = if sock.request_stack & (STACK_GO | STACK_TICKET) == STACK_GO
+        || sock.heads & HEADS_ASKED != 0
+        || (sock.response & RESPONSE_UPGRADED != 0 && sock.request_stack != STACK_NONE)
         || (sock.open_stack != STACK_NONE && config!(want_stacks) < STACKS_OF_REQUESTS)
     {
         sock.request_stack
     } else {
         capture_stack(sk, sock.opened_ns, u32::from(when), lane(sock, sent))
     };
+    sock.heads &= !HEADS_ASKED;
     if sock.open_stack == STACK_NONE {
         sock.open_stack = stack;
         sock.open_stack_of = WHEN_FIRST_IO;
     }
+    if turn_begins || answers {
+        sock.request_stack = stack;
+    }
     if turn_begins {
         sock.turns += 1;
         sock.turn_ticks = now;
-        sock.request_stack = stack;
         if config!(want_heads) != 0 {
             let place = pack(lane(sock, sent), bytes as u32);
             let kept = pack(u32::from(sock.heads), sock.head_hash);

@@ -7,7 +7,10 @@
 
 use aya_ebpf::{EbpfContext as _, macros::uprobe, programs::ProbeContext};
 
-use crate::core::{plaintext::keep_plaintext, task::UserRegs};
+use crate::core::{
+    plaintext::keep_plaintext,
+    task::{SavedRegs, UserRegs},
+};
 
 /// `int SSL_write(SSL *, const void *buf, int num)`, `int SSL_write_ex(SSL *, const void *buf,
 /// size_t num, size_t *written)` (OpenSSL 1.1, 3.x and BoringSSL, ssl/ssl_lib.c), and
@@ -17,12 +20,20 @@ pub fn tls_write(ctx: ProbeContext) -> u32 {
     let regs = ctx.as_ptr().cast::<UserRegs>();
     // SAFETY: the context of a uprobe is `struct pt_regs`; volatile, so that each register is loaded
     // by itself, as the verifier wants it.
-    let (buffer, bytes) = unsafe {
+    let (buffer, bytes, saved) = unsafe {
         (
             core::ptr::read_volatile(&raw const (*regs).si),
             core::ptr::read_volatile(&raw const (*regs).dx),
+            SavedRegs {
+                r15: core::ptr::read_volatile(&raw const (*regs).r15),
+                r14: core::ptr::read_volatile(&raw const (*regs).r14),
+                r13: core::ptr::read_volatile(&raw const (*regs).r13),
+                r12: core::ptr::read_volatile(&raw const (*regs).r12),
+                bp: 0,
+                bx: core::ptr::read_volatile(&raw const (*regs).bx),
+            },
         )
     };
-    keep_plaintext(buffer, bytes as u32);
+    keep_plaintext(buffer, bytes as u32, &saved);
     0
 }

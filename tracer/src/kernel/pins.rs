@@ -285,7 +285,9 @@ mod tests {
     /// Maps that do not outlast the daemon: room for one call, what can be learned again at once, and
     /// stacks.
     const OWN: &[&str] = &[
+        "ANY_BY_WRAP",
         "ASKED",
+        "ASKED_BY_WRAP",
         "CALLS",
         "CLOCK",
         "EMPTY_AGG",

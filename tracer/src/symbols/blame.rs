@@ -232,6 +232,8 @@ impl Blame {
         let rank = |(index, frame): (usize, &Frame)| {
             let known = known.get(index).copied().flatten();
             let rank = match self.origin(frame, known) {
+                // it asks for nothing itself
+                Origin::Client | Origin::Dependency if marked(Mark::Loop)(frame) => 0,
                 Origin::Own if runs_loop.is_some_and(|at| index > at) => RUNS_LOOP,
                 Origin::Own if near(frame, program, interpreted) => OWN,
                 Origin::Own if named(frame) && (!interpreted || is_interpreted(frame)) => {
@@ -427,7 +429,7 @@ mod tests {
 
     #[test]
     fn who_runs_an_event_loop_did_not_ask_for_what_it_calls() {
-        let table = "[[rule]]\nis = \"system\"\nmarks = \"loop\"\nfunction = [\"run_loop\"]\n[[rule]]\nis = \"client\"\nfunction = [\"lib.*\"]\n";
+        let table = "[[rule]]\nis = \"system\"\nmarks = \"loop\"\nfunction = [\"run_loop\"]\n[[rule]]\nis = \"client\"\nmarks = \"loop\"\nfunction = [\"lib.run_forever\"]\n[[rule]]\nis = \"client\"\nfunction = [\"lib.*\"]\n[[rule]]\nis = \"system\"\nfunction = [\"r.*\"]\n";
         let blame = Blame::new(Vec::new(), &[table]);
         let at = |functions: &[&str]| {
             let frames: Vec<_> = functions
@@ -442,6 +444,8 @@ mod tests {
         assert_eq!((unknown.index, unknown.own), (Some(2), vec![]));
         let library = at(&["lib.send", "run_loop"]);
         assert_eq!((library.index, library.library), (Some(0), true));
+        let alone = at(&["r.write", "lib.run_forever"]);
+        assert_eq!(alone.index, None, "a loop asked for nothing");
     }
 
     #[test]

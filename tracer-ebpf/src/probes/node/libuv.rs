@@ -34,6 +34,18 @@ pub struct UvKey {
     pad: u32,
 }
 
+impl UvKey {
+    /// That of the current process's handle at this address.
+    #[inline(always)]
+    pub fn of(handle: u64) -> UvKey {
+        UvKey {
+            handle,
+            tgid: current_tgid(),
+            pad: 0,
+        }
+    }
+}
+
 /// Stacks of those who made a handle.
 #[map]
 pub static UV_HANDLES: LruHashMap<UvKey, u32> = LruHashMap::with_max_entries(4_096, 0);
@@ -52,28 +64,16 @@ struct UvFailed {
 static UV_FAILED: LruHashMap<u64, UvFailed> = LruHashMap::with_max_entries(1_024, 0);
 
 /// From a `uv_connect_t` to the address of its handle.
-const CONNECT_HANDLE: u64 = 72;
+pub const CONNECT_HANDLE: u64 = 72;
 /// Another address is tried right after the one that failed.
 const PROMPT_NS: u64 = 10_000_000;
-
-macro_rules! argument {
-    ($ctx:expr, $name:ident) => {
-        // SAFETY: the context of a uprobe is `struct pt_regs`; volatile, so that each register is
-        // loaded by itself, as the verifier wants it.
-        unsafe { core::ptr::read_volatile(&raw const (*($ctx.as_ptr() as *const UserRegs)).$name) }
-    };
-}
 
 /// `int uv_tcp_init(uv_loop_t *, uv_tcp_t *handle)` and `uv_tcp_init_ex` (libuv 1.7), which may be
 /// inlined in it: called when a socket object is made.
 #[uprobe]
 pub fn uv_handle_made(ctx: ProbeContext) -> u32 {
     if current_is_target() {
-        let key = UvKey {
-            handle: argument!(ctx, si),
-            tgid: current_tgid(),
-            pad: 0,
-        };
+        let key = UvKey::of(argument!(ctx, si));
         let stack = match retried() {
             STACK_NONE => capture_stack(0, 0, u32::from(WHEN_CONNECT), LANE_RUNTIME),
             asked => asked,
@@ -93,11 +93,7 @@ pub fn uv_handle_made(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn uv_connecting(ctx: ProbeContext) -> u32 {
     if current_is_target() {
-        let key = UvKey {
-            handle: argument!(ctx, si),
-            tgid: current_tgid(),
-            pad: 0,
-        };
+        let key = UvKey::of(argument!(ctx, si));
         // SAFETY: a map lookup; the value is copied at once.
         let stack = unsafe { UV_HANDLES.get(&key) }.copied();
         // it stays until another handle is made there: the connect may fail
@@ -114,11 +110,7 @@ pub fn uv_connecting(ctx: ProbeContext) -> u32 {
 pub fn uv_connected(ctx: ProbeContext) -> u32 {
     if current_is_target() && (argument!(ctx, si) as i32) < 0 {
         let request: u64 = argument!(ctx, di);
-        let key = UvKey {
-            handle: read_user(request.wrapping_add(CONNECT_HANDLE)),
-            tgid: current_tgid(),
-            pad: 0,
-        };
+        let key = UvKey::of(read_user(request.wrapping_add(CONNECT_HANDLE)));
         // SAFETY: a map lookup; the value is copied at once.
         if let Some(stack) = unsafe { UV_HANDLES.get(&key) }.copied() {
             let failed = UvFailed {

@@ -29,8 +29,29 @@ const RETRIES: [Probe; 2] = [
     ),
     ("uv_closing", "uv_close"),
 ];
+/// The same for pipes, which are UNIX sockets. Versions have one or both functions that connect.
+const PIPES: [Probe; 3] = [
+    ("uv_pipe_connecting", "uv_pipe_connect"),
+    ("uv_pipe_connecting", "uv_pipe_connect2"),
+    (
+        "uv_pipe_connected",
+        "_ZN4node14ConnectionWrapINS_8PipeWrapE9uv_pipe_sE12AfterConnectEP12uv_connect_si",
+    ),
+];
+
+/// Where a request gets a connection that is open already.
+const REUSES: [Probe; 1] = [(
+    "node_reusing",
+    "_ZN4node9AsyncWrap10AsyncResetERKN2v820FunctionCallbackInfoINS1_5ValueEEE",
+)];
+
 /// All of them.
-const SETS: [ProbeSet; 2] = [(&PROBES, Needed::All), (&RETRIES, Needed::AllOrNone)];
+const SETS: [ProbeSet; 4] = [
+    (&PROBES, Needed::All),
+    (&RETRIES, Needed::AllOrNone),
+    (&PIPES, Needed::Any),
+    (&REUSES, Needed::Any),
+];
 
 /// The event loops that are probed.
 #[derive(Debug)]
