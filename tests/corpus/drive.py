@@ -6,6 +6,9 @@ usage: drive.py MANNER PORT
     quit    the same, but closes it
     silent  each connects and says nothing
     keep    six connections that ask again every two seconds
+    mixed   four a second of lines; one in four says something bad and waits for an answer
+    chat    a member joins every second, and says something now and then; one in eight leaves
+    market  five a second ask a line and go; twice in three seconds one subscribes and stays
 """
 import itertools
 import socket
@@ -21,6 +24,50 @@ def ask(s):
     s.recv(4096)
 
 
+def line(text):
+    s = socket.create_connection(("127.0.0.1", port))
+    s.sendall(text + b"\n")
+    return s
+
+
+def mixed(n):
+    s = line(b"bad" if n % 4 == 0 else b"good")
+    if n % 4 == 0:
+        kept.append(s)
+    else:
+        s.recv(100)
+        s.close()
+    time.sleep(0.25)
+
+
+def chat(n):
+    kept.append(line(b"hello"))
+    kept[n * 7 % len(kept)].sendall(b"and so on\n")
+    if n % 8 == 7:
+        kept.pop(0).close()
+    for s in kept:
+        s.setblocking(False)
+        try:
+            s.recv(1 << 16)
+        except BlockingIOError:
+            pass
+        s.setblocking(True)
+    time.sleep(1)
+
+
+def market(n):
+    s = line(b"subscribe" if n % 8 == 0 else b"price")
+    s.recv(100)
+    if n % 8 == 0:
+        kept.append(s)
+    else:
+        s.close()
+    time.sleep(0.19)
+
+
+if manner in ("mixed", "chat", "market"):
+    for n in itertools.count():
+        globals()[manner](n)
 if manner == "keep":
     kept = [socket.create_connection(("127.0.0.1", port)) for _ in range(6)]
 for n in itertools.count():

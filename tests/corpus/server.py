@@ -13,7 +13,7 @@ HTTP is spoken on `http` (every address of 127.0.0.0/8) and on the UNIX socket; 
     /poll..    an answer after eight seconds    /ws..      RFC 6455, pings are answered
 
 `https` is the same behind TLS, with a certificate for shop.test that nobody signed;
-`lines` answers each line with a line; `mute` reads and never answers; `first` greets, then reads.
+`lines` answers each line with a line; `brief` does so too, and closes after three seconds; `mute` reads and never answers; `first` greets, then reads.
 """
 import asyncio
 import base64
@@ -105,6 +105,12 @@ async def lines(reader, writer):
         writer.write(b"heard " + line)
 
 
+async def brief(reader, writer):
+    talk = asyncio.ensure_future(lines(reader, writer))
+    await asyncio.sleep(3)
+    talk.cancel()
+
+
 async def mute(reader, writer):
     await reader.read()
 
@@ -139,7 +145,7 @@ def certificate():
 async def main():
     ports = {}
     secret = certificate()
-    for name, talk in (("http", http), ("https", http), ("lines", lines), ("mute", mute), ("first", first)):
+    for name, talk in (("http", http), ("https", http), ("lines", lines), ("brief", brief), ("mute", mute), ("first", first)):
         tls = secret if name == "https" else None
         server = await asyncio.start_server(guarded(talk), "0.0.0.0", 0, backlog=400, ssl=tls)
         ports[name] = server.sockets[0].getsockname()[1]

@@ -75,6 +75,12 @@ impl Daemon {
         serde_json::from_str(&ended.stdout).with_context(|| ended.stdout.clone())
     }
 
+    /// The socket that it serves on.
+    #[must_use]
+    pub fn socket(&self) -> &str {
+        &self.socket
+    }
+
     /// Its findings.
     ///
     /// # Errors

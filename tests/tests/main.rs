@@ -17,6 +17,7 @@ mod hostile;
 mod java;
 mod languages;
 mod live;
+mod lives;
 mod moved;
 mod node;
 mod output;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         restart::TESTS,
         output::TESTS,
         live::TESTS,
+        lives::TESTS,
         scenarios::TESTS,
         schema::TESTS,
         targets::TESTS,

@@ -232,6 +232,7 @@ impl Ignore {
     pub fn apply(&self, report: &mut Report) {
         let before = report.findings.len();
         report.findings.retain(|finding| !self.hides(finding));
+        report.resolved.retain(|finding| !self.hides(finding));
         let hidden = before - report.findings.len();
         report.ignored += hidden as u64;
         if hidden > 0 {

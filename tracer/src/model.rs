@@ -326,6 +326,8 @@ pub struct Connection {
     pub error: u16,
     /// The last transfer was a send (waiting for an answer), rather than a receive.
     pub last_was_send: bool,
+    /// Whether somebody waited for what it receives, at the last scan; `None`: not known.
+    pub awaited: Option<bool>,
     /// One end of a socket pair: there is no remote.
     pub pair: bool,
     /// What the language runtime says of it, where it can be asked.

@@ -57,6 +57,7 @@ pub fn finding() -> Finding {
             module: Some("/app".to_owned()),
         }),
         stack: vec![frame("main.fetch", 24), frame("main.main", 40)],
+        library: None,
         callers: vec![],
         called_by: vec![],
         opener_stack: vec![],
@@ -92,6 +93,7 @@ pub fn finding() -> Finding {
         responses: vec![],
         state: FindingState::Growing,
         resolved_at: None,
+        resolved_because: None,
         evidence: vec![
             "820 responses began and none of their bodies was finished or closed.".into(),
         ],
@@ -124,6 +126,7 @@ pub fn report() -> Report {
         settle_seconds: None,
         findings: vec![finding()],
         unsettled: vec![],
+        resolved: vec![],
         populations: vec![],
         ignored: 0,
         resources: vec![Resources {

@@ -24,6 +24,12 @@ pub struct Arguments {
     /// Keep what tracer said of each, as JSON
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
+    /// Neither measure the time to a verdict nor settle what is inconclusive
+    #[arg(long)]
+    once: bool,
+    /// Keep the sentences said, which somebody is about to read
+    #[arg(long)]
+    approve: bool,
 }
 
 /// Builds tracer and the runner, and becomes the runner.
@@ -34,6 +40,11 @@ pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
     let mut command = sh::as_root(&runner);
     if let Some(file) = &arguments.save {
         command.arg("--save").arg(file);
+    }
+    for (flag, asked) in [("--once", arguments.once), ("--approve", arguments.approve)] {
+        if asked {
+            command.arg(flag);
+        }
     }
     command
         .args(["--seconds", &arguments.seconds.to_string()])

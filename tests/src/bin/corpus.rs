@@ -1,6 +1,6 @@
 //! Runs the corpus (`tests/corpus`) under `tracer check` and says how often tracer was right.
 //!
-//! `corpus [PART-OF-A-NAME…] [--seconds 45] [--jobs 2] [--save FILE]`; as root.
+//! `corpus [PART-OF-A-NAME…] [--seconds 45] [--jobs 2] [--save FILE] [--once] [--approve]`; as root.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use tracer_tests::corpus::{
-    self, Outcome,
+    self, Outcome, approved,
     subjects::{self, Subject},
     table,
 };
@@ -34,6 +34,10 @@ struct Options {
     seconds: u64,
     jobs: usize,
     save: Option<PathBuf>,
+    /// Keep the sentences said, which somebody is about to read.
+    approve: bool,
+    /// Neither measure the time to a verdict nor settle what is inconclusive.
+    once: bool,
 }
 
 fn options() -> Result<Options> {
@@ -42,6 +46,8 @@ fn options() -> Result<Options> {
         seconds: 45,
         jobs: 2,
         save: None,
+        approve: false,
+        once: false,
     };
     let mut arguments = env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -53,6 +59,8 @@ fn options() -> Result<Options> {
         match argument.as_str() {
             "--seconds" => options.seconds = value()?.parse().context("--seconds")?,
             "--jobs" => options.jobs = value()?.parse().context("--jobs")?,
+            "--approve" => options.approve = true,
+            "--once" => options.once = true,
             "--save" => options.save = Some(value()?.into()),
             flag if flag.starts_with('-') => bail!("no such option: {flag}"),
             _ => options.names.push(argument),
@@ -82,7 +90,7 @@ fn run() -> Result<bool> {
                         .unwrap_or_else(PoisonError::into_inner)
                         .pop_front();
                     let Some(subject) = next else { return };
-                    let outcome = programs.watch(&subject, options.seconds);
+                    let outcome = programs.watch(&subject, options.seconds, !options.once);
                     eprintln!("{}: {}", subject.name, outcome.in_short());
                     rows.lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -93,6 +101,13 @@ fn run() -> Result<bool> {
     });
     let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
     rows.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    if options.approve {
+        for (subject, outcome) in &rows {
+            if let Outcome::Seen { report, .. } = outcome {
+                approved::approve(subject, report)?;
+            }
+        }
+    }
     print!("{}", table::rows(&rows));
     let score = table::Score::of(&rows);
     print!("{score}");

@@ -28,20 +28,26 @@ pub enum Column {
     Line,
     /// The URL.
     Remote,
+    /// The library that leaks by itself.
+    Library,
     /// What the evidence must say.
     Evidence,
+    /// Only sentences that were read and approved.
+    Approved,
     /// No finding that is none.
     Extra,
 }
 
 /// All columns, in the order of the table.
-pub const COLUMNS: [Column; 7] = [
+pub const COLUMNS: [Column; 9] = [
     Column::Verdict,
     Column::Kind,
     Column::Function,
     Column::Line,
     Column::Remote,
+    Column::Library,
     Column::Evidence,
+    Column::Approved,
     Column::Extra,
 ];
 
@@ -55,7 +61,9 @@ impl Column {
             Column::Function => "function",
             Column::Line => "line",
             Column::Remote => "remote",
+            Column::Library => "library",
             Column::Evidence => "evidence",
+            Column::Approved => "approved",
             Column::Extra => "extra",
         }
     }
@@ -66,7 +74,9 @@ impl Column {
 pub fn judge(subject: &Subject, lines: &[Lines], report: &Value) -> Vec<Cell> {
     let verdict = text(&report["verdict"]);
     let expected = if subject.leaks() { "leak" } else { "clean" };
-    let mut cells = vec![cell(Column::Verdict, verdict == expected, verdict)];
+    let undecided = subject.undecided && verdict == "inconclusive";
+    let right = verdict == expected || undecided;
+    let mut cells = vec![cell(Column::Verdict, right, verdict)];
     let findings = report["findings"].as_array().map_or(&[][..], Vec::as_slice);
     let sure: Vec<&Value> = findings
         .iter()
@@ -123,6 +133,10 @@ fn of_finding(subject: &Subject, lines: &[Lines], finding: &Value) -> Vec<Cell> 
             .any(|given| text(given).contains(part.as_str()));
         let said = format!("{} at {}", remote["url"], remote["address"]);
         cells.push(cell(Column::Remote, right, said));
+    }
+    if let Some(name) = &subject.library {
+        let said = text(&finding["library"]["name"]);
+        cells.push(cell(Column::Library, said.contains(name.as_str()), said));
     }
     if let Some(word) = &subject.evidence {
         let right = finding["evidence"].to_string().contains(word.as_str());

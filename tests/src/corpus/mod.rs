@@ -1,5 +1,6 @@
 //! The corpus: programs that leak and programs that only look so, and how tracer judges them.
 
+pub mod approved;
 pub mod judge;
 pub mod subjects;
 pub mod table;
@@ -8,7 +9,8 @@ use std::{
     collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -16,6 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    daemon::Daemon,
     go::{self, Variant},
     host,
     program::Program,
@@ -25,6 +28,10 @@ use crate::{
 use judge::Cell;
 use subjects::Subject;
 
+/// An inconclusive report may ask for this many seconds at most.
+const SETTLE_MAX: u64 = 300;
+/// Programs of each compiled language.
+const STEMS: [&str; 3] = ["leaks", "healthy", "more"];
 /// Version of Go that the corpus uses.
 const GO: &str = "1.27.3";
 
@@ -37,6 +44,11 @@ pub enum Outcome {
         cells: Vec<Cell>,
         /// The report.
         report: Value,
+        /// Seconds after which a daemon that watched another run, and was asked every second, had a
+        /// finding of at least medium confidence.
+        found_after: Option<f64>,
+        /// Of an inconclusive one: the seconds that it asked for in all, and the verdict after them.
+        settled: Option<(u64, String)>,
     },
     /// Its language is not on this machine.
     Skipped(String),
@@ -102,7 +114,7 @@ impl Programs {
             "shell" => need("bash").and_then(|_| need("curl")).map(drop),
             "node" | "ruby" | "php" => need(language).map(drop),
             "c" => {
-                for name in ["leaks", "healthy"] {
+                for name in STEMS {
                     let file = source.join(format!("{name}.c"));
                     let flags = ["-O1", "-g", "-Wall", "-D_GNU_SOURCE", "-pthread", "-o"];
                     let mut gcc = Command::new(need("gcc")?);
@@ -111,7 +123,7 @@ impl Programs {
                 Ok(())
             }
             "rust" => {
-                for name in ["leaks", "healthy"] {
+                for name in STEMS {
                     let file = source.join(format!("{name}.rs"));
                     let mut rustc = Command::new(need("rustc")?);
                     quietly(
@@ -130,7 +142,9 @@ impl Programs {
                     .arg("-nowarn")
                     .arg("-d")
                     .arg(self.directory.path().join("java"));
-                quietly(javac.args(["Leaks.java", "Healthy.java"].map(|f| source.join(f))))
+                quietly(
+                    javac.args(["Leaks.java", "Healthy.java", "More.java"].map(|f| source.join(f))),
+                )
             }
             "go" => {
                 self.go = Some(go::build(GO, Variant::Plain)?);
@@ -140,20 +154,48 @@ impl Programs {
         }
     }
 
-    /// Runs one subject and has it watched for `seconds`.
+    /// Runs one subject and has it watched for `seconds`; `again` also runs it until it is found, or
+    /// for as long as an inconclusive report asks for.
     #[must_use]
-    pub fn watch(&self, subject: &Subject, seconds: u64) -> Outcome {
+    pub fn watch(&self, subject: &Subject, seconds: u64, again: bool) -> Outcome {
         if let Some(why) = self.missing.get(subject.language()) {
             return Outcome::Skipped(why.clone());
         }
-        match self.report(subject, seconds) {
-            Ok((report, cells)) => Outcome::Seen { cells, report },
+        match self.seen(subject, seconds, again) {
+            Ok(seen) => seen,
             Err(error) => Outcome::Failed(format!("failed: {error:#}")),
         }
     }
 
-    fn report(&self, subject: &Subject, seconds: u64) -> Result<(Value, Vec<Cell>)> {
+    fn seen(&self, subject: &Subject, seconds: u64, again: bool) -> Result<Outcome> {
         let lines = subject.lines()?;
+        let report = self.report(subject, |pid| checked(pid, seconds))?;
+        let mut cells = judge::judge(subject, &lines, &report);
+        cells.extend(approved::cell(subject, &report)?);
+        let (mut found_after, mut settled) = (None, None);
+        if again && subject.leaks() && report["verdict"] == "leak" {
+            found_after = self.report(subject, |pid| time_to_leak(pid, seconds))?;
+        }
+        if again && report["verdict"] == "inconclusive" {
+            settled = Some(match report["settle_seconds"].as_f64() {
+                None => (0, "names no time".to_owned()),
+                Some(more) => {
+                    let longer = (seconds + more.ceil() as u64).min(SETTLE_MAX);
+                    let report = self.report(subject, |pid| checked(pid, longer))?;
+                    let verdict = report["verdict"].as_str().unwrap_or_default();
+                    (longer, verdict.to_owned())
+                }
+            });
+        }
+        Ok(Outcome::Seen {
+            cells,
+            report,
+            found_after,
+            settled,
+        })
+    }
+
+    fn report<T>(&self, subject: &Subject, check: impl FnOnce(u32) -> Result<T>) -> Result<T> {
         let folder = TempDir::new()?;
         let (mut server, ports) = self.server(subject, folder.path())?;
         let mut program = self.start(subject, &ports)?;
@@ -171,7 +213,7 @@ impl Programs {
                     .args([manner, port.trim()]),
             )?),
         };
-        let check = tracer::check(program.pid(), seconds)?.report();
+        let seen = check(program.pid());
         ensure!(
             program.runs()?,
             "the program ended early: {}",
@@ -189,9 +231,7 @@ impl Programs {
                 driver.stderr()
             );
         }
-        let report = check?.0;
-        let cells = judge::judge(subject, &lines, &report);
-        Ok((report, cells))
+        seen
     }
 
     /// The other end, and its ports as it told them.
@@ -222,7 +262,7 @@ impl Programs {
 
     fn start(&self, subject: &Subject, ports: &str) -> Result<Program> {
         let name = subject.program();
-        let built = if subject.leaks() { "leaks" } else { "healthy" };
+        let built = subject.stem();
         let mut command = match subject.language() {
             "go" => {
                 let program = self.go.as_ref().context("no Go program")?;
@@ -237,10 +277,9 @@ impl Programs {
                 let mut command = match language {
                     "java" => {
                         let mut java = Command::new(host::tool("java")?);
-                        let main = if subject.leaks() { "Leaks" } else { "Healthy" };
                         java.arg("-cp")
                             .arg(self.directory.path().join("java"))
-                            .arg(main);
+                            .arg(subject.class());
                         java
                     }
                     _ => Command::new(self.directory.path().join(format!("{language}-{built}"))),
@@ -265,6 +304,23 @@ impl Programs {
         };
         Program::start(&mut command)
     }
+}
+
+fn checked(pid: u32, seconds: u64) -> Result<Value> {
+    Ok(tracer::check(pid, seconds)?.report()?.0)
+}
+
+/// Seconds until a daemon that is asked every second says that the process leaks.
+fn time_to_leak(pid: u32, seconds: u64) -> Result<Option<f64>> {
+    let daemon = Daemon::start(&[pid], &[])?;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(seconds) {
+        if daemon.report()?.verdict() == "leak" {
+            return Ok(Some(began.elapsed().as_secs_f64()));
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+    Ok(None)
 }
 
 fn quietly(command: &mut Command) -> Result<()> {

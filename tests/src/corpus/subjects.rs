@@ -25,6 +25,13 @@ pub struct Subject {
     pub remote: Option<String>,
     /// A word of the evidence.
     pub evidence: Option<String>,
+    /// Name of the library that leaks.
+    pub library: Option<String>,
+    /// Stem of its source, where that is another than `leaks` or `healthy`.
+    pub file: Option<String>,
+    /// A healthy program of which `inconclusive` is as good an answer: from outside it can't be told
+    /// from one that leaks before its connections have gone.
+    pub undecided: bool,
     /// How `drive.py` behaves towards this server.
     pub drive: Option<String>,
 }
@@ -79,6 +86,23 @@ impl Subject {
         self.name.split('/').nth(1).unwrap_or_default()
     }
 
+    /// The file of its program, without the ending.
+    #[must_use]
+    pub fn stem(&self) -> &str {
+        match &self.file {
+            Some(file) => file,
+            None if self.leaks() => "leaks",
+            None => "healthy",
+        }
+    }
+
+    /// The class of its program in Java.
+    #[must_use]
+    pub fn class(&self) -> String {
+        let (first, rest) = self.stem().split_at(1);
+        first.to_uppercase() + rest
+    }
+
     /// The lines that a call site may name; none where nothing is marked.
     ///
     /// # Errors
@@ -130,7 +154,7 @@ impl Subject {
     /// # Errors
     /// For a language without one.
     pub fn source(&self) -> Result<PathBuf> {
-        let stem = if self.leaks() { "leaks" } else { "healthy" };
+        let stem = self.stem();
         let name = match self.language() {
             "python" => format!("{stem}.py"),
             "node" => format!("{stem}.js"),
@@ -139,8 +163,7 @@ impl Subject {
             "c" => format!("{stem}.c"),
             "rust" => format!("{stem}.rs"),
             "shell" => format!("{stem}.sh"),
-            "java" if self.leaks() => "Leaks.java".to_owned(),
-            "java" => "Healthy.java".to_owned(),
+            "java" => format!("{}.java", self.class()),
             other => bail!("{}: no language {other}", self.name),
         };
         Ok(directory().join(self.language()).join(name))

@@ -20,18 +20,23 @@ pub fn rows(rows: &[(Subject, Outcome)]) -> String {
     for column in COLUMNS {
         let _ = write!(text, "{:9}", column.name());
     }
-    text.push('\n');
+    let _ = writeln!(text, "found after");
     for (subject, outcome) in rows {
         let truth = if subject.leaks() { "leak" } else { "clean" };
         let _ = write!(text, "{:28}{truth:9}", subject.name);
         match outcome {
             Outcome::Skipped(why) => text.push_str(why),
             Outcome::Failed(why) => text.push_str(why),
-            Outcome::Seen { cells, .. } => {
+            Outcome::Seen {
+                cells, found_after, ..
+            } => {
                 for column in COLUMNS {
                     let cell = cells.iter().find(|c| c.column == column);
                     let said = cell.map_or("-", |c| if c.right { "ok" } else { "WRONG" });
                     let _ = write!(text, "{said:9}");
+                }
+                if let Some(seconds) = found_after {
+                    let _ = write!(text, "{seconds:.0} s");
                 }
             }
         }
@@ -40,9 +45,16 @@ pub fn rows(rows: &[(Subject, Outcome)]) -> String {
     }
     text.push('\n');
     for (subject, outcome) in rows {
-        let Outcome::Seen { cells, .. } = outcome else {
+        let Outcome::Seen { cells, settled, .. } = outcome else {
             continue;
         };
+        if let Some((seconds, verdict)) = settled {
+            let _ = writeln!(
+                text,
+                "{}: inconclusive; after {seconds} s: {verdict}",
+                subject.name
+            );
+        }
         for cell in cells.iter().filter(|c| !c.right) {
             let _ = writeln!(
                 text,
@@ -71,6 +83,10 @@ pub struct Score {
     apart: (usize, usize),
     /// Call sites in the others.
     sites: (usize, usize),
+    /// Growth per minute of the leaks found, and seconds until they were.
+    times: Vec<(f64, f64)>,
+    /// Leaks that were not called one.
+    missed: Vec<String>,
     skipped: usize,
     failed: usize,
 }
@@ -84,7 +100,16 @@ impl Score {
             match outcome {
                 Outcome::Skipped(_) => score.skipped += 1,
                 Outcome::Failed(_) => score.failed += 1,
-                Outcome::Seen { cells, report } => score.add(subject, cells, &report["verdict"]),
+                Outcome::Seen {
+                    cells,
+                    report,
+                    found_after,
+                    ..
+                } => {
+                    let growth = report["findings"][0]["growth_per_minute"].as_f64();
+                    score.times.extend(growth.zip(*found_after));
+                    score.add(subject, cells, &report["verdict"]);
+                }
             }
         }
         score
@@ -98,6 +123,9 @@ impl Score {
         };
         of.1 += 1;
         of.0 += usize::from(cells.iter().any(|c| c.column == Column::Verdict && c.right));
+        if subject.leaks() && verdict != "leak" {
+            self.missed.push(subject.name.clone());
+        }
         self.false_alarms += usize::from(!subject.leaks() && verdict == "leak");
         let right = |column| cells.iter().find(|c| c.column == column).map(|c| c.right);
         for column in COLUMNS {
@@ -158,7 +186,24 @@ impl fmt::Display for Score {
         for (name, of) in named.into_iter().chain(columns) {
             writeln!(f, "{name:36}{:.2}  ({} of {})", share(of), of.0, of.1)?;
         }
-        writeln!(f, "\n{} skipped, {} failed", self.skipped, self.failed)
+        writeln!(f)?;
+        for least in [60.0, 20.0] {
+            let times = self.times.iter().filter(|(growth, _)| *growth >= least);
+            let mut times: Vec<f64> = times.map(|(_, seconds)| *seconds).collect();
+            times.sort_by(f64::total_cmp);
+            if let Some(median) = times.get(times.len() / 2) {
+                writeln!(
+                    f,
+                    "found after, median of {} leaks of {least} a minute and more: {median:.0} s",
+                    times.len()
+                )?;
+            }
+        }
+        match self.missed.as_slice() {
+            [] => writeln!(f, "missed: none")?,
+            missed => writeln!(f, "missed: {}", missed.join(", "))?,
+        }
+        writeln!(f, "{} skipped, {} failed", self.skipped, self.failed)
     }
 }
 

@@ -107,6 +107,10 @@ offsets! {
     sk_protocol,
     /// Size of `sk_protocol` in bytes (1 before 5.6, then 2)
     sk_protocol_size,
+    /// `struct sock`.`sk_wq`: who waits for it
+    sk_wq,
+    /// `struct socket_wq`.`wait.head`: the list of those
+    wq_waiters,
     /// `struct sock`.`sk_receive_queue.qlen`
     sk_receive_qlen,
     /// `struct socket`.`file`

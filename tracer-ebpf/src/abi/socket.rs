@@ -58,6 +58,13 @@ pub const HEADS_PLAINTEXT: u16 = 1 << 4;
 /// loop.
 pub const HEADS_ASKED: u16 = 1 << 5;
 
+/// Of [`Sock::awaited`]: no scan has looked, or the kernel does not say.
+pub const AWAITED_UNKNOWN: u8 = 0;
+/// Nobody waited for what comes.
+pub const AWAITED_BY_NOBODY: u8 = 1;
+/// A thread, a poll or an epoll instance waited.
+pub const AWAITED: u8 = 2;
+
 /// One live socket; value of the map `SOCKS`, whose key is the kernel's `struct sock *` (u64).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,8 +140,9 @@ pub struct Sock {
     pub response_status: u16,
     /// `RESPONSE_*` bits.
     pub response: u8,
-    /// Explicit padding.
-    pub pad: u8,
+    /// Whether somebody waited for it at the last scan, in a call that receives or polls: one of the
+    /// `AWAITED_*` constants.
+    pub awaited: u8,
 }
 
 impl Sock {

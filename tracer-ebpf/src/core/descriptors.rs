@@ -2,8 +2,9 @@
 //! which socket now, finds sockets older than the tracer, and reads what has no event.
 
 use tracer_ebpf::{
-    Counter, FILTER_HOST, ListenKey, ROLE_CLIENT, ROLE_SERVER, SCAN_NUMBER, SCAN_UNSTORED,
-    SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_PREEXISTING, Sock,
+    AWAITED, AWAITED_BY_NOBODY, AWAITED_UNKNOWN, Counter, FILTER_HOST, ListenKey, Offsets,
+    ROLE_CLIENT, ROLE_SERVER, SCAN_NUMBER, SCAN_UNSTORED, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED,
+    SOCK_PEER_CLOSED, SOCK_PREEXISTING, Sock,
 };
 
 use super::{
@@ -24,6 +25,7 @@ const FILE_TYPE: u16 = 0xf000;
 const SOCKET: u16 = 0xc000;
 /// `SOCKFS_MAGIC`: include/uapi/linux/magic.h
 const SOCKFS: u64 = 0x534f_434b;
+const MISSING: usize = Offsets::MISSING as usize;
 /// States in which a FIN was received; it takes one sequence number that is not data.
 const FIN_RECEIVED: u32 = 1 << CLOSE_WAIT | 1 << 9 | 1 << 11;
 
@@ -85,7 +87,25 @@ pub fn visit(task: Address, fd: u32, file: Address) {
         sock.fd = fd as i32;
     }
     sock.descriptors = sock.descriptors.saturating_add(1);
+    sock.awaited = awaited(sk);
     observe(sk, sock, family, state);
+}
+
+/// Whether somebody is in the socket's wait queue: a thread that receives, or polls, or an epoll
+/// instance that it was added to.
+#[inline(always)]
+fn awaited(sk: Address) -> u8 {
+    if offset!(sk_wq) == MISSING || offset!(wq_waiters) == MISSING {
+        return AWAITED_UNKNOWN;
+    }
+    let queue: Address = read(sk, offset!(sk_wq));
+    let waiters = queue + offset!(wq_waiters) as u64;
+    // a list that is empty points to itself: include/linux/list.h
+    match read::<Address>(waiters, 0) {
+        first if queue == 0 || first == 0 => AWAITED_UNKNOWN,
+        first if first == waiters => AWAITED_BY_NOBODY,
+        _ => AWAITED,
+    }
 }
 
 /// Whether a process (not the current one) is to be watched. For cgroup targets user space keeps

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{StackOf, StackQuality},
-    report::{Finding, Resources},
+    report::{Finding, FindingState, LibrarySite, Resources},
 };
 
 /// Lines shown of a stack; `describe` has all.
@@ -110,7 +110,13 @@ pub fn finding(
         paint.dim(&format!("id {}", clean(&finding.id)))
     );
     let mut field = Field { out, style };
+    if let Some(text) = life(finding, detail) {
+        field.line("life", &text);
+    }
     field.line("at", &site_line(finding, style));
+    if let Some(library) = &finding.library {
+        field.line("library", &library_line(library, style));
+    }
     field.lines("to", &remote_lines(finding, detail));
     field.line("by", &process_line(finding, detail));
     field.line("count", &counts(finding, now));
@@ -122,8 +128,9 @@ pub fn finding(
         field.line("also", &also.join(", "));
     }
     reasons(&mut field, finding);
-    if let [_, _, ..] = finding.callers.as_slice() {
-        field.lines("callers", &caller_lines(finding, style));
+    let callers = caller_lines(finding, style);
+    if callers.len() > 1 {
+        field.lines("callers", &callers);
     }
     let notes = finding.go.iter().flat_map(|go| &go.notes);
     for (index, sentence) in notes.enumerate() {
@@ -185,6 +192,23 @@ fn stacks(field: &mut Field<'_>, finding: &Finding) {
         lines.push(paint.dim("… the rest as above"));
     }
     field.lines("opened", &labelled("by connect or accept:", lines));
+}
+
+/// What became of it, where that is more than its numbers say.
+fn life(finding: &Finding, detail: Detail) -> Option<String> {
+    let because = finding.resolved_because.as_deref().unwrap_or_default();
+    Some(match (finding.state, finding.resolved_at) {
+        (FindingState::Resolved, Some(at)) => {
+            format!("resolved at {}: {}", seconds(at), clean(because))
+        }
+        (FindingState::Back, _) => "back: it was resolved before".to_owned(),
+        _ if detail == Detail::Short => return None,
+        (FindingState::New, _) => "new: found less than a minute ago".to_owned(),
+        (FindingState::Growing, _) => "growing".to_owned(),
+        (FindingState::Steady | FindingState::Resolved, _) => {
+            "steady: what there is stays, and no more comes".to_owned()
+        }
+    })
 }
 
 fn labelled(label: &str, lines: Vec<String>) -> Vec<String> {
@@ -339,20 +363,45 @@ fn counts(finding: &Finding, now: Timestamp) -> String {
     line
 }
 
-/// Who called the function of the call site, where there are several.
+/// Who called the function of the call site, with the number of connections that each of them
+/// leaked, where that is known.
 fn caller_lines(finding: &Finding, style: Style) -> Vec<String> {
+    let shown = |function: &str, file: Option<&str>, line: Option<u32>| {
+        let file = file.map(|file| match style.frames.full_paths {
+            true => file,
+            false => stack::short_path(file),
+        });
+        format!("{} {}", clean(function), place(file, line, None))
+    };
+    if !finding.called_by.is_empty() {
+        let all = finding.called_by.iter();
+        return all
+            .map(|caller| {
+                let place = shown(&caller.function, caller.file.as_deref(), caller.line);
+                format!("{} by {place}", caller.count)
+            })
+            .collect();
+    }
     let callers = finding.callers.iter();
     callers
-        .map(|caller| {
-            let file = caller.file.as_deref();
-            let file = file.map(|file| match style.frames.full_paths {
-                true => file,
-                false => stack::short_path(file),
-            });
-            let place = place(file, caller.line, None);
-            format!("{} {place}", clean(&caller.function))
-        })
+        .map(|caller| shown(&caller.function, caller.file.as_deref(), caller.line))
         .collect()
+}
+
+/// The library's function that opened it.
+fn library_line(library: &LibrarySite, style: Style) -> String {
+    let frame = &library.frame;
+    let file = frame.file.as_deref();
+    let file = file.map(|file| match style.frames.full_paths {
+        true => file,
+        false => stack::short_path(file),
+    });
+    let place = place(file, frame.line, frame.module.as_deref());
+    format!(
+        "{}: {} {place}",
+        clean(&library.name),
+        clean(&frame.function)
+    )
 }
 
 fn stack_label(finding: &Finding) -> &'static str {

@@ -102,19 +102,20 @@ pub fn end(report: &Report) -> Timestamp {
 
 /// Filters by `args`, sorts by `sort_by` and cuts.
 pub fn select(report: &mut Report, args: &Top, sort_by: SortBy) {
-    let findings = &mut report.findings;
-    if let Some(pid) = args.pid {
-        findings.retain(|f| f.process.pid == pid || f.instances.iter().any(|i| i.pid == pid));
+    for findings in [&mut report.findings, &mut report.resolved] {
+        if let Some(pid) = args.pid {
+            findings.retain(|f| f.process.pid == pid || f.instances.iter().any(|i| i.pid == pid));
+        }
+        if let Some(namespace) = &args.namespaces.namespace {
+            findings.retain(|f| f.process.namespace.as_ref() == Some(namespace));
+        }
+        if args.namespaces.selector.is_some() {
+            // labels come with the pods' names, and no daemon sends any
+            findings.clear();
+        }
     }
-    if let Some(namespace) = &args.namespaces.namespace {
-        findings.retain(|f| f.process.namespace.as_ref() == Some(namespace));
-    }
-    if args.namespaces.selector.is_some() {
-        // labels come with the pods' names, and no daemon sends any
-        findings.clear();
-    }
-    sort(findings, sort_by);
-    findings.truncate(args.limit);
+    sort(&mut report.findings, sort_by);
+    report.findings.truncate(args.limit);
 }
 
 /// Sorts, worst first; equals by id, so that lists do not jump.

@@ -1,5 +1,7 @@
 //! Several daemons' reports as one: the same leak on ten nodes is one finding.
 
+use std::cmp::Reverse;
+
 use super::client::Answer;
 use crate::{
     findings::settle,
@@ -45,6 +47,12 @@ pub fn merge(answers: Vec<Answer<Report>>) -> Option<Report> {
         }
     }
     let mut merged = merged?;
+    let there: Vec<String> = merged.findings.iter().map(|f| f.id.clone()).collect();
+    merged.resolved.retain(|over| !there.contains(&over.id));
+    merged
+        .resolved
+        .sort_by_key(|over| (Reverse(over.resolved_at), over.id.clone()));
+    merged.resolved.dedup_by(|one, two| one.id == two.id);
     merged.schema = SCHEMA;
     for node in &nodes {
         if let Some(error) = &node.error {
@@ -68,6 +76,7 @@ fn add(merged: &mut Report, report: Report) {
         (one, two) => one.or(two),
     };
     merged.resources.extend(report.resources);
+    merged.resolved.extend(report.resolved);
     for finding in report.findings {
         match merged
             .findings
@@ -95,7 +104,7 @@ fn add_finding(known: &mut Finding, mut other: Finding) {
     known.instances.extend(other.instances);
     known
         .instances
-        .sort_by_key(|instance| std::cmp::Reverse(instance.connections));
+        .sort_by_key(|instance| Reverse(instance.connections));
     let (all, more) = (&mut known.connections, &other.connections);
     all.open += more.open;
     all.outlived += more.outlived;

@@ -24,6 +24,7 @@ pub fn report(report: &Report, style: Style) -> String {
         let number = Some(index + 1);
         finding(&mut out, one, number, end(report), &report.resources, style);
     }
+    resolved(&mut out, report, paint, width);
     if let Some(comparison) = &report.baseline {
         baseline(&mut out, comparison, report, paint);
     }
@@ -85,6 +86,33 @@ fn headline(out: &mut String, report: &Report, paint: Paint, width: usize) {
 fn item(out: &mut String, text: &str, width: usize) {
     for (index, line) in wrap(text, width.saturating_sub(4)).iter().enumerate() {
         let _ = writeln!(out, "  {} {line}", if index == 0 { '-' } else { ' ' });
+    }
+}
+
+/// What was told of before and is over.
+fn resolved(out: &mut String, report: &Report, paint: Paint, width: usize) {
+    const MOST: usize = 8;
+    if report.resolved.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n{}", paint.bold("Resolved"));
+    for finding in report.resolved.iter().take(MOST) {
+        let since = finding
+            .resolved_at
+            .map(|at| end(report).duration_since(at).as_secs_f64().max(0.0));
+        let ago = since.map_or(String::new(), |s| format!(", {} ago", units::duration(s)));
+        let site = words::call_site(finding.call_site.as_ref());
+        let because = finding.resolved_because.as_deref().unwrap_or_default();
+        let text = format!(
+            "{} {} at {site}{ago}: {}",
+            clean(&finding.id),
+            finding.kind,
+            clean(because)
+        );
+        item(out, &text, width);
+    }
+    if report.resolved.len() > MOST {
+        let _ = writeln!(out, "  … {} more", report.resolved.len() - MOST);
     }
 }
 

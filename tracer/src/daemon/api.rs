@@ -107,8 +107,9 @@ fn find(bench: &mut Bench, id: &str) -> Result<FindingDetail, (StatusCode, Strin
     let report = bench
         .report()
         .map_err(|message| (StatusCode::INTERNAL_SERVER_ERROR, message))?;
-    let mut matching = report.findings.iter().filter(|f| f.id.starts_with(id));
-    let exact = report.findings.iter().find(|f| f.id == id);
+    let known = || report.findings.iter().chain(&report.resolved);
+    let mut matching = known().filter(|f| f.id.starts_with(id));
+    let exact = known().find(|f| f.id == id);
     let finding = match (exact, matching.next(), matching.next()) {
         (Some(finding), _, _) | (None, Some(finding), None) => finding.clone(),
         (None, None, _) => {

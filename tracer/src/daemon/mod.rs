@@ -7,6 +7,7 @@
 pub mod access;
 mod answers;
 mod api;
+mod events;
 pub mod metrics;
 mod server;
 pub mod socket;

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
-use super::{Error, answers::Answers, metrics::Totals, timeline::Timelines};
+use super::{Error, answers::Answers, events, metrics::Totals, timeline::Timelines};
 use crate::config::Ignore;
 use crate::{
     procs::clock::{monotonic_ns, thread_cpu_ns},
@@ -137,6 +137,10 @@ impl Bench {
         let begun_ns = thread_cpu_ns();
         let mut report = self.source.report()?;
         self.ignore.apply(&mut report);
+        let before = self.shared.latest().map(|latest| latest.report);
+        for line in events::between(before.as_deref(), &report) {
+            tracing::info!("{line}");
+        }
         self.timelines.add(&report, Timestamp::now());
         self.totals.add(&report);
         let report = Arc::new(report);

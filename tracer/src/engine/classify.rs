@@ -71,6 +71,8 @@ pub struct Seen {
     pub stuck_ns: u64,
     /// The peer is gone, whatever the class.
     pub peer_gone: bool,
+    /// A server's that waits for no more: nobody listens to it, or its client was not answered.
+    pub abandoned: bool,
     /// Looks like an entry of a client's pool: its last exchange was complete.
     pub pool_like: bool,
     /// Used again after its first moments.
@@ -131,6 +133,7 @@ pub fn classify(now_ns: u64, role: Role, c: &Connection, settings: &Settings) ->
         class,
         stuck_ns,
         peer_gone: gone,
+        abandoned: role == Role::Server && (c.awaited == Some(false) || !c.last_was_send),
         pool_like,
         reused,
         idle_when_closed: pool_like

@@ -44,6 +44,13 @@ pub fn sentences(case: &Case<'_>, condition: fn(&Case<'_>) -> String) -> Vec<Str
     if case.all.count > 0 {
         out.push(spread(case));
     }
+    let (error_path, statuses) = match statuses(case) {
+        Some((true, sentence)) => (Some(sentence), None),
+        Some((false, sentence)) => (None, Some(sentence)),
+        None => (None, None),
+    };
+    // what explains the leak comes first
+    out.splice(1..1, error_path);
     out.push(ground(case));
     let c = case.connections;
     out.push(match (case.requests, c.closed) {
@@ -57,7 +64,7 @@ pub fn sentences(case: &Case<'_>, condition: fn(&Case<'_>) -> String) -> Vec<Str
             plural(requests, "request", "requests")
         ),
     });
-    out.extend(statuses(case));
+    out.extend(statuses);
     if let Some(period) = case.burst_period_seconds {
         out.push(format!(
             "They are opened in bursts, one every {}.",
@@ -87,8 +94,9 @@ fn spread(case: &Case<'_>) -> String {
     )
 }
 
-/// Which answers leak, where their heads could be read.
-fn statuses(case: &Case<'_>) -> Option<String> {
+/// Which answers leak, where their heads could be read, and whether that explains the leak: errors
+/// do, and most requests have other answers.
+fn statuses(case: &Case<'_>) -> Option<(bool, String)> {
     let tally = &case.state.tally;
     let mut statuses = tally.statuses;
     if case.mask.has(Class::Parked) {
@@ -96,24 +104,27 @@ fn statuses(case: &Case<'_>) -> Option<String> {
     }
     let counts = statuses.counts();
     let known: u32 = counts.iter().map(|&(_, n)| n).sum();
+    let errors: u32 = counts.iter().filter(|(s, _)| *s >= 400).map(|c| c.1).sum();
     let requests = case.requests.max(u64::from(known));
     let noun = plural(requests, "request", "requests");
-    match counts.as_slice() {
-        [] => None,
-        &[(status, n)] => Some(format!(
-            "{n} of {requests} {noun} leaked, all with status {status}."
-        )),
+    let explains = u64::from(known) * 2 <= requests && errors * 10 >= known * 9;
+    let cause = match explains {
+        true => " The path that deals with errors does not close the connection.",
+        false => "",
+    };
+    let told = match counts.as_slice() {
+        [] => return None,
+        &[(status, n)] => format!("{n} of {requests} {noun} leaked, all with status {status}."),
         several => {
             let list: Vec<String> = several
                 .iter()
                 .map(|(status, n)| format!("{n} with status {status}"))
                 .collect();
-            Some(format!(
-                "{known} of {requests} {noun} leaked: {}.",
-                list.join(", ")
-            ))
+            let list = list.join(", ");
+            format!("{known} of {requests} {noun} leaked: {list}.")
         }
-    }
+    };
+    Some((explains && errors > 0, told + cause))
 }
 
 fn ground(case: &Case<'_>) -> String {

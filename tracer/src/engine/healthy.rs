@@ -60,7 +60,7 @@ pub fn watched(
         .collect()
 }
 
-fn because(sight: &Sight<'_>, state: &State) -> String {
+pub fn because(sight: &Sight<'_>, state: &State) -> String {
     let tally = &state.tally;
     let (open, closed) = (tally.open, state.closed);
     let idle = tally.gather(Mask::of(&[

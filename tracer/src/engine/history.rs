@@ -90,6 +90,8 @@ pub struct ClassTally {
     pub long_stuck: u32,
     /// Of these, with the peer gone.
     pub peer_gone: u32,
+    /// Of these, connections of a server that nobody listens to or answered.
+    pub abandoned: u32,
     /// Of these, entries of a pool as far as one can see.
     pub pool_like: u32,
     /// Of these, idle after one use when the peer closed.
@@ -222,6 +224,7 @@ impl Tally {
         class.count += 1;
         class.long_stuck += u32::from(seen.stuck_ns >= 10 * SECOND_NS);
         class.peer_gone += u32::from(seen.peer_gone);
+        class.abandoned += u32::from(seen.abandoned);
         class.pool_like += u32::from(seen.pool_like);
         class.idle_when_closed += u32::from(seen.idle_when_closed);
         class.pairs += u32::from(c.pair);
@@ -336,6 +339,7 @@ impl ClassTally {
         self.count += one.count;
         self.long_stuck += one.long_stuck;
         self.peer_gone += one.peer_gone;
+        self.abandoned += one.abandoned;
         self.pool_like += one.pool_like;
         self.idle_when_closed += one.idle_when_closed;
         self.pairs += one.pairs;

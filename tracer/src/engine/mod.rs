@@ -19,6 +19,7 @@ mod healthy;
 mod history;
 mod judge;
 pub mod kinds;
+mod lives;
 mod population;
 pub mod saved;
 mod select;
@@ -280,6 +281,7 @@ impl Engine {
                     state.cleared_ns = None;
                     judgements[i].first_seen_ns = *state.first_seen_ns.get_or_insert(now_ns);
                     judgements[i].back = state.resolved;
+                    state.suspect(&judgements[i]);
                 }
                 Err(_) => {
                     state.cleared_ns.get_or_insert(now_ns);

@@ -75,6 +75,15 @@ impl AddAssign for Counts {
     }
 }
 
+/// What a population looked like when it was last suspected of more than low confidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspected {
+    /// Connections that the judgement was about.
+    pub outlived: u64,
+    /// Those closed until then.
+    pub closed: u64,
+}
+
 /// One population's state.
 #[derive(Debug, Clone)]
 pub struct State {
@@ -97,6 +106,8 @@ pub struct State {
     pub cleared_ns: Option<u64>,
     /// It was suspected once, and then not for a while.
     pub resolved: bool,
+    /// What it looked like when it was last suspected.
+    pub suspected: Option<Suspected>,
 }
 
 impl State {
@@ -117,6 +128,7 @@ impl State {
             first_seen_ns: None,
             cleared_ns: None,
             resolved: false,
+            suspected: None,
         }
     }
 

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::{Engine, Judgement, Settings, State, explain_servers};
 use crate::model::{
-    CohortId, Confidence, Connection, Ended, Holder, Kind, PoolState, Protocol, Role,
+    CohortId, Confidence, Connection, Ended, Framing, Holder, Kind, PoolState, Protocol,
+    ResponseState, Role,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -30,6 +31,7 @@ fn idle(sk: u64, opened_ns: u64) -> Connection {
         preexisting: false,
         error: 0,
         last_was_send: false,
+        awaited: None,
         pair: false,
         pool: PoolState::Unknown,
         protocol: Protocol::Unknown,
@@ -140,6 +142,126 @@ fn first_seen_stays_when_the_verdict_is_repeated() {
     }
     engine.end_sweep();
     assert_eq!(engine.judge()[0].first_seen_ns, first);
+}
+
+/// One more sweep at `second`, in which `open` connections are there and `closed` ended.
+fn sweep(engine: &mut Engine, second: u64, open: std::ops::Range<u64>, closed: u64) {
+    engine.begin_sweep(second * SECOND, true);
+    for i in open {
+        engine.observe(CohortId(1), Role::Client, &idle(i, i * SECOND / 2));
+    }
+    let ended = Ended {
+        count: closed,
+        lifetime_ns: closed * SECOND,
+        turns: 0,
+    };
+    engine.ended(CohortId(1), Role::Client, &ended);
+    engine.end_sweep();
+}
+
+fn because(engine: &mut Engine) -> Vec<String> {
+    let judged = engine.judge();
+    let over = engine.over(&judged).into_iter();
+    over.map(|over| over.because).collect()
+}
+
+#[test]
+fn what_was_suspected_and_is_closed_is_over_with_the_reason() {
+    let mut engine = leak(30, true, false);
+    assert_eq!(because(&mut engine), [""; 0]);
+    // It goes on: nothing is over.
+    sweep(&mut engine, 31, 0..62, 0);
+    assert_eq!(because(&mut engine), [""; 0]);
+    sweep(&mut engine, 32, 0..0, 62);
+    let told = because(&mut engine);
+    assert_eq!(
+        told,
+        ["None is open any more: 62 connections were closed since."]
+    );
+    // It stays said.
+    sweep(&mut engine, 33, 0..0, 0);
+    assert_eq!(because(&mut engine), told);
+    // It begins again.
+    for second in 34..80 {
+        sweep(&mut engine, second, 68..2 * second, 0);
+    }
+    assert_eq!(because(&mut engine), [""; 0]);
+}
+
+#[test]
+fn what_only_looked_like_a_leak_is_taken_back_with_the_reason() {
+    let mut engine = leak(30, true, false);
+    assert_eq!(engine.judge().len(), 1);
+    for second in 31..120 {
+        engine.begin_sweep(second * SECOND, true);
+        for i in 0..60 {
+            let used = Connection {
+                turns: u32::try_from(second).unwrap_or(0),
+                sent_ns: Some(second * SECOND - SECOND / 2),
+                received_ns: Some(second * SECOND - SECOND / 4),
+                turn_ns: Some(second * SECOND - SECOND / 2),
+                ..idle(i, i * SECOND / 2)
+            };
+            engine.observe(CohortId(1), Role::Client, &used);
+        }
+        engine.end_sweep();
+    }
+    let told = because(&mut engine);
+    assert_eq!(
+        told,
+        ["It turned out to be no leak: pool of 60, used 7140 times."]
+    );
+}
+
+#[test]
+fn where_only_errors_leak_the_evidence_says_so_first() {
+    let mut engine = Engine::new(Settings::default());
+    let refused = ResponseState {
+        status: 503,
+        upgraded: false,
+        framing: Framing::Length(60_000),
+        received: 4_000,
+        complete: false,
+    };
+    for second in 1..=40 {
+        let now_ns = second * SECOND;
+        engine.begin_sweep(now_ns, true);
+        for i in 1..=second {
+            let begun_ns = i * SECOND - SECOND / 2;
+            let kept = Connection {
+                sent_ns: Some(begun_ns),
+                received_ns: Some(begun_ns),
+                turn_ns: Some(begun_ns),
+                turns: 1,
+                unread: 3_000,
+                protocol: Protocol::Http,
+                response: Some(refused),
+                ..idle(i, begun_ns)
+            };
+            engine.observe(CohortId(1), Role::Client, &kept);
+        }
+        let good = Ended {
+            count: 3,
+            lifetime_ns: SECOND / 4,
+            turns: 3,
+        };
+        engine.ended(CohortId(1), Role::Client, &good);
+        engine.end_sweep();
+    }
+    let judged = engine.judge();
+    let told: Vec<&str> = judged
+        .iter()
+        .filter_map(|j| j.evidence.get(1))
+        .map(String::as_str)
+        .collect();
+    let [told] = told.as_slice() else {
+        panic!("{judged:?}");
+    };
+    assert!(
+        told.contains(" of 160 requests leaked, all with status 503. The path that deals with"),
+        "{told}"
+    );
+    assert_eq!(judged[0].responses.first().map(|r| r.0), Some(503));
 }
 
 #[test]

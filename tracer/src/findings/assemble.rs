@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Identity, hints, program, verdict};
+use super::{Identity, hints, library, program, verdict};
 use crate::{
     engine::{self, Counts, Judgement},
     model::{Cohort, Confidence, Family, GoPools, Role, StackQuality},
@@ -117,6 +117,7 @@ pub fn assemble(inputs: Inputs<'_>) -> Report {
         unsettled,
         settle_seconds,
         findings,
+        resolved: Vec::new(),
         populations: inputs.watched.iter().map(population).collect(),
         ignored: 0,
         resources: inputs.resources,
@@ -180,6 +181,8 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         }
     }
     let callers = callers(&group);
+    let called_by = called_by(&group);
+    let library = site.and_then(library::library);
     let mut evidence = judgement.evidence.clone();
     if instances.len() > 1 {
         evidence.push(format!(
@@ -194,6 +197,14 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         evidence.push("No stack could be taken, so the call site is unknown.".to_owned());
     }
     evidence.extend(site.and_then(|site| hints::explain(site, program(&cohort.process))));
+    if let Some(library) = &library {
+        let own = site.filter(|site| site.own).and_then(call_site);
+        let own = own.map(|own| match (&own.file, own.line) {
+            (Some(file), Some(line)) => format!("{} {file}:{line}", own.function),
+            _ => own.function,
+        });
+        evidence.push(library::sentence(library, own.as_deref(), &called_by));
+    }
     let server = cohort.role == Role::Server;
     Some(Finding {
         id,
@@ -204,8 +215,9 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         process: process(worst),
         call_site: site.and_then(call_site),
         stack: site.map_or_else(Vec::new, StackFrame::of),
+        library,
         callers,
-        called_by: called_by(&group),
+        called_by,
         opener_stack: cohort
             .opener
             .as_deref()
@@ -222,6 +234,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         responses: responses(&group, requests),
         state: state(&group, inputs),
         resolved_at: None,
+        resolved_because: None,
         connections: counts(connections),
         requests,
         growth_per_minute: round(growth),

@@ -4,10 +4,13 @@
 mod assemble;
 mod hints;
 mod identity;
+mod library;
+mod lives;
 mod resources;
 mod verdict;
 
 pub use assemble::{Inputs, Suspect, Watched, assemble};
 pub use identity::{Authority, Identity, Place, program};
+pub use lives::Lives;
 pub use resources::{PortUse, ProcessUse, resources};
 pub use verdict::{settle, verdict};

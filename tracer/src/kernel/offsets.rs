@@ -45,6 +45,8 @@ pub fn resolve(btf: &Btf) -> Result<Offsets, MissingMember> {
         sk_type: must("sock", "sk_type")?,
         sk_protocol: must("sock", "sk_protocol")?,
         sk_protocol_size: btf.field("sock", "sk_protocol").map_or(2, |f| f.size),
+        sk_wq: offset_or_missing(maybe("sock", &["sk_wq"])),
+        wq_waiters: offset_or_missing(maybe("socket_wq", &["wait.head"])),
         sk_receive_qlen: must("sock", "sk_receive_queue.qlen")?,
         socket_file: must("socket", "file")?,
         socket_sk: must("socket", "sk")?,
@@ -110,5 +112,7 @@ mod tests {
         };
         let offsets = resolve(&Btf::parse(bytes).unwrap()).unwrap();
         assert_ne!(offsets.iter_iov, tracer_ebpf::Offsets::MISSING);
+        assert_ne!(offsets.sk_wq, tracer_ebpf::Offsets::MISSING);
+        assert_ne!(offsets.wq_waiters, tracer_ebpf::Offsets::MISSING);
     }
 }

@@ -65,6 +65,9 @@ pub struct Report {
     pub settle_seconds: Option<f64>,
     /// The findings, worst first.
     pub findings: Vec<Finding>,
+    /// Findings of earlier reports that are over, the latest first: fixed, or taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resolved: Vec<Finding>,
     /// What was watched and is no leak, with the reason; the largest first.
     #[serde(default)]
     pub populations: Vec<Population>,
@@ -184,6 +187,10 @@ pub struct Finding {
     pub call_site: Option<CallSite>,
     /// All frames, innermost first.
     pub stack: Vec<StackFrame>,
+    /// The library that leaks by itself, and its function to change, where the call site is the
+    /// application's that called it or is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<LibrarySite>,
     /// Who called the function of the call site: a helper leaks for several.
     #[serde(default)]
     pub callers: Vec<Caller>,
@@ -221,9 +228,12 @@ pub struct Finding {
     /// What it has been doing since it was first seen.
     #[serde(default)]
     pub state: FindingState,
-    /// When it was last seen, where it is over.
+    /// When it was first missing, where it is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved_at: Option<Timestamp>,
+    /// Why it is over, as a sentence: what leaked was closed, or it turned out to be no leak.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved_because: Option<String>,
     /// Sentences with the numbers.
     pub evidence: Vec<String>,
     /// What to change.
@@ -258,6 +268,16 @@ impl StackFrame {
             .map(|(frame, owner)| StackFrame { frame, owner })
             .collect()
     }
+}
+
+/// Where a library leaks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LibrarySite {
+    /// Name of the library: a package, a module or a file.
+    pub name: String,
+    /// Its function that opened the connection or asked.
+    pub frame: Frame,
 }
 
 /// A caller of a call site's function.

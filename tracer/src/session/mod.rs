@@ -159,6 +159,8 @@ pub struct Session {
     /// Sockets removed by reconciling.
     pub(crate) healed: u64,
     pub(crate) gaps: losses::Gaps,
+    /// Findings of earlier reports.
+    pub(crate) lives: crate::findings::Lives,
     pub(crate) saving: saved::Saving,
     /// Processes that ended, whose stacks are kept while somebody holds a socket of theirs.
     pub(crate) ended: HashSet<u32>,
@@ -249,6 +251,7 @@ impl Session {
             totals: sweep::Totals::default(),
             healed: 0,
             gaps: losses::Gaps::default(),
+            lives: crate::findings::Lives::default(),
             saving: saved::Saving::default(),
             ended: HashSet::new(),
             clock: Clock::now(),

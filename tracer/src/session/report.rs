@@ -9,7 +9,7 @@ use crate::{
     engine::Judgement,
     findings::{self, Inputs, PortUse, ProcessUse},
     model::{Family, Holder, Role},
-    procs::{self, clock::monotonic_ns},
+    procs::{self, Presence, clock::monotonic_ns},
     report::{
         CallSite, ConnectionList, ConnectionRow, Coverage, Doctor, Report, Resources, SCHEMA,
     },
@@ -41,6 +41,7 @@ impl Session {
         let growth = self.growth_by_process(&judgements);
         let watched = self.watched(&judgements);
         let unexplained = self.engine.unexplained(&judgements);
+        let over = self.over(&judgements);
         let suspects = self.suspects(judgements)?;
         if suspects
             .iter()
@@ -81,7 +82,7 @@ impl Session {
                  sites and remotes."
             ));
         }
-        Ok(findings::assemble(Inputs {
+        let mut report = findings::assemble(Inputs {
             started_at: self.clock.date(self.started_ns),
             duration_seconds: (ended_ns - self.started_ns) as f64 / 1e9,
             clock: (self.started_ns, self.clock.date(self.started_ns)),
@@ -92,7 +93,48 @@ impl Session {
             watched,
             resources: self.resources(&growth)?,
             unsettled,
-        }))
+        });
+        let because = self.because(&report, over);
+        let now = self.clock.date(monotonic_ns());
+        self.lives.follow(&mut report, now, &because);
+        Ok(report)
+    }
+
+    /// Suspicions that are over, by the id of their finding.
+    fn over(&self, judgements: &[Judgement]) -> BTreeMap<String, String> {
+        let id = |cohort| {
+            let entry = self.cohorts.get(cohort)?;
+            let program = findings::program(&entry.cohort.process);
+            Some(entry.identity.id(program))
+        };
+        let over = self.engine.over(judgements).into_iter();
+        over.filter_map(|over| {
+            let because = match over.continued_as.and_then(id) {
+                Some(other) => format!("What leaks is told of by finding {other} now."),
+                None => over.because,
+            };
+            Some((id(over.cohort)?, because))
+        })
+        .collect()
+    }
+
+    /// Why findings are not in this report any more, by id.
+    fn because(
+        &self,
+        report: &Report,
+        mut over: BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        for finding in self.lives.missing(report) {
+            let mut pids = finding.instances.iter().map(|instance| instance.pid);
+            if pids.all(|pid| Presence::of(pid) == Presence::Ended) {
+                let ended = match finding.instances.len() {
+                    1 => "Its process ended.",
+                    _ => "Its processes ended.",
+                };
+                over.insert(finding.id.clone(), ended.to_owned());
+            }
+        }
+        over
     }
 
     fn watched(&self, judgements: &[Judgement]) -> Vec<findings::Watched> {

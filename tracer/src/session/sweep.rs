@@ -4,9 +4,9 @@ use std::{collections::HashSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::{
-    HeadKey, ROLE_PAIR, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED,
-    SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, STACK_NONE, STACK_TICKET, Sock,
-    WHEN_ACCEPT, WHEN_CONNECT,
+    AWAITED, AWAITED_BY_NOBODY, HeadKey, ROLE_PAIR, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED,
+    SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, STACK_NONE,
+    STACK_TICKET, Sock, WHEN_ACCEPT, WHEN_CONNECT,
 };
 
 use super::{Session, cohorts::Member, ends, requests, requests::socket_address, responses};
@@ -569,6 +569,11 @@ pub fn connection(sk: u64, sock: &Sock, holder: Holder) -> Connection {
         preexisting: sock.flags & SOCK_PREEXISTING != 0,
         error: sock.error,
         last_was_send: sock.last_direction == 1,
+        awaited: match sock.awaited {
+            AWAITED_BY_NOBODY => Some(false),
+            AWAITED => Some(true),
+            _ => None,
+        },
         pair: is_pair(sock),
         pool: PoolState::Unknown,
         protocol: responses::protocol(sock),

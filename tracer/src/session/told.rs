@@ -225,6 +225,7 @@ fn stream_connection(stream: &Stream) -> Connection {
         preexisting: false,
         error: 0,
         last_was_send: !responded,
+        awaited: None,
         pair: false,
         pool: stream.state,
         protocol: crate::model::Protocol::Http,

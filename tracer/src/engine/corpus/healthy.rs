@@ -1,7 +1,9 @@
 //! Histories of programs that do nothing wrong.
 
 use super::{
-    Case, regular,
+    Case,
+    leaky::one_in_eight,
+    regular,
     sim::{Life, Noise, opened},
 };
 use crate::model::{PoolState, Role};
@@ -351,6 +353,14 @@ pub const CASES: &[Case] = &[
             let one = |t: f64| opened(t).serve(t, 0.01).close(t + 0.02);
             regular(0.0, s, r).into_iter().map(one).collect()
         },
+    },
+    Case {
+        name: "server: brief clients beside subscribers that stay",
+        role: Role::Server,
+        leak: None,
+        seconds: &[60.0, 300.0],
+        rates: &[4.0, 16.0],
+        lives: |_, s, r| one_in_eight(s, r, |t| opened(t).serve(t, 0.01).awaited(true)),
     },
     Case {
         name: "server: idle keep-alive clients come and go",

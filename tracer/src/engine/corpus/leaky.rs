@@ -387,6 +387,22 @@ pub const CASES: &[Case] = &[
         },
     },
     Case {
+        name: "server: one in eight forgotten without an answer",
+        role: Role::Server,
+        leak: Some(Kind::AcceptedNeverClosed),
+        seconds: &[60.0, 300.0],
+        rates: &[4.0, 16.0],
+        lives: |_, s, r| one_in_eight(s, r, |t| opened(t).stream(t + 0.01, t + 0.02, 1.0)),
+    },
+    Case {
+        name: "server: one in eight answered, then listened to by nobody",
+        role: Role::Server,
+        leak: Some(Kind::AcceptedNeverClosed),
+        seconds: &[60.0, 300.0],
+        rates: &[4.0, 16.0],
+        lives: |_, s, r| one_in_eight(s, r, |t| opened(t).serve(t, 0.01).awaited(false)),
+    },
+    Case {
         name: "server: half shut, kept",
         role: Role::Server,
         leak: Some(Kind::AcceptedNeverClosed),
@@ -446,3 +462,11 @@ pub const CASES: &[Case] = &[
         },
     },
 ];
+
+/// Arrivals at a server that answers and closes, but for one in eight.
+pub fn one_in_eight(seconds: f64, rate: f64, other: fn(f64) -> Life) -> Vec<Life> {
+    let brief = |t: f64| opened(t).serve(t, 0.01).close(t + 0.02);
+    let life = |(n, t): (usize, f64)| if n % 8 == 0 { other(t) } else { brief(t) };
+    let arrivals = regular(0.0, seconds, rate).into_iter().enumerate();
+    arrivals.map(life).collect()
+}

@@ -63,6 +63,8 @@ pub struct Life {
     pub error: u16,
     /// What the runtime says, from when.
     pub pool: Vec<(f64, PoolState)>,
+    /// Somebody waits for what it receives.
+    pub awaited: Option<bool>,
     /// One end of a socket pair.
     pub pair: bool,
     /// What it speaks.
@@ -102,6 +104,7 @@ pub fn opened(opened: f64) -> Life {
         other_holder: None,
         error: 0,
         pool: Vec::new(),
+        awaited: None,
         pair: false,
         protocol: Protocol::Unknown,
         response: None,
@@ -172,6 +175,12 @@ impl Life {
             self.transfers.push(Transfer::Sent(t));
             t += period;
         }
+        self
+    }
+
+    /// Whether somebody waits for what it receives.
+    pub fn awaited(mut self, by_somebody: bool) -> Life {
+        self.awaited = Some(by_somebody);
         self
     }
 
@@ -246,6 +255,7 @@ impl Life {
             preexisting: self.opened < 0.0,
             error: self.error,
             last_was_send,
+            awaited: self.awaited,
             pair: self.pair,
             pool: pool.map_or(PoolState::Unknown, |(_, state)| *state),
             protocol: self.protocol,

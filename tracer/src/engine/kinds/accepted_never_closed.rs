@@ -53,15 +53,17 @@ fn rule(rules: &Rules<'_>, _: &[Fit]) -> Option<Fit> {
         .flatten()
 }
 
-/// Whether those that ended did so at once, and those that are idle stay many times as long: one way
-/// through the handler closes, and another does not. Only of protocols without requests, whose clients
-/// have no reason to keep a connection for the next one.
+/// Whether those that ended did so at once, and those that are idle stay many times as long and are
+/// not served any more: one way through the handler closes, and another does not. Only of protocols
+/// without requests, whose clients have no reason to keep a connection for the next one. Subscribers
+/// look the same until one asks who listens: theirs are read from, or waited on.
 fn served_in_moments(rules: &Rules<'_>) -> bool {
     let state = rules.state;
     let quiet = rules.gather(QUIET);
     let mean_ns = state.closed_lifetime_ns.checked_div(state.closed);
     let many_times = rules.settings().forgotten_times;
-    mean_ns.is_some_and(|mean| mean.saturating_mul(many_times) < quiet.stuck_max_ns)
+    let abandoned = quiet.abandoned * 10 >= quiet.count * 9;
+    abandoned && mean_ns.is_some_and(|mean| mean.saturating_mul(many_times) < quiet.stuck_max_ns)
 }
 
 fn condition(case: &Case<'_>) -> String {
@@ -91,7 +93,7 @@ explained by its clients, and so is one whose clients are in view and leak thems
 **Confidence.** Medium: eight and more idle ones, growing over ten seconds, while less than one in ten
 was closed; high after two minutes. Where more were closed, of a protocol without requests only: after
 half a minute, when those that ended had lived for moments and the idle ones stay a hundred times as
-long. Shut-down ones: as for any other growth.
+long, unanswered or without anybody who waits for what comes. Shut-down ones: as for any other growth.
 
 **What to change.**
 

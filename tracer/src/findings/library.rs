@@ -1,0 +1,190 @@
+//! Leaks inside of libraries: the library's own function beside the application's that called it.
+
+use crate::{
+    model::{Frame, Owner, Site},
+    report::{CalledBy, LibrarySite},
+};
+
+/// Folders below which each library has one of its own: what precedes its name, and how many parts
+/// of the path the name has.
+const FOLDERS: &[(&str, usize)] = &[
+    ("/site-packages/", 1),
+    ("/dist-packages/", 1),
+    ("/node_modules/", 1),
+    ("/vendor/bundle/", 1),
+    ("/gems/", 1),
+    ("/vendor/", 2),
+];
+
+/// The library inside of which a connection was opened or asked for, where a frame of its own lies
+/// between the application's and the network. Well-known clients are none: they do as they are
+/// told.
+pub fn library(site: &Site) -> Option<LibrarySite> {
+    let end = match site.own {
+        true => site.call_site?,
+        false => site.frames.len(),
+    };
+    let of = |index: usize| site.owners.get(index).copied();
+    let index = (0..end).find(|&index| {
+        let frame = &site.frames[index];
+        of(index) == Some(Owner::Dependency) && !frame.function.contains("+0x")
+    })?;
+    let frame = site.frames.get(index)?;
+    Some(LibrarySite {
+        name: name(frame)?,
+        frame: frame.clone(),
+    })
+}
+
+/// What a finding says of its library; `site` is the application's place, where it is known.
+pub fn sentence(library: &LibrarySite, site: Option<&str>, called_by: &[CalledBy]) -> String {
+    let LibrarySite { name, frame } = library;
+    let place = match (&frame.file, frame.line) {
+        (Some(file), Some(line)) => format!("{} {file}:{line}", frame.function),
+        _ => frame.function.clone(),
+    };
+    let callers = called_by.len();
+    match site {
+        None => format!(
+            "It is opened by the library {name} at {place}; no frame of the application's is on the \
+             stack."
+        ),
+        Some(_) if callers > 1 => {
+            format!("The line to change is in {name} at {place}: it leaks for {callers} callers.")
+        }
+        Some(site) => format!(
+            "It is opened inside of {name} at {place}, called from {site}: the change belongs into \
+             {name} where that gives its caller nothing to close."
+        ),
+    }
+}
+
+/// Name of the library that a frame is in.
+fn name(frame: &Frame) -> Option<String> {
+    let file = frame.file.as_deref().unwrap_or_default();
+    for (folder, parts) in FOLDERS {
+        if let Some((_, rest)) = file.rsplit_once(folder) {
+            let parts = match rest.starts_with('@') {
+                true => 2,
+                false => *parts,
+            };
+            let all: Vec<&str> = rest.split('/').collect();
+            let name = all.get(..parts.min(all.len().saturating_sub(1)).max(1))?;
+            let name = name.join("/");
+            return Some(name.strip_suffix(".py").unwrap_or(&name).to_owned());
+        }
+    }
+    // Go's packages, and crates of Rust
+    if let Some(at) = frame.function.rfind('/') {
+        let dot = frame.function.get(at..)?.find('.')?;
+        return frame.function.get(..at + dot).map(str::to_owned);
+    }
+    if let Some((_, rest)) = file.split_once("/registry/src/") {
+        return rest.split('/').nth(1).map(str::to_owned);
+    }
+    let module = frame.module.as_deref()?;
+    module.rsplit('/').next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{library, name, sentence};
+    use crate::{
+        model::{Frame, Owner, Site, StackQuality},
+        report::CalledBy,
+    };
+
+    fn frame(function: &str, file: &str) -> Frame {
+        Frame {
+            function: function.to_owned(),
+            file: Some(file.to_owned()),
+            line: Some(7),
+            module: None,
+            inlined: false,
+            address: None,
+        }
+    }
+
+    fn site(own: bool) -> Site {
+        Site {
+            frames: vec![
+                frame("create_connection", "/usr/lib/python3.13/socket.py"),
+                frame("fetch_key", "/venv/lib/site-packages/doorman/keys.py"),
+                frame("check", "/srv/shop/login.py"),
+            ],
+            owners: vec![Owner::Runtime, Owner::Dependency, Owner::Own],
+            call_site: Some(if own { 2 } else { 1 }),
+            own,
+            quality: StackQuality::Complete,
+            library: !own,
+            own_frames: Vec::new(),
+            line_in_function: None,
+        }
+    }
+
+    #[test]
+    fn the_librarys_function_stands_beside_the_applications() {
+        let found = library(&site(true)).map(|l| (l.name, l.frame.function));
+        assert_eq!(found, Some(("doorman".to_owned(), "fetch_key".to_owned())));
+        // a well-known client between them does as it is told
+        let mut client = site(true);
+        client.owners[1] = Owner::Client;
+        assert_eq!(library(&client), None);
+        assert!(library(&site(false)).is_some());
+    }
+
+    #[test]
+    fn names_are_those_of_packages() {
+        for (function, file, expected) in [
+            ("f", "/v/lib/python3.13/site-packages/doorman.py", "doorman"),
+            ("f", "/v/site-packages/doorman/a/b.py", "doorman"),
+            ("f", "/app/node_modules/@acme/keys/index.js", "@acme/keys"),
+            ("f", "/app/node_modules/a/node_modules/b/lib/index.js", "b"),
+            (
+                "f",
+                "/usr/lib/gems/doorman-1.2/lib/doorman.rb",
+                "doorman-1.2",
+            ),
+            ("f", "/app/vendor/acme/keys/src/Keys.php", "acme/keys"),
+            (
+                "example.org/keys/v2.(*C).Get",
+                "keys.go",
+                "example.org/keys/v2",
+            ),
+            (
+                "k::get",
+                "/c/registry/src/index-1/keys-0.3.1/src/lib.rs",
+                "keys-0.3.1",
+            ),
+        ] {
+            assert_eq!(
+                name(&frame(function, file)).as_deref(),
+                Some(expected),
+                "{file}"
+            );
+        }
+    }
+
+    #[test]
+    fn with_several_callers_the_library_must_change() -> Result<(), &'static str> {
+        let found = library(&site(true)).ok_or("no library")?;
+        let caller = |function: &str| CalledBy {
+            function: function.to_owned(),
+            file: None,
+            line: None,
+            count: 1,
+        };
+        let many = sentence(
+            &found,
+            Some("check login.py:7"),
+            &[caller("a"), caller("b")],
+        );
+        assert!(
+            many.starts_with("The line to change is in doorman at fetch_key /venv"),
+            "{many}"
+        );
+        let one = sentence(&found, Some("check login.py:7"), &[caller("a")]);
+        assert!(one.contains("called from check login.py:7"), "{one}");
+        Ok(())
+    }
+}
