@@ -127,7 +127,7 @@ pub fn ruby_frames(data: &[u8]) {
     ruby::read_hostile(data);
 }
 
-/// The first bytes of a connection: an HTTP request, a TLS hello, or neither; and a URL.
+/// The first bytes of a request of any protocol, and a URL.
 pub fn http_bytes(data: &[u8]) {
     let _ = protocols::sniff(data);
     let redacted = protocols::redact_target(data, data.len().is_multiple_of(2));

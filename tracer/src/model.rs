@@ -435,6 +435,9 @@ pub enum Kind {
     ClientPerRequest,
     /// Streams keep being opened and none of the earlier ones is ended.
     StreamNeverCancelled,
+    /// Of tests alone: what adding a kind takes.
+    #[cfg(test)]
+    Fixture,
     /// Unread response bytes, and nobody reads any more.
     ResponseNotRead,
     /// The peer closed, we never did.
@@ -456,6 +459,8 @@ impl Kind {
             Kind::ResponseBodyNotClosed => "response_body_not_closed",
             Kind::ClientPerRequest => "client_per_request",
             Kind::StreamNeverCancelled => "stream_never_cancelled",
+            #[cfg(test)]
+            Kind::Fixture => "fixture",
             Kind::ResponseNotRead => "response_not_read",
             Kind::CloseWait => "close_wait",
             Kind::AcceptedNeverClosed => "accepted_never_closed",

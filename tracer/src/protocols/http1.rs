@@ -1,41 +1,10 @@
-//! The first bytes that a client sent on a connection, or sent to begin a request.
+//! The head of an HTTP/1 request (RFC 9112 section 3), or its first bytes.
 //!
 //! Not by `httparse`: these bytes end anywhere, and of a head that is cut it says no more than that
 //! it is, neither method nor target nor which of both is whole.
 
-use super::{redact::redact_target, tls};
+use super::{redact::redact_target, request::RequestHead};
 
-/// What the first bytes are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sniffed {
-    /// An HTTP/1 request.
-    Http1(RequestHead),
-    /// The HTTP/2 connection preface (RFC 9113 section 3.4), with prior knowledge.
-    Http2,
-    /// A TLS ClientHello, with its server name (RFC 6066 section 3) as far as the bytes reach.
-    Tls {
-        /// Server name.
-        sni: Option<String>,
-    },
-    /// Something else.
-    Other,
-}
-
-/// What is kept of an HTTP/1 request head (RFC 9112 section 3).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RequestHead {
-    /// Method.
-    pub method: String,
-    /// Target in origin form, redacted: `/v2/app/tags/list?page=…`. `*` and, for CONNECT, empty.
-    pub target: String,
-    /// Host and port as the request names them, lower case: from an absolute target, else from
-    /// the `Host` header. `None` also when the bytes end before or inside it.
-    pub host: Option<String>,
-    /// The bytes ended inside the target.
-    pub cut: bool,
-}
-
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Methods believed without seeing the version at the line's end (IANA's registry, the common
 /// part).
 const METHODS: [&str; 17] = [
@@ -60,24 +29,8 @@ const METHODS: [&str; 17] = [
 const METHOD_BYTES_MAX: usize = 20;
 const HOST_BYTES_MAX: usize = 253 + 6;
 
-/// Recognises the first bytes of a connection or request; they may be cut off anywhere.
-#[must_use]
-pub fn sniff(bytes: &[u8]) -> Sniffed {
-    // Sixteen bytes are enough to tell the preface from any HTTP/1 request.
-    let preface = bytes.len().min(HTTP2_PREFACE.len());
-    if preface >= 16 && bytes[..preface] == HTTP2_PREFACE[..preface] {
-        return Sniffed::Http2;
-    }
-    if let Some(hello) = tls::client_hello(bytes) {
-        return Sniffed::Tls { sni: hello.sni };
-    }
-    match request(bytes) {
-        Some(head) => Sniffed::Http1(head),
-        None => Sniffed::Other,
-    }
-}
-
-fn request(bytes: &[u8]) -> Option<RequestHead> {
+/// Reads the head of a request; the bytes may be cut off anywhere.
+pub(super) fn read(bytes: &[u8]) -> Option<RequestHead> {
     let space = bytes
         .iter()
         .take(METHOD_BYTES_MAX + 1)
@@ -211,13 +164,6 @@ mod tests {
 
     use super::*;
 
-    fn http1(bytes: &[u8]) -> Option<RequestHead> {
-        match sniff(bytes) {
-            Sniffed::Http1(head) => Some(head),
-            _ => None,
-        }
-    }
-
     fn head(method: &str, target: &str, host: Option<&str>, cut: bool) -> Option<RequestHead> {
         Some(RequestHead {
             method: method.to_owned(),
@@ -258,25 +204,21 @@ mod tests {
             (b"GET ", head("GET", "…", None, true)),
         ];
         for (bytes, expected) in cases {
-            assert_eq!(
-                &http1(bytes),
-                expected,
-                "{}",
-                String::from_utf8_lossy(bytes)
-            );
+            assert_eq!(&read(bytes), expected, "{}", String::from_utf8_lossy(bytes));
         }
     }
 
     #[test]
-    fn http2_preface() {
-        assert_eq!(sniff(HTTP2_PREFACE), Sniffed::Http2);
-        assert_eq!(sniff(&HTTP2_PREFACE[..18]), Sniffed::Http2);
+    fn the_preface_of_http2_is_no_request() {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        assert_eq!(read(preface), None);
+        assert_eq!(read(&preface[..16]), None);
     }
 
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = sniff(&bytes);
+            let _ = read(&bytes);
         }
 
         #[test]
@@ -287,7 +229,7 @@ mod tests {
             let mut bytes = method.into_bytes();
             bytes.push(b' ');
             bytes.extend(tail);
-            let _ = sniff(&bytes);
+            let _ = read(&bytes);
         }
 
         #[test]
@@ -305,7 +247,7 @@ mod tests {
                  Authorization: Basic {value}\r\nCookie: a={value}\r\n\r\n{value}"
             );
             let bytes = &text.as_bytes()[..keep.min(text.len())];
-            let seen = format!("{:?}", sniff(bytes));
+            let seen = format!("{:?}", read(bytes));
             prop_assert!(!seen.to_uppercase().contains("SECRET"), "{seen}");
         }
     }

@@ -5,6 +5,20 @@ use serde::{Deserialize, Serialize};
 use super::Scheme;
 use crate::model::Protocol;
 
+/// What the first bytes of a request say.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestHead {
+    /// Method.
+    pub method: String,
+    /// Target in origin form, redacted: `/v2/app/tags/list?page=…`. `*` and, for CONNECT, empty.
+    pub target: String,
+    /// Host and port as the request names them, lower case: of HTTP from an absolute target, else
+    /// from the `Host` header. `None` also when the bytes end before or inside it.
+    pub host: Option<String>,
+    /// The bytes ended inside the target.
+    pub cut: bool,
+}
+
 /// What is kept of one request: redacted already.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Request {

@@ -5,6 +5,8 @@
 //! ([`Runtime::plan`], [`Runtime::interleave`]), explain code that it made itself
 //! ([`Runtime::walker`]), and say what can't be seen of it.
 
+#[cfg(test)]
+pub mod fixture;
 pub mod go;
 pub mod java;
 pub mod node;
@@ -66,11 +68,13 @@ fn all(wishes: Wishes) -> Vec<Box<dyn Runtime>> {
         Box::new(node::Node::default()),
         Box::new(java::Java::new(wishes.ask_jvms)),
         Box::new(tls::Tls::default()),
+        #[cfg(test)]
+        Box::new(fixture::Fixture::default()),
     ]
 }
 
 /// The rules of blame of all runtimes, after the common ones.
-const TABLES: [&str; 7] = [
+const TABLES: &[&str] = &[
     blame::COMMON,
     python::RULES,
     node::RULES,
@@ -78,12 +82,14 @@ const TABLES: [&str; 7] = [
     ruby::RULES,
     php::RULES,
     go::RULES,
+    #[cfg(test)]
+    fixture::RULES,
 ];
 
 /// Whose frames are, by the user's rules and then the built-in ones.
 #[must_use]
 pub fn blame(user: Vec<blame::Rule>) -> Blame {
-    Blame::new(user, &TABLES)
+    Blame::new(user, TABLES)
 }
 
 /// The table of functions that a runtime keeps in an executable.

@@ -1,9 +1,15 @@
 //! Whose frames of real stacks are, by the tables of all runtimes.
 
-use super::{TABLES, blame};
+use std::{fs, process::Command};
+
+use super::{
+    Runtimes, TABLES, blame, fixture,
+    managed::{Caller, Place},
+};
 use crate::{
-    model::Frame,
+    model::{CohortId, Frame, Kind},
     symbols::blame::{Program, Rule},
+    unwind::modules::Modules,
 };
 
 fn frame(function: &str, file: Option<&str>, module: Option<&str>) -> Frame {
@@ -261,4 +267,67 @@ fn php_blames_the_script_past_internal_functions_and_vendor() {
         frame("execute_ex", None, Some("/usr/sbin/php-fpm8.2")),
     ];
     assert_eq!(blamed(&frames, "/usr/sbin/php-fpm8.2"), Some("Shop::price"));
+}
+
+/// `runtimes/fixture` is one that only tests have.
+#[test]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+fn a_runtime_in_the_list_finds_its_programs_and_explains_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join(fixture::PROGRAM);
+    fs::copy("/bin/sleep", &program).unwrap();
+    let mut child = Command::new(&program).arg("600").spawn().unwrap();
+    let (pid, other) = (child.id(), std::process::id());
+
+    let (mut runtimes, mut modules) = (Runtimes::default(), Modules::new(16));
+    for pid in [pid, other] {
+        let process = modules.refresh(pid).unwrap();
+        runtimes.look(pid, &process, &mut modules);
+    }
+    let mut version = |pid| runtimes.iter_mut().find_map(|(_, r)| r.version(pid));
+    assert_eq!(version(pid).as_deref(), Some("fixture1.0"));
+    assert_eq!(version(other), None);
+
+    let at = Place {
+        pc: fixture::CODE.start + 8,
+        returning: true,
+        sp: 0x7000,
+        fp: None,
+    };
+    let stack = |address: u64| (address == at.sp).then_some(0x40_0000);
+    let explained = runtimes.with_walkers(pid, |walkers| walkers.explain(at, &stack));
+    let explained = explained.unwrap();
+    let caller = explained.caller.unwrap();
+    assert!(matches!(
+        caller,
+        Caller {
+            pc: 0x40_0000,
+            sp: 0x7008,
+            ..
+        }
+    ));
+    let nobody = runtimes.with_walkers(other, |walkers| walkers.explain(at, &stack));
+    assert_eq!(nobody, None);
+
+    // its own rules of blame pass its library over
+    let shop = &explained.functions[0];
+    let frames = [
+        frame(
+            "Transport.ask",
+            Some("/opt/fixture-library/transport"),
+            None,
+        ),
+        frame(&shop.function, shop.file.as_deref(), None),
+    ];
+    assert_eq!(blamed(&frames, "/srv/shop"), Some("Shop.order"));
+
+    let info = runtimes.info(CohortId(1), pid, Kind::NeverClosed).unwrap();
+    assert_eq!(info.notes, ["the fixture says never_closed"]);
+    let said = format!("process {pid}: a fixture's pools are not asked");
+    assert!(runtimes.degraded().contains(&said));
+    runtimes.forget(pid);
+    assert!(!runtimes.degraded().contains(&said));
+
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

@@ -11,7 +11,7 @@ use tracer_ebpf::{HEAD_TLS, Head, PathValue, Sock};
 
 use crate::{
     model::{Family, Remote},
-    protocols::{Request, Scheme, Sniffed, example, origin, sniff, template, url},
+    protocols::{Request, Scheme, example, origin, sniff, template, url},
 };
 
 /// Most values kept as they are.
@@ -110,9 +110,7 @@ pub fn request(head: &Head) -> Option<Request> {
     if line.1 {
         bytes.extend_from_slice(b"\r\n");
     }
-    let Sniffed::Http1(said) = sniff(&bytes) else {
-        return None;
-    };
+    let said = sniff(&bytes)?;
     Some(Request {
         host: said.host.or_else(|| host(head)),
         method: said.method,
@@ -138,10 +136,7 @@ fn host(head: &Head) -> Option<String> {
         return None;
     };
     let bytes = [b"GET / HTTP/1.1\r\nHost: ", name, b"\r\n"].concat();
-    match sniff(&bytes) {
-        Sniffed::Http1(said) => said.host,
-        _ => None,
-    }
+    sniff(&bytes)?.host
 }
 
 /// Family of a kernel record.
@@ -253,6 +248,25 @@ mod tests {
         assert_eq!(request(&head("GET / HTTP/1.1", &long)).unwrap().host, None);
         assert_eq!(request(&head("GET / HTTP/1.1", "")).unwrap().host, None);
         assert_eq!(request(&head("hello", "h")), None);
+    }
+
+    /// `protocols/fixture.rs` is one that only tests have.
+    #[test]
+    fn a_protocol_in_the_list_of_readers_is_shown() {
+        let said = request(&head("\u{2}shop.test/v1/orders/17?key=**", "")).unwrap();
+        assert_eq!(said.method, "ASK");
+        let host = said.host.as_deref();
+        assert_eq!(
+            super::url(
+                Scheme::Http,
+                Family::Tcp4,
+                "127.0.0.1:70",
+                host,
+                &said.target
+            ),
+            "http://shop.test/v1/orders/17?key=…"
+        );
+        assert_eq!(super::template(&said.target), "/v1/orders/{}?key=…");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A labelled corpus of histories, leaky and healthy, that the engine must tell apart without a
 //! single mistake.
 
+mod added;
 mod healthy;
 mod leaky;
 mod levels;

@@ -1,13 +1,4 @@
-use super::{Spec, never};
-use crate::{
-    engine::{
-        classify::Class,
-        evidence::Case,
-        growth::{Fit, Rules},
-        history::Mask,
-    },
-    model::Kind,
-};
+use super::{Case, Class, Fit, Kind, Mask, Rules, Spec, never};
 
 /// Nothing more will happen on them.
 const OVER: Mask = Mask::of(&[Class::Shut, Class::Failed, Class::Body]);

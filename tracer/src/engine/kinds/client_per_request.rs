@@ -1,13 +1,4 @@
-use super::{Spec, never};
-use crate::{
-    engine::{
-        classify::Class,
-        evidence::Case,
-        growth::{Fit, Rules},
-        history::Mask,
-    },
-    model::Kind,
-};
+use super::{Case, Class, Fit, Kind, Mask, Rules, Spec, never};
 
 /// Connections that carried one request each.
 pub const MASK: Mask = Mask::of(&[Class::OneShot]);

@@ -1,13 +1,4 @@
-use super::Spec;
-use crate::{
-    engine::{
-        classify::Class,
-        evidence::Case,
-        growth::{Fit, Rules},
-        history::Mask,
-    },
-    model::{Confidence, Kind},
-};
+use super::{Case, Class, Confidence, Fit, Kind, Mask, Rules, Spec};
 
 const MASK: Mask = Mask::of(&[Class::PeerClosed]);
 

@@ -1,12 +1,6 @@
-use super::{Spec, client_per_request, never, stream_never_cancelled};
-use crate::{
-    engine::{
-        classify::Class,
-        evidence::Case,
-        growth::{Fit, Ground, Rules},
-        history::Mask,
-    },
-    model::{Confidence, Kind},
+use super::{
+    Case, Class, Confidence, Fit, Ground, Kind, Mask, Rules, Spec, client_per_request, never,
+    stream_never_cancelled,
 };
 
 const REST: Mask = Mask::of(&[Class::Unused, Class::Quiet, Class::Shut, Class::Failed]);

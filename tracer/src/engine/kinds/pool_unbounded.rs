@@ -1,13 +1,4 @@
-use super::{Spec, never};
-use crate::{
-    engine::{
-        classify::Class,
-        evidence::Case,
-        growth::{Fit, Rules},
-        history::Mask,
-    },
-    model::{Confidence, Kind},
-};
+use super::{Case, Class, Confidence, Fit, Kind, Mask, Rules, Spec, never};
 
 const MASK: Mask = Mask::of(&[Class::Reused, Class::Parked]);
 const PARKED: Mask = Mask::of(&[Class::Parked]);

@@ -1,12 +1,5 @@
-use super::{Spec, client_per_request, never};
-use crate::{
-    engine::{
-        classify::Class,
-        evidence::Case,
-        growth::{Fit, Ground, Rules},
-        history::{Mask, Tally},
-    },
-    model::{Confidence, Kind},
+use super::{
+    Case, Class, Confidence, Fit, Ground, Kind, Mask, Rules, Spec, Tally, client_per_request, never,
 };
 
 const MASK: Mask = Mask::of(&[Class::Body]);
