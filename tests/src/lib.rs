@@ -19,3 +19,4 @@ pub mod schema;
 pub mod terminal;
 pub mod tracer;
 pub mod wait;
+pub mod wheel;

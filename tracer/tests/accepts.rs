@@ -1,6 +1,8 @@
 //! Listeners and connections of kinds that are easily missed. Both ends are threads of this process,
 //! over loopback.
 
+mod common;
+
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -9,12 +11,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tracer::testing::{Probes, Setup};
+use tracer::testing::Probes;
 use tracer_ebpf::{
-    Config, FILTER_PROCESS, ListenKey, ROLE_CLIENT, ROLE_SERVER, SOCK_ACCEPT_UNOWNED,
-    SOCK_PREEXISTING, Sock,
+    ListenKey, ROLE_CLIENT, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_PREEXISTING, Sock,
 };
-use tracer_tests::{host, runner, wait};
+use tracer_tests::{runner, wait};
+
+use self::common::load_for_us;
 
 tracer_tests::tests![
     a_listener_of_mptcp_accepts_tcp,
@@ -25,26 +28,6 @@ tracer_tests::tests![
 
 fn main() -> ExitCode {
     runner::main(&[TESTS])
-}
-
-fn load() -> Result<Probes> {
-    host::require_root()?;
-    let probes = Probes::load(Setup {
-        config: Config {
-            filter: FILTER_PROCESS,
-            own_tgid: 0,
-            want_heads: 1,
-            ..Config::default()
-        },
-        max_sockets: 4096,
-        btf: None,
-        pin: None,
-        backend: None,
-        without: &[],
-        trace_syscalls: false,
-    })?;
-    probes.targets.set(&std::process::id(), &1)?;
-    Ok(probes)
 }
 
 /// A socket of Multipath TCP; skips where the kernel has none.
@@ -153,7 +136,7 @@ fn wait_for_none(probes: &Probes, port: u16) -> Result<()> {
 }
 
 fn a_listener_of_mptcp_accepts_tcp() -> Result<()> {
-    let mut probes = load()?;
+    let mut probes = load_for_us()?;
     // one from before, which the scan finds, and one that is seen to listen
     let old = listen(mptcp()?, 0)?;
     probes.run_scan(0)?;
@@ -179,7 +162,7 @@ fn a_listener_of_mptcp_accepts_tcp() -> Result<()> {
 }
 
 fn connections_of_mptcp_are_one_each() -> Result<()> {
-    let mut probes = load()?;
+    let mut probes = load_for_us()?;
     let listener = listen(mptcp()?, 0)?;
     let port = listener.local_addr()?.port();
     let mut client = connect(mptcp()?, port)?;
@@ -249,7 +232,7 @@ fn shared(port: u16) -> Result<TcpListener> {
 }
 
 fn a_port_is_known_while_one_socket_listens_on_it() -> Result<()> {
-    let mut probes = load()?;
+    let mut probes = load_for_us()?;
     let first = shared(0)?;
     let port = first.local_addr()?.port();
     let second = shared(port)?;
@@ -277,7 +260,7 @@ fn a_port_is_known_while_one_socket_listens_on_it() -> Result<()> {
 }
 
 fn an_ipv4_address_in_an_ipv6_socket_is_one() -> Result<()> {
-    let probes = load()?;
+    let probes = load_for_us()?;
     let listener = TcpListener::bind("[::]:0")?;
     let port = listener.local_addr()?.port();
     let mapped: SocketAddr = format!("[::ffff:127.0.0.1]:{port}").parse()?;

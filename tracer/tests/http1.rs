@@ -1,6 +1,8 @@
 //! What the kernel side reads of HTTP/1 in the clear: of requests the line and the host, of responses
 //! numbers. Both ends are threads of this process, over loopback.
 
+mod common;
+
 use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
@@ -8,13 +10,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use tracer::testing::{Probes, Setup};
+use tracer::testing::Probes;
 use tracer_ebpf::{
-    Config, FILTER_PROCESS, HEADS_HTTP, HEADS_TLS, RESPONSE_AWAITED, RESPONSE_CHUNKED,
-    RESPONSE_HEAD_READ, RESPONSE_LAST_CHUNK, RESPONSE_LENGTH, RESPONSE_TO_CONNECT,
-    RESPONSE_TO_HEAD, RESPONSE_UPGRADED, ROLE_CLIENT, Sock,
+    HEADS_HTTP, HEADS_TLS, RESPONSE_AWAITED, RESPONSE_CHUNKED, RESPONSE_HEAD_READ,
+    RESPONSE_LAST_CHUNK, RESPONSE_LENGTH, RESPONSE_TO_CONNECT, RESPONSE_TO_HEAD, RESPONSE_UPGRADED,
+    ROLE_CLIENT, Sock,
 };
 use tracer_tests::runner;
+
+use self::common::load_for_us;
 
 tracer_tests::tests![
     responses_are_read_as_numbers,
@@ -24,26 +28,6 @@ tracer_tests::tests![
 
 fn main() -> ExitCode {
     runner::main(&[TESTS])
-}
-
-fn load() -> Result<Probes> {
-    tracer_tests::host::require_root()?;
-    let probes = Probes::load(Setup {
-        config: Config {
-            filter: FILTER_PROCESS,
-            own_tgid: 0,
-            want_heads: 1,
-            ..Config::default()
-        },
-        max_sockets: 4096,
-        btf: None,
-        pin: None,
-        backend: None,
-        without: &[],
-        trace_syscalls: false,
-    })?;
-    probes.targets.set(&std::process::id(), &1)?;
-    Ok(probes)
 }
 
 /// A client and its server's end.
@@ -243,7 +227,7 @@ const CASES: &[Case] = &[
 ];
 
 fn responses_are_read_as_numbers() -> Result<()> {
-    let probes = load()?;
+    let probes = load_for_us()?;
     for &(name, request, parts, status, bits, length) in CASES {
         let mut pair = Pair::new()?;
         pair.request(request)?;
@@ -306,7 +290,7 @@ fn responses_are_read_as_numbers() -> Result<()> {
 }
 
 fn of_requests_only_line_and_host_are_kept() -> Result<()> {
-    let probes = load()?;
+    let probes = load_for_us()?;
     let cases: &[(&[u8], &[u8], &[u8])] = &[
         (
             b"GET /a/b?page=hunter2hunter2&q=hunter2&flag HTTP/1.1\r\nCookie: hunter2\r\nHost: shop.test:8080\r\nAuthorization: hunter2\r\n\r\nhunter2",
@@ -361,7 +345,7 @@ fn of_requests_only_line_and_host_are_kept() -> Result<()> {
 }
 
 fn tls_is_told_from_its_first_record() -> Result<()> {
-    let probes = load()?;
+    let probes = load_for_us()?;
     let mut pair = Pair::new()?;
     pair.request(b"\x16\x03\x01\x00\x05hello")?;
     let (_, sock) = pair.record(&probes)?;

@@ -1,5 +1,7 @@
 //! The Go probes against real Go programs on the running kernel.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod load;
 mod states;
 mod symbols;
@@ -7,8 +9,8 @@ mod symbols;
 use std::{io, process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
-use tracer::testing::{GoConnection, GoTracer, Probes, Setup};
-use tracer_ebpf::{Config, FILTER_PROCESS};
+use tracer::testing::{GoConnection, GoTracer, Probes};
+use tracer_ebpf::Config;
 use tracer_tests::{
     go::{self, Variant},
     program::Program,
@@ -27,19 +29,9 @@ struct Kernel {
 
 impl Kernel {
     fn load() -> Result<Kernel> {
-        tracer_tests::host::require_root()?;
-        let mut probes = Probes::load(Setup {
-            config: Config {
-                filter: FILTER_PROCESS,
-                own_tgid: std::process::id(),
-                ..Config::default()
-            },
-            max_sockets: 4096,
-            btf: None,
-            pin: None,
-            backend: None,
-            without: &[],
-            trace_syscalls: false,
+        let mut probes = common::load(Config {
+            own_tgid: std::process::id(),
+            ..Config::default()
         })?;
         let go = GoTracer::new(
             &mut probes,
