@@ -77,7 +77,7 @@ pub const SHAPE_WORDS: usize = 256;
 pub const SHAPES_MAX: u32 = 4_096;
 
 /// Value of `SHAPES`: the native frames of one path as a whole, so that the path taken last from
-/// some place can be confirmed at a stroke, without walking the trie. The index is
+/// some place can be confirmed by one read, without walking the trie. The index is
 /// [`Shape::node`] modulo [`SHAPES_MAX`]. An entry is written only where there was none, and a path
 /// is recognized only if every address is there and not zero, so one that is half written
 /// recognizes nothing.

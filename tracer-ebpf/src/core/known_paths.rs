@@ -16,7 +16,7 @@ use super::{
 };
 
 /// The id of a known path. Most often it is the one that was last taken from here with the same
-/// stack pointer, which is confirmed at a stroke; else the trie knows.
+/// stack pointer, which one read confirms; else the trie knows.
 #[inline(always)]
 pub fn recognize(regs: &Position, tgid: u32, lane: u32) -> u32 {
     let place = (regs.ip ^ regs.sp.rotate_left(32) ^ u64::from(tgid).rotate_left(48))
