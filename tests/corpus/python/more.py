@@ -47,11 +47,11 @@ class Cache:
         kept.append(self.wire)
 
     def get(self, key):
-        for attempt in range(2):
+        for attempt in range(2):  # LEAK retry-hoard-get
             self.wire.sendall(b"GET %d\n" % key)
             answer = self.wire.recv(100)
             if attempt == 0 and key % 2:
-                self.reconnect()
+                self.reconnect()  # END retry-hoard-get
                 continue
             return answer
 

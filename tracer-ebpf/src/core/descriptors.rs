@@ -27,7 +27,7 @@ const SOCKET: u16 = 0xc000;
 const SOCKFS: u64 = 0x534f_434b;
 const MISSING: usize = Offsets::MISSING as usize;
 /// States in which a FIN was received; it takes one sequence number that is not data.
-const FIN_RECEIVED: u32 = 1 << CLOSE_WAIT | 1 << 9 | 1 << 11;
+const FIN_RECEIVED: u32 = 1 << CLOSE | 1 << CLOSE_WAIT | 1 << 9 | 1 << 11;
 
 /// A descriptor `fd` of `task` refers to `file`.
 #[inline(always)]

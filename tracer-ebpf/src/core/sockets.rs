@@ -427,6 +427,10 @@ fn closed(sk: impl Object, sock: &mut Sock, old: u8) {
             sock.flags |= SOCK_PEER_CLOSED;
             sock.peer_closed_ticks = coarse_ticks(sock);
         }
+    } else if was_finished(old) {
+        // we shut down, then the peer closed, and the descriptor is still there
+        sock.flags |= SOCK_PEER_CLOSED;
+        sock.peer_closed_ticks = coarse_ticks(sock);
     } else {
         finished_by_us(sk, sock);
     }

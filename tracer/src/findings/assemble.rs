@@ -83,7 +83,7 @@ pub fn assemble(inputs: Inputs<'_>) -> Report {
         let id = suspect.identity.id(program(&suspect.cohort.process));
         groups.entry(id).or_default().push(suspect);
     }
-    let mut findings: Vec<Finding> = groups
+    let mut findings: Vec<Finding> = library::merged(groups)
         .into_iter()
         .filter_map(|(id, group)| finding(id, group, &inputs))
         .collect();
@@ -181,8 +181,11 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         }
     }
     let callers = callers(&group);
-    let called_by = called_by(&group);
     let library = site.and_then(library::library);
+    let called_by = match library::callers(&group) {
+        callers if library.is_some() && callers.len() > 1 => callers,
+        _ => called_by(&group),
+    };
     let mut evidence = judgement.evidence.clone();
     if instances.len() > 1 {
         evidence.push(format!(
@@ -199,11 +202,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
     evidence.extend(site.and_then(|site| hints::explain(site, program(&cohort.process))));
     if let Some(library) = &library {
         let own = site.filter(|site| site.own).and_then(call_site);
-        let own = own.map(|own| match (&own.file, own.line) {
-            (Some(file), Some(line)) => format!("{} {file}:{line}", own.function),
-            _ => own.function,
-        });
-        evidence.push(library::sentence(library, own.as_deref(), &called_by));
+        evidence.push(library::sentence(library, own.as_ref(), &called_by));
     }
     let server = cohort.role == Role::Server;
     Some(Finding {

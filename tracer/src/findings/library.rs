@@ -1,9 +1,16 @@
 //! Leaks inside of libraries: the library's own function beside the application's that called it.
 
+use std::collections::BTreeMap;
+
+use super::{Identity, Place, Suspect, program};
 use crate::{
-    model::{Frame, Owner, Site},
-    report::{CalledBy, LibrarySite},
+    engine::Level,
+    model::{Confidence, Frame, Owner, Site},
+    report::{CallSite, CalledBy, LibrarySite},
 };
+
+/// Suspects by the id of their finding.
+type Groups<'a> = BTreeMap<String, Vec<&'a Suspect>>;
 
 /// Folders below which each library has one of its own: what precedes its name, and how many parts
 /// of the path the name has.
@@ -36,13 +43,78 @@ pub fn library(site: &Site) -> Option<LibrarySite> {
     })
 }
 
-/// What a finding says of its library; `site` is the application's place, where it is known.
-pub fn sentence(library: &LibrarySite, site: Option<&str>, called_by: &[CalledBy]) -> String {
-    let LibrarySite { name, frame } = library;
-    let place = match (&frame.file, frame.line) {
-        (Some(file), Some(line)) => format!("{} {file}:{line}", frame.function),
-        _ => frame.function.clone(),
+/// One finding for what a library leaks for several call sites of the application: it is the
+/// library's function that names it then.
+pub fn merged(groups: Groups<'_>) -> Groups<'_> {
+    let mut by_library: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (id, group) in &groups {
+        if let Some(shared) = group.first().and_then(|suspect| shared_id(suspect)) {
+            by_library.entry(shared).or_default().push(id.clone());
+        }
+    }
+    let mut groups = groups;
+    for (shared, ids) in by_library.into_iter().filter(|(_, ids)| ids.len() > 1) {
+        let parts: Vec<_> = ids.iter().filter_map(|id| groups.remove(id)).collect();
+        groups.entry(shared).or_default().extend(parts.concat());
+    }
+    groups
+}
+
+/// Id of what its library leaks, whoever calls it.
+fn shared_id(suspect: &Suspect) -> Option<String> {
+    let site = suspect.cohort.site.as_deref().filter(|site| site.own)?;
+    if suspect.judgement.confidence == Confidence::Low {
+        return None;
+    }
+    let LibrarySite { frame, .. } = library(site)?;
+    let identity = Identity {
+        level: Level::Leaf,
+        place: Some(Place {
+            function: frame.function,
+            file: frame.file,
+            line: frame.line,
+            line_in_function: None,
+        }),
+        ..suspect.identity.clone()
     };
+    Some(identity.id(program(&suspect.cohort.process)))
+}
+
+/// The application's call sites of suspects, with the connections that each of them leaked.
+pub fn callers(group: &[&Suspect]) -> Vec<CalledBy> {
+    let mut all: Vec<CalledBy> = Vec::new();
+    for suspect in group {
+        let site = suspect.cohort.site.as_deref().filter(|site| site.own);
+        let Some(frame) = site.and_then(Site::blamed) else {
+            continue;
+        };
+        let count = suspect.judgement.connections.outlived;
+        let same = |c: &&mut CalledBy| {
+            (&c.function, &c.file, c.line) == (&frame.function, &frame.file, frame.line)
+        };
+        match all.iter_mut().find(same) {
+            Some(known) => known.count += count,
+            None => all.push(CalledBy {
+                function: frame.function.clone(),
+                file: frame.file.clone(),
+                line: frame.line,
+                count,
+            }),
+        }
+    }
+    all.sort_by(|a, b| (b.count, &a.function).cmp(&(a.count, &b.function)));
+    all
+}
+
+/// What a finding says of its library; `site` is the application's place, where it is known.
+pub fn sentence(library: &LibrarySite, site: Option<&CallSite>, called_by: &[CalledBy]) -> String {
+    let LibrarySite { name, frame } = library;
+    let at = |function: &str, file: &Option<String>, line: Option<u32>| match (file, line) {
+        (Some(file), Some(line)) => format!("{function} {file}:{line}"),
+        _ => function.to_owned(),
+    };
+    let place = at(&frame.function, &frame.file, frame.line);
+    let site = site.map(|site| at(&site.function, &site.file, site.line));
     let callers = called_by.len();
     match site {
         None => format!(
@@ -91,7 +163,7 @@ mod tests {
     use super::{library, name, sentence};
     use crate::{
         model::{Frame, Owner, Site, StackQuality},
-        report::CalledBy,
+        report::{CallSite, CalledBy},
     };
 
     fn frame(function: &str, file: &str) -> Frame {
@@ -174,16 +246,18 @@ mod tests {
             line: None,
             count: 1,
         };
-        let many = sentence(
-            &found,
-            Some("check login.py:7"),
-            &[caller("a"), caller("b")],
-        );
+        let own = CallSite {
+            function: "check".to_owned(),
+            file: Some("login.py".to_owned()),
+            line: Some(7),
+            module: None,
+        };
+        let many = sentence(&found, Some(&own), &[caller("a"), caller("b")]);
         assert!(
             many.starts_with("The line to change is in doorman at fetch_key /venv"),
             "{many}"
         );
-        let one = sentence(&found, Some("check login.py:7"), &[caller("a")]);
+        let one = sentence(&found, Some(&own), &[caller("a")]);
         assert!(one.contains("called from check login.py:7"), "{one}");
         Ok(())
     }

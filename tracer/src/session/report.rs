@@ -11,7 +11,8 @@ use crate::{
     model::{Family, Holder, Role},
     procs::{self, Presence, clock::monotonic_ns},
     report::{
-        CallSite, ConnectionList, ConnectionRow, Coverage, Doctor, Report, Resources, SCHEMA,
+        CallSite, ConnectionList, ConnectionRow, Coverage, Doctor, Finding, Report, Resources,
+        SCHEMA,
     },
 };
 
@@ -125,6 +126,14 @@ impl Session {
         mut over: BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
         for finding in self.lives.missing(report) {
+            // what a library leaks for one caller, then for several
+            let frame = |f: &Finding| f.library.as_ref().map(|library| library.frame.clone());
+            let same = |other: &&Finding| frame(other).is_some() && frame(other) == frame(finding);
+            if let Some(other) = report.findings.iter().find(same) {
+                let because = format!("What leaks is told of by finding {} now.", other.id);
+                over.insert(finding.id.clone(), because);
+                continue;
+            }
             let mut pids = finding.instances.iter().map(|instance| instance.pid);
             if pids.all(|pid| Presence::of(pid) == Presence::Ended) {
                 let ended = match finding.instances.len() {
