@@ -23,6 +23,7 @@ mod node;
 mod output;
 mod pairs;
 mod readme;
+mod recordings;
 mod restart;
 mod scenarios;
 mod scenes;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         stacks::TESTS,
         verdicts::TESTS,
         command::TESTS,
+        recordings::TESTS,
         bad_input::TESTS,
         daemon::TESTS,
         hostile::TESTS,

@@ -19,6 +19,8 @@ tests![
 /// The commands of CONTRACT; more may be there.
 const COMMANDS: &[&str] = &[
     "check",
+    "record",
+    "replay",
     "daemon",
     "top",
     "describe",

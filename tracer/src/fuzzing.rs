@@ -8,7 +8,7 @@ use crate::{
     elf::{Image, ImageKey},
     kernel, procs,
     procs::maps,
-    protocols,
+    protocols, recording,
     runtimes::{go, java, node, php, python, ruby},
     symbols::{blame, perf_map},
     unwind,
@@ -33,6 +33,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http", http_bytes),
     ("btf", btf),
     ("config", config),
+    ("recording", recording),
 ];
 
 /// An executable: its parts and frame rules, and a stack unwound by them.
@@ -151,6 +152,11 @@ pub fn config(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = blame::Rule::parse(&text);
     let _ = config::Config::parse(&text, "fuzzed");
+}
+
+/// A recording as it is, and the records of one before they are compressed.
+pub fn recording(data: &[u8]) {
+    recording::read_hostile(data);
 }
 
 #[cfg(test)]

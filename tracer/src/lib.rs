@@ -15,6 +15,7 @@ mod model;
 mod procs;
 mod protocols;
 mod reader;
+mod recording;
 mod report;
 mod runtimes;
 #[cfg(test)]

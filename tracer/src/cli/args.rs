@@ -43,6 +43,12 @@ pub enum Command {
     /// Watch a target for a while and say whether it leaks; needs no daemon
     #[command(after_help = EXIT_STATUS)]
     Check(Check),
+    /// Watch as `check` does, and keep what was seen in a file for `replay`
+    #[command(after_help = EXIT_STATUS)]
+    Record(Record),
+    /// Judge a recording anew; needs no kernel and no privileges
+    #[command(after_help = EXIT_STATUS)]
+    Replay(Replay),
     /// Watch the whole node (or a target) and serve findings, connections and metrics
     Daemon(Daemon),
     /// Show the worst leaks that a daemon knows
@@ -197,6 +203,41 @@ pub struct Check {
     pub command: Vec<OsString>,
 }
 
+/// Arguments of `record`.
+#[derive(Debug, Args)]
+pub struct Record {
+    /// The recording: a file that is replaced. It has names of functions, files, hosts and routes,
+    /// but no exact URLs, and can go into a bug report
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// How to watch, and what to do with the report.
+    #[command(flatten)]
+    pub check: Check,
+}
+
+/// Arguments of `replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The recording
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Form of the report
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
+    pub output: ReportForm,
+    /// Show everything that is known of each finding
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Which frames.
+    #[command(flatten)]
+    pub frames: FrameArgs,
+    /// Let the exit status tell the verdict: 4 for leaks, 5 for inconclusive
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Read this configuration (TOML) for the findings to hide
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+}
+
 /// Arguments of `daemon`.
 #[derive(Debug, Args)]
 pub struct Daemon {
@@ -317,6 +358,10 @@ pub struct Describe {
     /// Write a block that can be pasted into an issue
     #[arg(long, conflicts_with = "output")]
     pub markdown: bool,
+    /// Ask this recording, not a daemon
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["endpoint", "token_file"])]
+    pub from: Option<PathBuf>,
     /// Which frames.
     #[command(flatten)]
     pub frames: FrameArgs,

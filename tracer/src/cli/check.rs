@@ -1,6 +1,6 @@
 //! `tracer check`: attach, watch, print the verdict.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, path::Path, time::Duration};
 
 use super::{
     Failure, STATUS_FAILURE, STATUS_INCONCLUSIVE, STATUS_LEAK,
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     config::Config,
     model::Confidence,
+    recording::{Header, Tape},
     report::{Finding, Report, Verdict},
     session::{MAX_SOCKETS, Options, Session, Target},
 };
@@ -25,11 +26,11 @@ use crate::{
 /// How long to watch when nothing is said.
 const DURATION_DEFAULT: Duration = Duration::from_secs(60);
 
-/// Runs the command; returns the exit status.
+/// Runs the command, and records to `record`; returns the exit status.
 ///
 /// # Errors
 /// [`Failure`] with the status of the contract.
-pub fn run(args: &Check) -> Result<u8, Failure> {
+pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
     // Everything that can be wrong with the arguments is found before anything is attached.
     let then = args.baseline.as_deref().map(baseline::load).transpose()?;
     let config = match &args.config {
@@ -39,6 +40,7 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
     let user = args.user.as_deref().map(users::find).transpose()?;
     let report_file = open(args.report.as_deref(), "the report")?;
     let save_file = open(args.save.as_deref(), "the result")?;
+    let record_file = open(record, "the recording")?;
     let signals = Signals::hold(!args.command.is_empty())
         .map_err(|e| Failure::failed(format!("cannot hold signals back: {e}")))?;
 
@@ -51,6 +53,10 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
         target = Target::Processes(vec![command.pid()]);
         gated = Some(command);
     }
+    let tape = match record_file {
+        Some(file) => Some(begin(file, args)?),
+        None => None,
+    };
     let session = Session::start(Options {
         target: target.clone(),
         backend: args.attach.backend.clone(),
@@ -66,6 +72,7 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
         trace_syscalls: args.attach.trace_syscalls(),
         btf: args.attach.btf.clone(),
         pin: None,
+        record: tape.clone(),
     })?;
     if let Some(tax) = session.syscall_tax() {
         output::note(&tax);
@@ -84,6 +91,11 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
     };
     let look: Option<Look<'_>> = args.until_found.then_some(&mut look);
     let (ended, outcome) = observe(session, &target, command.as_ref(), &signals, duration, look);
+    if let (Some(tape), Some(path)) = (tape, record) {
+        let failed = |e| format!("{} is of no use: {e}", path.display());
+        // the report is printed even so
+        tape.finish().unwrap_or_else(|e| output::note(&failed(e)));
+    }
     let own_status = finish(command, &ended, &signals)?;
 
     let report = match outcome {
@@ -115,6 +127,32 @@ pub fn run(args: &Check) -> Result<u8, Failure> {
     ))
 }
 
+/// Begins a recording. What was watched is said without arguments, which may be secret.
+fn begin(file: OutputFile, args: &Check) -> Result<Tape, Failure> {
+    let path = file.path().display().to_string();
+    let target = match (args.command.first(), args.target.pid.as_slice()) {
+        (Some(program), _) => match Path::new(program).file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => "a command".to_owned(),
+        },
+        (None, []) if args.target.cgroup.is_some() || args.target.container.is_some() => {
+            "a container".to_owned()
+        }
+        (None, []) => "the host".to_owned(),
+        (None, pids) => {
+            let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+            format!("process {}", pids.join(", "))
+        }
+    };
+    let header = Header {
+        tracer: env!("CARGO_PKG_VERSION").to_owned(),
+        target,
+    };
+    let file = file.emptied()?;
+    Tape::begin(Box::new(file), &header)
+        .map_err(|e| Failure::failed(format!("cannot write {path}: {e}")))
+}
+
 /// Watches and judges; the session ends with it, so that a command that goes on runs untraced.
 fn observe(
     mut session: Session,
@@ -135,7 +173,7 @@ fn is_certain(report: &Report) -> bool {
     report.verdict == Verdict::Leak && report.findings.iter().any(high)
 }
 
-fn open(path: Option<&std::path::Path>, purpose: &str) -> Result<Option<OutputFile>, Failure> {
+fn open(path: Option<&Path>, purpose: &str) -> Result<Option<OutputFile>, Failure> {
     path.map(|path| OutputFile::open(path, purpose)).transpose()
 }
 
@@ -156,7 +194,11 @@ fn finish(
     command.status().map(Some)
 }
 
-fn json(report: &Report) -> Result<String, Failure> {
+/// The report as JSON, with a line's end.
+///
+/// # Errors
+/// [`Failure`] where it can't be written so.
+pub fn json(report: &Report) -> Result<String, Failure> {
     let mut text = serde_json::to_string_pretty(report).map_err(anyhow::Error::from)?;
     text.push('\n');
     Ok(text)
@@ -197,7 +239,7 @@ fn write(
 }
 
 /// The command's own status stands, unless a leak was found and the user wants to know.
-fn exit_status(verdict: Verdict, exit_code: bool, own_status: Option<u8>) -> u8 {
+pub fn exit_status(verdict: Verdict, exit_code: bool, own_status: Option<u8>) -> u8 {
     match (verdict, own_status) {
         (Verdict::Leak, _) if exit_code => STATUS_LEAK,
         (_, Some(own)) => own,

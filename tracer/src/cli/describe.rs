@@ -11,7 +11,7 @@ use super::{
     finding::{Detail, Style},
     merge, output,
     output::{Paint, clean},
-    words,
+    replay, words,
 };
 use crate::report::{FindingDetail, Report, TimelinePoint};
 
@@ -34,21 +34,10 @@ pub fn run(args: &Describe) -> Result<u8, Failure> {
             "`{id}` is no id of a finding; `tracer top` lists them"
         )));
     }
-    let endpoints = args.endpoints.all()?;
-    let path = format!("/v1/findings/{}", args.id);
-    let answers = client::ask::<FindingDetail>(&endpoints, &path)?;
-    let detail = if let [_] = endpoints.as_slice() {
-        client::need_one(&answers)?;
-        answers.into_iter().find_map(|answer| answer.result.ok())
-    } else {
-        several(&endpoints, answers, &args.id)?
+    let detail = match &args.from {
+        Some(path) => replay::detail(path, &args.id)?,
+        None => ask(args)?,
     };
-    let detail = detail.ok_or_else(|| {
-        Failure::failed(format!(
-            "no daemon knows a finding {}; `tracer top` lists them",
-            args.id
-        ))
-    })?;
     match args.output {
         ReportForm::Json => {
             let json = serde_json::to_string_pretty(&detail).map_err(anyhow::Error::from)?;
@@ -68,6 +57,24 @@ pub fn run(args: &Describe) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+fn ask(args: &Describe) -> Result<FindingDetail, Failure> {
+    let endpoints = args.endpoints.all()?;
+    let path = format!("/v1/findings/{}", args.id);
+    let answers = client::ask::<FindingDetail>(&endpoints, &path)?;
+    let detail = if let [_] = endpoints.as_slice() {
+        client::need_one(&answers)?;
+        answers.into_iter().find_map(|answer| answer.result.ok())
+    } else {
+        several(&endpoints, answers, &args.id)?
+    };
+    detail.ok_or_else(|| {
+        Failure::failed(format!(
+            "no daemon knows a finding {}; `tracer top` lists them",
+            args.id
+        ))
+    })
 }
 
 /// Several daemons: the merged finding, with the timeline of the one that knows most. A daemon

@@ -77,6 +77,7 @@ fn local(args: &DoctorArgs) -> Doctor {
         ask_jvms: false,
         btf: args.attach.btf.clone(),
         pin: None,
+        record: None,
     });
     match started {
         Ok(session) => session.doctor(),

@@ -17,6 +17,7 @@ mod live;
 mod merge;
 mod output;
 mod preflight;
+mod replay;
 mod serve;
 mod signals;
 mod stack;
@@ -106,7 +107,9 @@ pub fn run() -> ExitCode {
     #[cfg(feature = "ebpf-log")]
     output::log_to_stderr("warn,ebpf=debug");
     let result = match cli.command {
-        Command::Check(args) => check::run(&args),
+        Command::Check(args) => check::run(&args, None),
+        Command::Record(args) => check::run(&args.check, Some(&args.file)),
+        Command::Replay(args) => replay::run(&args),
         Command::Daemon(args) => serve::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Describe(args) => describe::run(&args),

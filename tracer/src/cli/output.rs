@@ -208,6 +208,26 @@ impl OutputFile {
         })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file without its content, to be written bit by bit.
+    ///
+    /// # Errors
+    /// [`Failure`] (status 1).
+    pub fn emptied(mut self) -> Result<File, Failure> {
+        let cannot = || format!("cannot write {}", self.path.display());
+        if self.file.metadata().is_ok_and(|meta| meta.is_file()) {
+            self.file.set_len(0).with_context(cannot)?;
+        }
+        let file = self.file.try_clone().with_context(cannot)?;
+        self.empty = false;
+        Ok(file)
+    }
+
     /// Replaces the content.
     ///
     /// # Errors

@@ -62,6 +62,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             trace_syscalls: args.attach.trace_syscalls(),
             btf: args.attach.btf.clone(),
             pin: args.pin.clone().or(config.pin),
+            record: None,
         },
         socket: socket.unwrap_or_else(|| PathBuf::from(SOCKET_DEFAULT)),
         listen,

@@ -17,6 +17,7 @@ mod evidence;
 mod growth;
 mod healthy;
 mod history;
+mod input;
 mod judge;
 pub mod kinds;
 mod lives;
@@ -35,6 +36,7 @@ use crate::model::{CohortId, Confidence, Connection, Ended, Kind, Role};
 pub use self::{
     healthy::Watched,
     history::Mask,
+    input::{Input, Observer},
     population::{Counts, Level, Lineage},
     settings::Settings,
 };
@@ -100,6 +102,7 @@ pub struct Engine {
     ever_reconciled: bool,
     overflow: u64,
     candidates: u64,
+    observer: Option<Box<dyn Observer>>,
 }
 
 impl Engine {
@@ -117,12 +120,14 @@ impl Engine {
             ever_reconciled: false,
             overflow: 0,
             candidates: 0,
+            observer: None,
         }
     }
 
     /// Says what larger populations a leaf is a part of; a leaf that was never enrolled stands
     /// alone.
     pub fn enroll(&mut self, leaf: CohortId, role: Role, lineage: Lineage) {
+        self.tell(Input::Enroll(leaf, role, lineage));
         if let Some(state) = self.state(leaf, role) {
             state.lineage = Some(lineage);
         }
@@ -134,6 +139,7 @@ impl Engine {
     /// holders and unread bytes are fresh. Until one such sweep was seen no judgement is better
     /// than low confidence.
     pub fn begin_sweep(&mut self, now_ns: u64, reconciled: bool) {
+        self.tell(Input::Begin { now_ns, reconciled });
         self.now_ns = now_ns.max(self.now_ns);
         self.started_ns.get_or_insert(self.now_ns);
         self.reconciled = reconciled;
@@ -147,6 +153,7 @@ impl Engine {
         if connection.closed_ns.is_some() {
             return;
         }
+        self.tell(Input::Observe(leaf, role, connection));
         let Some(seen) = classify::classify(self.now_ns, role, connection, &self.settings) else {
             return;
         };
@@ -169,6 +176,7 @@ impl Engine {
         if ended.count == 0 {
             return;
         }
+        self.tell(Input::Ended(leaf, role, ended));
         let now_ns = self.now_ns;
         self.along(leaf, role, |state| {
             state.closed += ended.count;
@@ -181,11 +189,13 @@ impl Engine {
     /// Counts connections of a leaf that the runtime's garbage collector closed since the last
     /// sweep, because the program had lost them. They are among [`Engine::ended`], too.
     pub fn collected(&mut self, leaf: CohortId, role: Role, count: u64) {
+        self.tell(Input::Collected(leaf, role, count));
         self.along(leaf, role, |state| state.collected += count);
     }
 
     /// Ends the sweep: what was observed becomes the state that [`Engine::judge`] looks at.
     pub fn end_sweep(&mut self) {
+        self.tell(Input::End);
         self.ever_reconciled |= self.reconciled;
         let now_ns = self.now_ns;
         for state in self.cohorts.values_mut() {
@@ -239,6 +249,7 @@ impl Engine {
     /// Judges every population as of the last complete sweep and chooses those that explain what
     /// grows, so that each connection counts in one judgement at most. Ordered by number.
     pub fn judge(&mut self) -> Vec<Judgement> {
+        self.tell(Input::Judge);
         let Some(sight) = self.sight() else {
             return Vec::new();
         };

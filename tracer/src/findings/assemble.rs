@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Identity, hints, library, program, verdict};
 use crate::{
     engine::{self, Counts, Judgement},
-    model::{Cohort, Confidence, Family, GoPools, Role, StackQuality},
+    model::{Cohort, Confidence, Family, GoPools, Process, Role, StackQuality},
     report::{
         CallSite, CalledBy, Caller, Connections, Coverage, Finding, FindingState, GoInfo, Instance,
         Population, ProcessInfo, RemoteInfo, Report, Resources, ResponseCount, SCHEMA, StackFrame,
@@ -72,6 +72,13 @@ pub struct Inputs<'a> {
     /// Reasons of the collector's own why nothing can be concluded, as sentences: a target that
     /// ended before anything could be seen, a reconciliation that failed.
     pub unsettled: Vec<String>,
+}
+
+/// Says that the connections of a process grow although no finding explains it; `what` is the
+/// engine's sentence without its subject.
+#[must_use]
+pub fn unexplained(process: &Process, what: &str) -> String {
+    format!("Process {} ({}) {what}.", process.pid, process.comm)
 }
 
 /// Makes the report: one finding per id, worst first, with the verdict. What the configuration
@@ -407,7 +414,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{CohortId, Frame, Kind, Process, Remote, Site, StackOf};
+    use crate::model::{CohortId, Frame, Kind, Remote, Site, StackOf};
 
     const SECOND: u64 = 1_000_000_000;
 

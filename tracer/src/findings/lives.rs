@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     model::Confidence,
@@ -18,12 +19,12 @@ const TOLD_FOR: SignedDuration = SignedDuration::from_hours(24);
 const BACK_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
 /// Every finding of more than low confidence that was ever told of, within bounds.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lives {
     by_id: BTreeMap<String, Life>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Life {
     /// As it was when it was there last; when and why it is over.
     finding: Finding,

@@ -9,7 +9,7 @@ mod lives;
 mod resources;
 mod verdict;
 
-pub use assemble::{Inputs, Suspect, Watched, assemble};
+pub use assemble::{Inputs, Suspect, Watched, assemble, unexplained};
 pub use identity::{Authority, Identity, Place, program};
 pub use lives::Lives;
 pub use resources::{PortUse, ProcessUse, resources};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::OffsetsFrom;
 
 /// What a Go program's connection pools say about the connections of a finding.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GoPools {
     /// Path of the main module; empty when it was built outside of one.
     pub main_module: String,
@@ -23,8 +23,10 @@ pub struct GoPools {
     /// Distinct transports that they belong to.
     pub transports: u64,
     /// Requests per connection: above 1 where connections are reused.
+    #[serde(with = "bits")]
     pub requests_per_connection: f64,
     /// Share of the requests on them that used a connection which was there before.
+    #[serde(with = "bits")]
     pub reuse_ratio: f64,
     /// Most connections that one transport had to one host at a time; 0 for streams and servers.
     pub peak_per_host: u64,
@@ -35,7 +37,7 @@ pub struct GoPools {
 }
 
 /// Settings of an `http.Transport` as they are in the process.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GoSettings {
     /// `MaxConnsPerHost`; 0: no limit.
     pub max_conns_per_host: u64,
@@ -44,6 +46,7 @@ pub struct GoSettings {
     /// `MaxIdleConnsPerHost`; 0: the default of net/http, which is 2.
     pub max_idle_conns_per_host: u64,
     /// `IdleConnTimeout`; 0: none.
+    #[serde(with = "bits")]
     pub idle_conn_timeout_seconds: f64,
     /// `DisableKeepAlives`.
     pub disable_keep_alives: bool,
@@ -58,4 +61,18 @@ pub enum GoSight {
     Pools,
     /// Only the kernel was.
     Kernel,
+}
+
+/// Numbers by their bits: decimal digits need not come back as the same number.
+mod bits {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(value.to_bits())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        u64::deserialize(from).map(f64::from_bits)
+    }
 }

@@ -46,6 +46,7 @@ use crate::{
         self, Clock, Presence,
         clock::{monotonic_ns, thread_cpu_ns},
     },
+    recording::Tape,
     runtimes::{self, Runtimes, Wishes},
     unwind::trie::{Learned, shape_index},
 };
@@ -92,6 +93,9 @@ pub struct Options {
     /// Directory on a BPF file system where maps and links are kept beyond the end of this
     /// process.
     pub pin: Option<PathBuf>,
+    /// Where to record what the engine is told. Reports have no examples of requests then, because
+    /// a recording has none.
+    pub record: Option<Tape>,
 }
 
 /// Why a session could not be started.
@@ -175,6 +179,7 @@ pub struct Session {
     pub(crate) alive: Vec<u32>,
     /// When the last process of the target ended: what was seen until then is kept as it was.
     pub(crate) frozen_ns: Option<u64>,
+    pub(crate) tape: Option<Tape>,
 }
 
 /// Processes with a plan at one time: the capacity of the kernel's map.
@@ -262,7 +267,11 @@ impl Session {
             next_scan_ns: 0,
             alive: Vec::new(),
             frozen_ns: None,
+            tape: options.record,
         };
+        if let Some(tape) = session.tape.clone() {
+            session.engine.observed_by(Box::new(tape));
+        }
         session.resume();
         let failed = |e: io::Error| StartError::Failed(format!("the first scan failed: {e}"));
         // listening ports first: they tell accepted sockets from connecting ones

@@ -17,14 +17,15 @@ const LOOKED_FOR_MAX: usize = 16_384;
 type Ports = (u16, u16);
 
 impl Session {
-    /// Takes back what servers are charged with when the client that leaks is in view.
+    /// Takes back what servers are charged with when the client that leaks is in view; returns
+    /// the pairs of server and client that are.
     ///
     /// # Errors
     /// A message when the kernel's map can't be read.
     pub(crate) fn explain_servers(
         &mut self,
         judgements: &mut Vec<Judgement>,
-    ) -> Result<(), String> {
+    ) -> Result<Vec<(CohortId, CohortId)>, String> {
         let accused: HashSet<CohortId> = judgements
             .iter()
             .filter(|j| j.kind == Kind::AcceptedNeverClosed)
@@ -37,12 +38,12 @@ impl Session {
             .filter(|&id| self.role_of(id) == Some(Role::Client))
             .collect();
         if accused.is_empty() || leaking.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut pairs = self.pairs_by_path(&accused, &leaking);
         pairs.extend(self.pairs_by_port(&accused, &leaking)?);
         explain_servers(judgements, &pairs);
-        Ok(())
+        Ok(pairs)
     }
 
     fn role_of(&self, id: CohortId) -> Option<Role> {

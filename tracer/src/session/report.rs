@@ -8,8 +8,9 @@ use tracer_ebpf::{Counter, ErrorKey, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_PREE
 use crate::{
     engine::Judgement,
     findings::{self, Inputs, PortUse, ProcessUse},
-    model::{Family, Holder, Role},
+    model::{CohortId, Family, Holder, Role},
     procs::{self, Presence, clock::monotonic_ns},
+    recording::{Answer, Named, Shown},
     report::{
         CallSite, ConnectionList, ConnectionRow, Coverage, Doctor, Finding, Report, Resources,
         SCHEMA,
@@ -38,7 +39,7 @@ impl Session {
     pub fn report(&mut self) -> Result<Report, String> {
         self.refresh()?;
         let mut judgements = self.engine.judge();
-        self.explain_servers(&mut judgements)?;
+        let pairs = self.explain_servers(&mut judgements)?;
         let growth = self.growth_by_process(&judgements);
         let watched = self.watched(&judgements);
         let unexplained = self.engine.unexplained(&judgements);
@@ -56,13 +57,10 @@ impl Session {
         let mut unsettled = Vec::new();
         for (id, what) in unexplained {
             if let Some(entry) = self.cohorts.get(id) {
-                let process = &entry.cohort.process;
-                unsettled.push(format!(
-                    "Process {} ({}) {what}.",
-                    process.pid, process.comm
-                ));
+                unsettled.push(findings::unexplained(&entry.cohort.process, &what));
             }
         }
+        let said_before = unsettled.len();
         unsettled.extend(self.without_owner());
         if let Some(frozen_ns) = self.frozen_ns {
             let seconds = (frozen_ns - self.started_ns) as f64 / 1e9;
@@ -83,7 +81,7 @@ impl Session {
                  sites and remotes."
             ));
         }
-        let mut report = findings::assemble(Inputs {
+        let mut inputs = Inputs {
             started_at: self.clock.date(self.started_ns),
             duration_seconds: (ended_ns - self.started_ns) as f64 / 1e9,
             clock: (self.started_ns, self.clock.date(self.started_ns)),
@@ -94,9 +92,23 @@ impl Session {
             watched,
             resources: self.resources(&growth)?,
             unsettled,
-        });
+        };
+        let mut answer = None;
+        if self.tape.is_some() {
+            inputs.suspects.iter_mut().for_each(|s| s.examples.clear());
+            answer = Some(self.answer(&inputs, ended_ns, pairs, said_before));
+        }
+        let mut report = findings::assemble(inputs);
         let because = self.because(&report, over);
         let now = self.clock.date(monotonic_ns());
+        if let (Some(tape), Some(answer)) = (&self.tape, answer) {
+            tape.answer(Answer {
+                lives: self.lives.clone(),
+                told_at: now,
+                because: because.clone(),
+                ..answer
+            });
+        }
         self.lives.follow(&mut report, now, &because);
         Ok(report)
     }
@@ -144,6 +156,37 @@ impl Session {
             }
         }
         over
+    }
+
+    /// What a recording keeps of a report, beside what the engine thinks. The first of the reasons
+    /// not to conclude, `from_engine` of them, are the engine's.
+    fn answer(
+        &self,
+        inputs: &Inputs<'_>,
+        ended_ns: u64,
+        pairs: Vec<(CohortId, CohortId)>,
+        from_engine: usize,
+    ) -> Answer {
+        let named = |id| {
+            let entry = self.cohorts.get(id)?;
+            let named = Named::of(&entry.cohort, &entry.identity, &entry.callers);
+            Some((id, named.without_url()))
+        };
+        Answer {
+            started_at: inputs.started_at,
+            started_ns: self.started_ns,
+            ended_ns,
+            now_ns: inputs.now_ns,
+            coverage: inputs.coverage.clone(),
+            resources: inputs.resources.clone(),
+            unsettled: inputs.unsettled[from_engine..].to_vec(),
+            pairs,
+            cohorts: self.cohorts.ids().filter_map(named).collect(),
+            suspects: inputs.suspects.iter().map(Shown::of).collect(),
+            lives: findings::Lives::default(),
+            told_at: inputs.started_at,
+            because: BTreeMap::new(),
+        }
     }
 
     fn watched(&self, judgements: &[Judgement]) -> Vec<findings::Watched> {

@@ -23,6 +23,7 @@ const ROOMS: &[&[&str]] = &[
     &["reader", "unwind", "symbols", "runtimes"],
     &["engine"],
     &["findings"],
+    &["recording"],
     &["session"],
     &["config"],
     &["daemon"],
