@@ -20,7 +20,7 @@ use crate::{
     model::Confidence,
     recording::{Header, Tape},
     report::{Finding, Report, Verdict},
-    session::{MAX_SOCKETS, Options, Session, Target},
+    session::{MAX_SOCKETS, Options, Session, SessionError, Target},
 };
 
 /// How long to watch when nothing is said.
@@ -161,7 +161,7 @@ fn observe(
     signals: &Signals,
     duration: Option<Duration>,
     look: Option<Look<'_>>,
-) -> (Ended, Result<Report, String>) {
+) -> (Ended, Result<Report, SessionError>) {
     let ended = watch::watch(&mut session, target, command, signals, duration, look);
     let report = session.report();
     (ended, report)

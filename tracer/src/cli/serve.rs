@@ -24,12 +24,12 @@ pub fn run(args: &Daemon) -> Result<u8, Failure> {
         Err(error @ (Error::Socket(_) | Error::Listen { .. } | Error::Token(_))) => {
             Err(Failure::usage(error.to_string()))
         }
-        Err(error @ (Error::Broken(_) | Error::Privileges(_) | Error::Runtime(_))) => {
-            Err(Failure {
-                status: STATUS_FAILURE,
-                error: error.into(),
-            })
-        }
+        Err(
+            error @ (Error::Broken(_) | Error::Ended | Error::Privileges(_) | Error::Runtime(_)),
+        ) => Err(Failure {
+            status: STATUS_FAILURE,
+            error: error.into(),
+        }),
     }
 }
 

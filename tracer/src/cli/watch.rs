@@ -68,7 +68,7 @@ pub fn watch(
     loop {
         let wait = match session.tick() {
             Ok(wait) => wait,
-            Err(message) => return Ended::Broken(message),
+            Err(error) => return Ended::Broken(error.to_string()),
         };
         let status = session.status();
         if command.is_none() && target_ended(target, status, Path::exists) {

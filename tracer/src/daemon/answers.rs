@@ -3,10 +3,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use thiserror::Error;
 use tokio::{
     sync::Mutex,
     time::{Duration, Instant},
 };
+
+use crate::session::SessionError;
 
 /// How long an answer is given again.
 const AGE_MAX: Duration = Duration::from_secs(1);
@@ -22,13 +25,41 @@ pub(super) enum Asked {
     Metrics,
 }
 
-/// Why there is no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Trouble {
+/// Why an answer could not be made.
+#[derive(Debug, Error)]
+pub(super) enum Unmade {
     /// The session failed.
-    Broken(String),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// It can't be written as JSON.
+    #[error("the answer cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It can't be written as metrics.
+    #[error("the metrics cannot be encoded: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Why a job was not done.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+pub enum AskError {
+    /// The session is not ready.
+    #[error("the probes are still being attached; try again in a moment")]
+    Starting,
+    /// As many jobs wait as may.
+    #[error("too many requests at one time; try again")]
+    Busy,
+    /// The worker has ended.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// It could not be made.
+    Broken(Unmade),
     /// Not now.
-    Busy(String),
+    Busy(AskError),
 }
 
 /// The latest answers.
@@ -46,7 +77,7 @@ impl Answers {
         make: impl FnOnce() -> F,
     ) -> Result<Bytes, Trouble>
     where
-        F: Future<Output = Result<Result<String, String>, String>>,
+        F: Future<Output = Result<Result<String, Unmade>, AskError>>,
     {
         let place = {
             let mut all = self.0.lock().await;

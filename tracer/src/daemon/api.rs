@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    answers::{Asked, Trouble},
+    answers::{Asked, Trouble, Unmade},
     metrics,
-    worker::{Bench, Handle},
+    worker::{Handle, Jobs},
 };
 use crate::report::{FindingDetail, SCHEMA};
 
@@ -58,8 +58,8 @@ pub(super) fn problem(status: StatusCode, message: &str) -> Response {
 
 const JSON: &str = "application/json";
 
-fn text(value: &impl Serialize) -> Result<String, String> {
-    serde_json::to_string(value).map_err(|error| error.to_string())
+fn text(value: &impl Serialize) -> Result<String, Unmade> {
+    Ok(serde_json::to_string(value)?)
 }
 
 /// Answers with a text that is made once for all who ask within a moment, whoever and however many
@@ -68,14 +68,16 @@ async fn cached(
     worker: &Handle,
     asked: Asked,
     kind: &'static str,
-    make: impl FnOnce(&mut Bench) -> Result<String, String> + Send + 'static,
+    make: impl FnOnce(&mut Jobs) -> Result<String, Unmade> + Send + 'static,
 ) -> Response {
     let made = worker.answers().get(asked, || worker.ask(make)).await;
     match made {
         Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
-        Err(Trouble::Broken(message)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &message),
-        Err(Trouble::Busy(message)) => {
-            let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, &message);
+        Err(Trouble::Broken(error)) => {
+            problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
+        }
+        Err(Trouble::Busy(error)) => {
+            let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
             let soon = HeaderValue::from_static("1");
             answer.headers_mut().insert(header::RETRY_AFTER, soon);
             answer
@@ -85,28 +87,28 @@ async fn cached(
 
 async fn report(State(worker): State<Arc<Handle>>) -> Response {
     let latest = worker.report();
-    cached(&worker, Asked::Report, JSON, move |bench| match latest {
+    cached(&worker, Asked::Report, JSON, move |jobs| match latest {
         Some(report) => text(&*report),
-        None => text(&*bench.report()?),
+        None => text(&*jobs.report()?),
     })
     .await
 }
 
 async fn finding(State(worker): State<Arc<Handle>>, Path(id): Path<String>) -> Response {
     let found = worker
-        .ask(move |bench| find(bench, &id))
+        .ask(move |jobs| find(jobs, &id))
         .await
-        .unwrap_or_else(|message| Err((StatusCode::SERVICE_UNAVAILABLE, message)));
+        .unwrap_or_else(|error| Err((StatusCode::SERVICE_UNAVAILABLE, error.to_string())));
     match found {
         Ok(detail) => json(&detail),
         Err((status, message)) => problem(status, &message),
     }
 }
 
-fn find(bench: &mut Bench, id: &str) -> Result<FindingDetail, (StatusCode, String)> {
-    let report = bench
+fn find(jobs: &mut Jobs, id: &str) -> Result<FindingDetail, (StatusCode, String)> {
+    let report = jobs
         .report()
-        .map_err(|message| (StatusCode::INTERNAL_SERVER_ERROR, message))?;
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let known = || report.findings.iter().chain(&report.resolved);
     let mut matching = known().filter(|f| f.id.starts_with(id));
     let exact = known().find(|f| f.id == id);
@@ -123,7 +125,7 @@ fn find(bench: &mut Bench, id: &str) -> Result<FindingDetail, (StatusCode, Strin
     Ok(FindingDetail {
         schema: SCHEMA,
         observed_at: Timestamp::now(),
-        timeline: bench.timelines.of(&finding.id),
+        timeline: jobs.timelines.of(&finding.id),
         finding,
     })
 }
@@ -136,24 +138,24 @@ struct Limit {
 async fn connections(State(worker): State<Arc<Handle>>, Query(query): Query<Limit>) -> Response {
     let limit = query.limit.unwrap_or(CONNECTIONS_DEFAULT);
     let limit = limit.min(CONNECTIONS_MAX);
-    cached(&worker, Asked::Connections(limit), JSON, move |bench| {
-        text(&bench.source.connections(limit)?)
+    cached(&worker, Asked::Connections(limit), JSON, move |jobs| {
+        text(&jobs.source.connections(limit)?)
     })
     .await
 }
 
 async fn doctor(State(worker): State<Arc<Handle>>) -> Response {
-    cached(&worker, Asked::Doctor, JSON, |bench| {
-        text(&bench.source.doctor())
+    cached(&worker, Asked::Doctor, JSON, |jobs| {
+        text(&jobs.source.doctor())
     })
     .await
 }
 
 async fn metrics_text(State(worker): State<Arc<Handle>>) -> Response {
-    cached(&worker, Asked::Metrics, metrics::CONTENT_TYPE, |bench| {
-        let report = bench.report()?;
-        metrics::encode(&report, &bench.source.health(), &bench.totals)
-            .map_err(|error| format!("the metrics cannot be encoded: {error}"))
+    cached(&worker, Asked::Metrics, metrics::CONTENT_TYPE, |jobs| {
+        let report = jobs.report()?;
+        let health = jobs.source.health();
+        Ok(metrics::encode(&report, &health, &jobs.totals)?)
     })
     .await
 }

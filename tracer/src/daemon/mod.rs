@@ -29,7 +29,7 @@ use tracing::{info, warn};
 use self::{access::Access, server::Listener, socket::BoundSocket, worker::Worker};
 use crate::config::Ignore;
 use crate::procs::privileges;
-use crate::session::{Options, Session, StartError};
+use crate::session::{Options, Session, SessionError, StartError};
 
 /// Where the socket is when nothing else is said.
 pub const SOCKET_DEFAULT: &str = "/run/tracer/tracer.sock";
@@ -73,7 +73,10 @@ pub enum Error {
     Start(#[from] StartError),
     /// The session stopped working.
     #[error("stopped watching: {0}")]
-    Broken(String),
+    Broken(SessionError),
+    /// The session's thread ended by itself.
+    #[error("stopped watching: its thread ended")]
+    Ended,
     /// The capabilities that are not needed could not be given up.
     #[error("cannot give up the capabilities that watching does not take: {0}")]
     Privileges(std::io::Error),
@@ -165,7 +168,7 @@ async fn serve<S: worker::Source>(
         () = asked_to_end => Ok(()),
         ended = ended => match ended {
             Ok(Err(error)) => Err(error),
-            Ok(Ok(())) | Err(_) => Err(Error::Broken("its thread ended".to_owned())),
+            Ok(Ok(())) | Err(_) => Err(Error::Ended),
         },
     };
     if result.is_ok() {

@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     report::{ConnectionList, Doctor, FindingDetail, Report, SCHEMA},
     samples,
-    session::{Health, Surroundings},
+    session::{Health, SessionError, Surroundings},
 };
 
 struct Fake {
@@ -32,15 +32,15 @@ impl worker::Source for Fake {
         -1
     }
 
-    fn tick(&mut self) -> Result<Duration, String> {
+    fn tick(&mut self) -> Result<Duration, SessionError> {
         Ok(Duration::from_secs(1))
     }
 
-    fn report(&mut self) -> Result<Report, String> {
+    fn report(&mut self) -> Result<Report, SessionError> {
         Ok(samples::report())
     }
 
-    fn connections(&mut self, limit: usize) -> Result<ConnectionList, String> {
+    fn connections(&mut self, limit: usize) -> Result<ConnectionList, SessionError> {
         Ok(ConnectionList {
             schema: SCHEMA,
             connections: vec![],

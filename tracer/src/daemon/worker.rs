@@ -16,12 +16,18 @@ use jiff::Timestamp;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
-use super::{Error, answers::Answers, events, metrics::Totals, timeline::Timelines};
+use super::{
+    Error,
+    answers::{Answers, AskError},
+    events,
+    metrics::Totals,
+    timeline::Timelines,
+};
 use crate::config::Ignore;
 use crate::{
     procs::clock::{monotonic_ns, thread_cpu_ns},
     report::{ConnectionList, Doctor, Report},
-    session::{Health, Session, StartError},
+    session::{Health, Session, SessionError, StartError},
 };
 
 /// A report may be this old before a request makes a new one.
@@ -47,11 +53,11 @@ pub trait Source: 'static {
     /// As [`Session::wake_fd`].
     fn wake_fd(&self) -> RawFd;
     /// As [`Session::tick`].
-    fn tick(&mut self) -> Result<Duration, String>;
+    fn tick(&mut self) -> Result<Duration, SessionError>;
     /// As [`Session::report`].
-    fn report(&mut self) -> Result<Report, String>;
+    fn report(&mut self) -> Result<Report, SessionError>;
     /// As [`Session::connections`].
-    fn connections(&mut self, limit: usize) -> Result<ConnectionList, String>;
+    fn connections(&mut self, limit: usize) -> Result<ConnectionList, SessionError>;
     /// As [`Session::health`].
     fn health(&self) -> Health;
     /// As [`Session::doctor`].
@@ -63,15 +69,15 @@ impl Source for Session {
         Session::wake_fd(self)
     }
 
-    fn tick(&mut self) -> Result<Duration, String> {
+    fn tick(&mut self) -> Result<Duration, SessionError> {
         Session::tick(self)
     }
 
-    fn report(&mut self) -> Result<Report, String> {
+    fn report(&mut self) -> Result<Report, SessionError> {
         Session::report(self)
     }
 
-    fn connections(&mut self, limit: usize) -> Result<ConnectionList, String> {
+    fn connections(&mut self, limit: usize) -> Result<ConnectionList, SessionError> {
         Session::connections(self, limit)
     }
 
@@ -85,7 +91,7 @@ impl Source for Session {
 }
 
 /// What jobs work on.
-pub struct Bench {
+pub struct Jobs {
     /// The session.
     pub source: Box<dyn Source>,
     /// Timelines of the findings.
@@ -121,19 +127,19 @@ impl Latest {
     }
 }
 
-impl Bench {
+impl Jobs {
     /// The latest report, made anew when it is too old; the ignore list is applied.
     ///
     /// # Errors
-    /// The message of [`Session::report`].
-    pub fn report(&mut self) -> Result<Arc<Report>, String> {
+    /// That of [`Session::report`].
+    pub fn report(&mut self) -> Result<Arc<Report>, SessionError> {
         match self.shared.latest() {
             Some(latest) if latest.is_fresh() => Ok(latest.report),
             _ => self.make_report(),
         }
     }
 
-    fn make_report(&mut self) -> Result<Arc<Report>, String> {
+    fn make_report(&mut self) -> Result<Arc<Report>, SessionError> {
         let begun_ns = thread_cpu_ns();
         let mut report = self.source.report()?;
         self.ignore.apply(&mut report);
@@ -159,7 +165,7 @@ impl Bench {
     }
 }
 
-type Job = Box<dyn FnOnce(&mut Bench) + Send>;
+type Job = Box<dyn FnOnce(&mut Jobs) + Send>;
 
 #[derive(Debug)]
 struct Shared {
@@ -206,26 +212,25 @@ impl Handle {
     /// Runs `job` on the worker's thread and waits for its answer.
     ///
     /// # Errors
-    /// A message when the worker has ended or is not ready yet.
+    /// When the worker has ended, is not ready yet, or has too much to do.
     pub async fn ask<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Bench) -> T + Send + 'static,
-    ) -> Result<T, String> {
+        job: impl FnOnce(&mut Jobs) -> T + Send + 'static,
+    ) -> Result<T, AskError> {
         if !self.ready() {
-            return Err("the probes are still being attached; try again in a moment".to_owned());
+            return Err(AskError::Starting);
         }
         let (sender, receiver) = oneshot::channel();
-        let job: Job = Box::new(move |bench| {
+        let job: Job = Box::new(move |jobs| {
             // The client may be gone by now.
-            let _ = sender.send(job(bench));
+            let _ = sender.send(job(jobs));
         });
-        let gone = || "the daemon is stopping".to_owned();
         self.jobs.try_send(job).map_err(|error| match error {
-            mpsc::TrySendError::Full(_) => "too many requests at one time; try again".to_owned(),
-            mpsc::TrySendError::Disconnected(_) => gone(),
+            mpsc::TrySendError::Full(_) => AskError::Busy,
+            mpsc::TrySendError::Disconnected(_) => AskError::Stopping,
         })?;
         self.shared.wake();
-        receiver.await.map_err(|_| gone())
+        receiver.await.map_err(|_| AskError::Stopping)
     }
 
     /// The latest report, where it is fresh or a fresh one would take long; then it is made for
@@ -240,11 +245,11 @@ impl Handle {
             return None;
         }
         if !self.shared.renewing.swap(true, Ordering::AcqRel) {
-            let renew: Job = Box::new(|bench| {
-                if let Err(message) = bench.make_report() {
-                    tracing::warn!("no report: {message}");
+            let renew: Job = Box::new(|jobs| {
+                if let Err(error) = jobs.make_report() {
+                    tracing::warn!("no report: {error}");
                 }
-                bench.shared.renewing.store(false, Ordering::Release);
+                jobs.shared.renewing.store(false, Ordering::Release);
             });
             // without a worker, or room, there is nothing to renew now
             if self.jobs.try_send(renew).is_err() {
@@ -345,10 +350,10 @@ impl Drop for Worker {
 fn work<S: Source>(
     start: impl FnOnce() -> Result<S, StartError>,
     ignore: Ignore,
-    jobs: &mpsc::Receiver<Job>,
+    waiting: &mpsc::Receiver<Job>,
     shared: &Arc<Shared>,
 ) -> Result<(), Error> {
-    let mut bench = Bench {
+    let mut jobs = Jobs {
         source: Box::new(start()?),
         timelines: Timelines::default(),
         totals: Totals::default(),
@@ -358,18 +363,18 @@ fn work<S: Source>(
     shared.turn();
     shared.ready.store(true, Ordering::Release);
     while !shared.stop.load(Ordering::Acquire) {
-        let wait = bench.source.tick().map_err(Error::Broken)?;
+        let wait = jobs.source.tick().map_err(Error::Broken)?;
         shared.turn();
-        if bench.report_is_due()
-            && let Err(message) = bench.make_report()
+        if jobs.report_is_due()
+            && let Err(error) = jobs.make_report()
         {
-            tracing::warn!("no report: {message}");
+            tracing::warn!("no report: {error}");
         }
-        while let Ok(job) = jobs.try_recv() {
-            job(&mut bench);
+        while let Ok(job) = waiting.try_recv() {
+            job(&mut jobs);
             shared.turn();
         }
-        sleep(&*bench.source, shared, wait.min(TURN_MAX));
+        sleep(&*jobs.source, shared, wait.min(TURN_MAX));
     }
     Ok(())
 }

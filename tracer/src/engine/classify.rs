@@ -40,6 +40,13 @@ pub enum Class {
     Old,
 }
 
+impl Class {
+    /// The least in the order of classes.
+    pub const FIRST: Class = Class::Active;
+    /// The greatest.
+    pub const LAST: Class = Class::Old;
+}
+
 /// Number of classes.
 pub const CLASSES: usize = 15;
 

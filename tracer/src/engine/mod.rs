@@ -34,6 +34,7 @@ use std::collections::HashMap;
 use crate::model::{CohortId, Confidence, Connection, Ended, Kind, Role};
 
 pub use self::{
+    classify::Class,
     healthy::Watched,
     history::Mask,
     input::{Input, Observer},
@@ -149,26 +150,31 @@ impl Engine {
     /// Shows one connection of the current sweep. Closed ones (`closed_ns`) are passed over.
     ///
     /// The role is given with each connection because a leaf's first sight may be here.
-    pub fn observe(&mut self, leaf: CohortId, role: Role, connection: &Connection) {
+    ///
+    /// Returns its class, by which judgements say what they are about ([`Judgement::about`]); `None`
+    /// for one that is closed.
+    pub fn observe(
+        &mut self,
+        leaf: CohortId,
+        role: Role,
+        connection: &Connection,
+    ) -> Option<Class> {
         if connection.closed_ns.is_some() {
-            return;
+            return None;
         }
         self.tell(Input::Observe(leaf, role, connection));
-        let Some(seen) = classify::classify(self.now_ns, role, connection, &self.settings) else {
-            return;
-        };
-        if !self.filling.contains_key(&leaf) && self.state(leaf, role).is_none() {
-            return;
+        let seen = classify::classify(self.now_ns, role, connection, &self.settings)?;
+        if self.filling.contains_key(&leaf) || self.state(leaf, role).is_some() {
+            let tally = self.filling.entry(leaf).or_default();
+            tally.add(self.now_ns, connection, &seen);
         }
-        let tally = self.filling.entry(leaf).or_default();
-        tally.add(self.now_ns, connection, &seen);
+        Some(seen.class)
     }
 
-    /// Whether a connection is one of those that a judgement is about.
+    /// The class of a connection, which is not counted.
     #[must_use]
-    pub fn is_about(&self, judgement: &Judgement, role: Role, connection: &Connection) -> bool {
-        classify::classify(self.now_ns, role, connection, &self.settings)
-            .is_some_and(|seen| judgement.about.has(seen.class))
+    pub fn class(&self, role: Role, connection: &Connection) -> Option<Class> {
+        classify::classify(self.now_ns, role, connection, &self.settings).map(|seen| seen.class)
     }
 
     /// Counts connections of a leaf that ended since the last sweep.

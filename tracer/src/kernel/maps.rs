@@ -5,6 +5,7 @@ use std::{
     io,
     marker::PhantomData,
     os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya_obj::generated::{
@@ -24,6 +25,8 @@ const POSITION_BYTES: usize = 64;
 #[derive(Debug)]
 pub struct Table<K, V> {
     fd: OwnedFd,
+    /// How often all of it was read.
+    passes: AtomicU64,
     types: PhantomData<(K, V)>,
 }
 
@@ -48,6 +51,7 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
     pub fn new(fd: impl AsFd) -> io::Result<Self> {
         Ok(Table {
             fd: fd.as_fd().try_clone_to_owned()?,
+            passes: AtomicU64::new(0),
             types: PhantomData,
         })
     }
@@ -108,6 +112,11 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
         self.batch(bpf_cmd::BPF_MAP_LOOKUP_BATCH, visit)
     }
 
+    /// How often all entries were read, since the start.
+    pub fn passes(&self) -> u64 {
+        self.passes.load(Ordering::Relaxed)
+    }
+
     /// As [`Table::for_each`], and removes each entry.
     ///
     /// # Errors
@@ -117,6 +126,7 @@ impl<K: NoUninit + AnyBitPattern, V: NoUninit + AnyBitPattern> Table<K, V> {
     }
 
     fn batch(&self, command: bpf_cmd, mut visit: impl FnMut(&K, &V)) -> io::Result<usize> {
+        self.passes.fetch_add(1, Ordering::Relaxed);
         let mut size = BATCH as usize;
         let (mut here, mut next) = ([0u8; POSITION_BYTES], [0u8; POSITION_BYTES]);
         // not cleared: what is used of them, the kernel fills

@@ -5,7 +5,7 @@ use std::{
     io,
 };
 
-use tracer_ebpf::{AggKey, AggValue, ROLE_SERVER, STACK_NONE, STACK_TICKET, Sock};
+use tracer_ebpf::{AggKey, AggValue, ROLE_SERVER};
 
 use super::lifetimes::Lifetimes;
 use crate::{
@@ -141,32 +141,6 @@ impl Ends {
             delivered: delivered.collect(),
             lifetimes,
         }
-    }
-}
-
-/// The aggregate a socket will be folded into at its end.
-pub fn aggregate_key(sock: &Sock, open_stack: u32, request_stack: u32) -> AggKey {
-    let server = sock.role == ROLE_SERVER;
-    AggKey {
-        addr: if server { [0; 4] } else { sock.remote_addr },
-        tgid: sock.tgid,
-        open_stack: if sock.open_stack & STACK_TICKET == 0 {
-            open_stack
-        } else {
-            STACK_NONE
-        },
-        request_stack: if sock.request_stack & STACK_TICKET == 0 {
-            request_stack
-        } else {
-            STACK_NONE
-        },
-        port: if server {
-            sock.local_port
-        } else {
-            sock.remote_port
-        },
-        family: sock.family,
-        role: sock.role,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::kernel::probes::Probes;
 
 /// Losses as of the last scan.
 #[derive(Debug, Default)]
-pub struct Gaps {
+pub struct Losses {
     /// Descriptors of target processes whose socket found no room.
     unstored: u64,
     /// Sockets dropped before the scan began.
@@ -27,7 +27,7 @@ pub fn dropped(probes: &Probes) -> u64 {
     probes.counter(Counter::SocketMapFull) + probes.counter(Counter::SocketMapBusy)
 }
 
-impl Gaps {
+impl Losses {
     /// A scan has ended that found no room for `unstored` sockets; `dropped` before it began.
     pub fn scanned(&mut self, unstored: u32, dropped: u64) {
         self.unstored = u64::from(unstored);

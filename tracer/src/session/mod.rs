@@ -1,54 +1,66 @@
 //! A tracing session: probes, sweeps, reconciling, and the report they lead to.
 
-mod census;
-pub mod cohorts;
+mod beside;
+mod call_paths;
+mod cohorts;
 mod ends;
-pub mod latest_request;
+mod facts;
+mod interner;
+mod latest_requests;
 mod lifetimes;
 mod losses;
 mod observed;
 mod peers;
-pub mod pending_stacks;
-pub mod processes;
+mod pending_stacks;
+mod processes;
+mod records;
 mod report;
-pub mod requests;
+mod requests;
+mod resources;
 mod responses;
+mod rows;
 mod saved;
+mod schedule;
+mod sockets;
 mod stack_ring;
 pub mod stacks;
 mod start;
 mod surroundings;
-pub mod sweep;
+mod survey;
+mod suspects;
 mod target;
 mod told;
 
-use std::{
-    collections::{HashMap, HashSet},
-    io,
-    os::fd::RawFd,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, os::fd::RawFd, path::PathBuf, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tracer_ebpf::{
-    Config, CopySizeKey, RUNTIME_FRAMES_MAX, RuntimeFrame, Shape, StackCopy, WHEN_EXEC,
-};
+use tracer_ebpf::Config;
 
-use self::stacks::Stacks;
 pub use self::surroundings::{BTF, Surroundings};
+use self::{
+    beside::Beside,
+    call_paths::{CallPaths, Came},
+    losses::Losses,
+    processes::Processes,
+    requests::Requests,
+    saved::{Kept, Saving},
+    schedule::Schedule,
+    sockets::Sockets,
+    stack_ring::StackRing,
+    stacks::Stacks,
+    survey::Survey,
+    target::Watch,
+};
 use crate::{
     engine::{Engine, Settings},
+    findings::Lives,
     kernel::probes::Probes,
-    model::CohortId,
     procs::{
-        self, Clock, Presence,
+        self, Clock,
         clock::{monotonic_ns, thread_cpu_ns},
     },
     recording::Tape,
     runtimes::{self, Runtimes, Wishes},
-    unwind::trie::{Learned, shape_index},
 };
 
 /// Most sockets tracked at one time where nothing else is said; about 45 MB of kernel memory when
@@ -138,66 +150,41 @@ pub struct Health {
     pub lifetime_sum_seconds: f64,
 }
 
+/// Why a running session can't go on, or can't answer.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The kernel side stopped working.
+    #[error("reading the kernel's maps failed: {0}")]
+    Maps(io::Error),
+    /// A scan or sweep for an answer failed.
+    #[error("reconciling with the kernel's lists failed: {0}")]
+    Reconcile(io::Error),
+}
+
 /// A running session. All methods are synchronous and are called from one thread.
+///
+/// It conducts: what there is to know is kept by its parts.
 #[derive(Debug)]
 pub struct Session {
     surroundings: Surroundings,
-    pub(crate) probes: Probes,
-    pub(crate) copies: stack_ring::Copies,
-    pub(crate) target: target::Watched,
-    pub(crate) stacks: Stacks,
-    pub(crate) engine: Engine,
-    pub(crate) people: processes::People,
-    pub(crate) told: told::ToldOf,
-    pub(crate) runtimes: Runtimes,
-    pub(crate) cohorts: cohorts::Cohorts,
-    pub(crate) requests: requests::Interner<crate::protocols::Request>,
-    pub(crate) live: latest_request::Live,
-    pub(crate) tickets: pending_stacks::Tickets,
-    /// Processes whose interpreted frames the kernel can find.
-    pub(crate) planned: HashSet<u32>,
-    pub(crate) ends: ends::Ends,
-    /// Cohorts chosen for what sockets have in common.
-    pub(crate) chosen: HashMap<sweep::Facts, CohortId>,
-    pub(crate) totals: sweep::Totals,
-    /// Sockets removed by reconciling.
-    pub(crate) healed: u64,
-    pub(crate) gaps: losses::Gaps,
+    probes: Probes,
+    watch: Watch,
+    paths: CallPaths,
+    processes: Processes,
+    requests: Requests,
+    sockets: Sockets,
+    runtimes: Runtimes,
+    engine: Engine,
+    losses: Losses,
     /// Findings of earlier reports.
-    pub(crate) lives: crate::findings::Lives,
-    pub(crate) saving: saved::Saving,
-    /// Processes that ended, whose stacks are kept while somebody holds a socket of theirs.
-    pub(crate) ended: HashSet<u32>,
-    pub(crate) clock: Clock,
-    pub(crate) started_ns: u64,
-    /// Number of the last descriptor scan.
-    pub(crate) scan: u32,
-    pub(crate) scan_began_ns: u64,
-    pub(crate) next_sweep_ns: u64,
-    pub(crate) next_scan_ns: u64,
-    /// Processes of the target at the last sweep; none where it is the host.
-    pub(crate) alive: Vec<u32>,
-    /// When the last process of the target ended: what was seen until then is kept as it was.
-    pub(crate) frozen_ns: Option<u64>,
-    pub(crate) tape: Option<Tape>,
+    lives: Lives,
+    schedule: Schedule,
+    saving: Saving,
+    clock: Clock,
+    started_ns: u64,
+    /// Where what the engine is told is recorded.
+    tape: Option<Tape>,
 }
-
-/// Processes with a plan at one time: the capacity of the kernel's map.
-const PLANS_MAX: usize = 2_048;
-pub(crate) const SECOND_NS: u64 = 1_000_000_000;
-/// Shortest time between sweeps.
-const SWEEP_EVERY_NS: u64 = SECOND_NS / 2;
-/// Shortest time between descriptor scans.
-const SCAN_EVERY_NS: u64 = 3 * SECOND_NS;
-/// Longest time between sweeps that are cheap.
-const SWEEP_WITHIN_NS: u64 = SECOND_NS;
-/// The same while no connection lasts.
-const IDLE_SWEEP_WITHIN_NS: u64 = 2 * SECOND_NS;
-/// Scans may take one part in this many of the time, and sweeps four times as much.
-const DUTY: u64 = 100;
-/// Sweeps that take more than one part in this many of the time are put off, up to
-/// [`SWEEP_WITHIN_NS`] or [`IDLE_SWEEP_WITHIN_NS`]: they walk over the kernel's whole table, however few sockets are in it.
-const LEISURE: u64 = 1000;
 
 impl Session {
     /// Attaches the probes and takes the baseline of sockets that are already open.
@@ -222,7 +209,7 @@ impl Session {
         let copies = probes
             .stack_copies()
             .map_err(|e| StartError::Unsupported(e.to_string()))?;
-        let copies = stack_ring::Copies::start(copies)
+        let ring = StackRing::start(copies)
             .map_err(|e| StartError::Failed(format!("stacks can't be received: {e}")))?;
         target.enlist(&options.target, &probes);
         let blame = Arc::new(runtimes::blame(options.rules));
@@ -233,40 +220,25 @@ impl Session {
         runtimes
             .begin(&mut probes, &blame)
             .map_err(|e| StartError::Unsupported(e.to_string()))?;
-        let now_ns = monotonic_ns();
+        let stacks = Stacks::new(stacks::Limits::default())
+            .with_blame(Arc::clone(&blame))
+            .with_debug_directories(options.debug_directories);
         let mut session = Session {
             surroundings,
             probes,
-            copies,
-            target,
-            stacks: Stacks::new(stacks::Limits::default())
-                .with_blame(Arc::clone(&blame))
-                .with_debug_directories(options.debug_directories),
-            engine: Engine::new(Settings::default()),
-            people: processes::People::default(),
-            told: told::ToldOf::default(),
+            watch: Watch::new(target),
+            paths: CallPaths::new(ring, stacks),
+            processes: Processes::default(),
+            requests: Requests::default(),
+            sockets: Sockets::default(),
             runtimes,
-            cohorts: cohorts::Cohorts::default(),
-            requests: requests::Interner::new(),
-            live: latest_request::Live::default(),
-            tickets: pending_stacks::Tickets::default(),
-            planned: HashSet::new(),
-            ends: ends::Ends::default(),
-            chosen: HashMap::new(),
-            totals: sweep::Totals::default(),
-            healed: 0,
-            gaps: losses::Gaps::default(),
-            lives: crate::findings::Lives::default(),
-            saving: saved::Saving::default(),
-            ended: HashSet::new(),
+            engine: Engine::new(Settings::default()),
+            losses: Losses::default(),
+            lives: Lives::default(),
+            schedule: Schedule::default(),
+            saving: Saving::default(),
             clock: Clock::now(),
-            started_ns: now_ns,
-            scan: 0,
-            scan_began_ns: 0,
-            next_sweep_ns: 0,
-            next_scan_ns: 0,
-            alive: Vec::new(),
-            frozen_ns: None,
+            started_ns: monotonic_ns(),
             tape: options.record,
         };
         if let Some(tape) = session.tape.clone() {
@@ -277,7 +249,9 @@ impl Session {
         // listening ports first: they tell accepted sockets from connecting ones
         session.probes.run_scan(0).map_err(failed)?;
         session.pin_processes();
-        session.tick().map_err(StartError::Failed)?;
+        session
+            .tick()
+            .map_err(|e| StartError::Failed(e.to_string()))?;
         Ok(session)
     }
 
@@ -302,247 +276,215 @@ impl Session {
             tracing::info!("collecting anew; pinned in {directory}");
             return;
         }
-        self.scan = self.probes.last_scan();
-        self.planned = self
-            .probes
-            .plans
-            .keys()
-            .unwrap_or_default()
-            .into_iter()
-            .collect();
-        let known = self.restore();
+        self.sockets.scan.number = self.probes.last_scan();
+        self.paths.resume(&self.probes);
+        let (mut kept, _, probes) = self.kept();
+        let known = kept.restore(probes);
         tracing::info!(known, "collecting on from {directory}");
     }
 
     /// Descriptor that becomes readable when [`Session::tick`] has something to do at once.
     #[must_use]
     pub fn wake_fd(&self) -> RawFd {
-        self.copies.wake_fd()
+        self.paths.wake_fd()
     }
 
     /// Takes in what is waiting and sweeps when it is time; returns how long to wait, at most,
     /// before the next call.
     ///
     /// # Errors
-    /// A message when the kernel side stopped working.
-    pub fn tick(&mut self) -> Result<Duration, String> {
+    /// When the kernel side stopped working.
+    pub fn tick(&mut self) -> Result<Duration, SessionError> {
         self.take_stacks();
         let now_ns = monotonic_ns();
-        if now_ns >= self.next_sweep_ns {
-            let scan = now_ns >= self.next_scan_ns;
-            self.round(scan)
-                .map_err(|e| format!("reading the kernel's maps failed: {e}"))?;
+        if self.schedule.sweep_is_due(now_ns) {
+            let scan = self.schedule.scan_is_due(now_ns);
+            self.round(scan, None).map_err(SessionError::Maps)?;
         }
-        let left = self.next_sweep_ns.saturating_sub(monotonic_ns());
-        Ok(Duration::from_nanos(left))
+        Ok(self.schedule.wait(monotonic_ns()))
+    }
+
+    /// Scans and sweeps, so that everything is as fresh as it can be for an answer: the one pass
+    /// over the kernel's sockets that is made for it fills the survey.
+    fn refresh(&mut self, survey: &mut Survey) -> Result<(), SessionError> {
+        self.take_stacks();
+        self.round(true, Some(survey))
+            .map_err(SessionError::Reconcile)
     }
 
     /// One sweep, after a descriptor scan if asked; sets when the next ones are due.
-    fn round(&mut self, scan: bool) -> io::Result<()> {
-        self.target.refresh(&self.probes);
-        self.alive = self.target.alive(&self.probes);
-        if self.alive.is_empty() && !self.target.is_host() {
-            self.frozen_ns.get_or_insert_with(monotonic_ns);
-        }
+    fn round(&mut self, scan: bool, survey: Option<&mut Survey>) -> io::Result<()> {
+        self.watch.refresh(&self.probes);
         let (began_ns, began_cpu_ns) = (monotonic_ns(), thread_cpu_ns());
+        let spent_ns = || thread_cpu_ns().saturating_sub(began_cpu_ns);
         if scan {
-            self.scan = self.scan.wrapping_add(1).max(1);
-            self.scan_began_ns = began_ns;
-            self.gaps.heal_targets(&self.target, &self.probes);
-            let lost_before = losses::dropped(&self.probes);
-            match self.probes.run_scan(self.scan) {
-                Ok(unstored) => self.gaps.scanned(unstored, lost_before),
-                // The next one makes up for it.
-                Err(error) if procs::is_shortage(&error) => {
-                    tracing::warn!("descriptors could not be scanned: {error}");
-                }
-                Err(error) => return Err(error),
-            }
-            self.forget_ended();
-            let cost_ns = thread_cpu_ns().saturating_sub(began_cpu_ns);
-            self.next_scan_ns = began_ns + SCAN_EVERY_NS.max(cost_ns * DUTY);
+            self.scan(began_ns)?;
+            self.schedule.scanned(began_ns, spent_ns());
         }
         self.take_stacks();
         if scan {
-            self.runtimes.scanned(&self.stacks.unnamed());
-            if self.stacks.look_for_names() {
-                self.chosen.clear();
+            self.runtimes.scanned(&self.paths.stacks.unnamed());
+            if self.paths.stacks.look_for_names() {
+                self.sockets.choose_anew();
             }
         }
         self.follow_runtimes(scan);
-        if self.frozen_ns.is_none() {
-            self.sweep(monotonic_ns(), scan)?;
+        if self.watch.frozen_ns().is_none() {
+            self.sweep(monotonic_ns(), scan, survey)?;
+        } else if let Some(survey) = survey {
+            let (mut beside, sockets, engine) = self.parts();
+            sockets.look(&mut beside, engine, survey)?;
         }
-        let cost_ns = thread_cpu_ns().saturating_sub(began_cpu_ns);
-        let within_ns = match self.totals.lasting {
-            0 => IDLE_SWEEP_WITHIN_NS,
-            _ => SWEEP_WITHIN_NS,
-        };
-        let leisurely = (cost_ns * LEISURE).clamp(SWEEP_EVERY_NS, within_ns);
-        self.next_sweep_ns = began_ns + leisurely.max(cost_ns * DUTY / 4);
+        let lasting = self.sockets.totals.lasting > 0;
+        self.schedule.swept(began_ns, spent_ns(), lasting);
         self.save_if_due();
+        Ok(())
+    }
+
+    /// Has the kernel visit every descriptor of the target.
+    fn scan(&mut self, now_ns: u64) -> io::Result<()> {
+        let scan = self.sockets.scan.next(now_ns);
+        self.sockets.scan = scan;
+        self.losses.heal_targets(self.watch.target(), &self.probes);
+        let lost_before = losses::dropped(&self.probes);
+        match self.probes.run_scan(scan.number) {
+            Ok(unstored) => self.losses.scanned(unstored, lost_before),
+            // The next one makes up for it.
+            Err(error) if procs::is_shortage(&error) => {
+                tracing::warn!("descriptors could not be scanned: {error}");
+            }
+            Err(error) => return Err(error),
+        }
+        for pid in self.processes.gone(&self.sockets.totals.openers) {
+            self.paths.forget(pid, &mut self.runtimes, &self.probes);
+            self.sockets.forget_process(pid);
+        }
+        Ok(())
+    }
+
+    /// Shows everything to the engine. `reconciled` after a descriptor scan.
+    fn sweep(
+        &mut self,
+        now_ns: u64,
+        reconciled: bool,
+        survey: Option<&mut Survey>,
+    ) -> io::Result<()> {
+        self.requests.latest.begin();
+        self.paths.pending.begin();
+        self.saving.learned |= self.requests.take_heads(&self.probes)?;
+        let told = &mut self.sockets.told;
+        told.refresh(
+            &mut self.runtimes,
+            &mut self.requests.interner,
+            &self.probes.socks,
+        )?;
+        self.runtimes.begin_sweep();
+        let (mut beside, sockets, engine) = self.parts();
+        engine.begin_sweep(now_ns, reconciled);
+        let (lost, totals) = sockets.pass(&mut beside, engine, now_ns, reconciled, survey)?;
+        if self.watch.has_ended(&self.probes) {
+            // the target ended while it was looked at: what was seen before stays as it was
+            return Ok(());
+        }
+        let (mut beside, sockets, engine) = self.parts();
+        sockets.show_streams(&mut beside, engine, now_ns)?;
+        beside.requests.latest.end();
+        beside.paths.pending.end();
+        sockets.remove_lost(beside.probes, &lost)?;
+        sockets.show_ended(&mut beside, engine)?;
+        engine.end_sweep();
+        sockets.end_sweep(totals, engine);
         Ok(())
     }
 
     /// Unwinds the stack copies that came in, and teaches the kernel their call paths.
     fn take_stacks(&mut self) {
         // one at a time: what is learned from a copy goes back into the kernel's maps
-        while let Some(record) = self.copies.next() {
-            self.take_stack(&record);
-        }
-    }
-
-    fn take_stack(&mut self, record: &[u8]) {
-        let Some((head, rest)) = record.split_at_checked(size_of::<StackCopy>()) else {
-            return;
-        };
-        let Ok(copy) = tracer_ebpf::decode::<StackCopy>(head) else {
-            return;
-        };
-        if copy.when == u32::from(WHEN_EXEC) {
-            self.forget_program(copy.tgid);
-            self.stacks.executed(copy.tgid);
-            return;
-        }
-        let Some((found, bytes)) = runtime_frames(&copy, rest) else {
-            return;
-        };
-        let taken = match self.plan(copy.tgid) {
-            true => self.stacks.take_first(&mut self.runtimes, &copy, bytes),
-            false => (self.stacks).take(&mut self.runtimes, &copy, bytes, &found),
-        };
-        self.tickets.redeem(copy.sk, copy.ticket, taken.id);
-        self.saving.learned = true;
-        self.teach(&taken.learned);
-        if let Some(bytes) = taken.want_bytes {
-            let key = CopySizeKey {
-                ip: copy.ip,
-                tgid: copy.tgid,
-                pad: 0,
-            };
-            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-            let known = self.probes.copy_sizes.get(&key).ok().flatten();
-            let bytes = bytes.max(known.unwrap_or_default());
-            let _ = self.probes.copy_sizes.set(&key, &bytes);
-        }
-    }
-
-    /// Tells the kernel how to recognize a call path.
-    fn teach(&self, learned: &Learned) {
-        let told = || -> io::Result<()> {
-            for (key, value) in &learned.entries {
-                self.probes.trie.set(key, value)?;
-            }
-            match &learned.shape {
-                Some(shape) => self.probes.shapes.set(&shape_index(shape), shape),
-                None => Ok(()),
-            }
-        };
-        if let Err(error) = told() {
-            tracing::debug!(%error, "a call path could not be taught to the kernel");
-        }
-    }
-
-    /// Lets go of what is known of processes that have ended, so that their numbers and the room
-    /// they take can be used again.
-    fn forget_ended(&mut self) {
-        for (pid, reused) in self.people.ended() {
-            if reused {
-                self.forget_addresses(pid);
-                self.chosen.retain(|facts, _| facts.tgid() != pid);
-            } else {
-                self.ended.insert(pid);
+        while let Some(record) = self.paths.next() {
+            match self.paths.take(&record, &mut self.runtimes, &self.probes) {
+                Came::Nothing => {}
+                Came::Stack => self.saving.learned = true,
+                Came::Executed(pid) => {
+                    self.processes.forget(pid);
+                    self.sockets.forget_program(pid);
+                    self.paths.forget(pid, &mut self.runtimes, &self.probes);
+                    self.paths.stacks.executed(pid);
+                }
             }
         }
-        let openers = &self.totals.openers;
-        let gone = self.ended.extract_if(|pid| !openers.contains(pid));
-        for pid in gone.collect::<Vec<_>>() {
-            self.forget_addresses(pid);
-            self.chosen.retain(|facts, _| facts.tgid() != pid);
-        }
     }
 
-    /// The process runs another program now: nothing known of its addresses holds any more.
-    fn forget_program(&mut self, pid: u32) {
-        self.people.forget(pid);
-        self.chosen
-            .retain(|facts, _| facts.tgid() != pid || facts.has_stack());
-        self.forget_addresses(pid);
-    }
-
-    fn forget_addresses(&mut self, pid: u32) {
-        self.planned.remove(&pid);
-        let _ = self.probes.plans.remove(&pid);
-        self.runtimes.forget(pid);
-        let forgotten = self.stacks.forget_process(pid);
-        for key in forgotten.keys {
-            let _ = self.probes.trie.remove(&key);
-        }
-        for index in forgotten.shapes {
-            let _ = self.probes.shapes.set(&index, &Shape::default());
-        }
-    }
-
-    /// Tells the kernel how to find the interpreted frames of a process; `true` when it learns it
-    /// now.
-    fn plan(&mut self, pid: u32) -> bool {
-        if self.planned.contains(&pid) {
-            return false;
-        }
-        let Some(plan) = self.runtimes.plan(pid, self.stacks.modules()) else {
-            return false;
+    /// Shows the processes in view to the runtimes. `scan`: look for new processes of the whole
+    /// host, too.
+    fn follow_runtimes(&mut self, scan: bool) {
+        let all;
+        let pids = if self.watch.target().is_host() {
+            if !scan {
+                return;
+            }
+            // Who can't be listed now has not ended.
+            let Ok(pids) = procs::all() else { return };
+            all = pids;
+            &all
+        } else {
+            self.watch.alive()
         };
-        if self.planned.len() >= PLANS_MAX {
-            self.planned
-                .retain(|&pid| Presence::of(pid) != Presence::Ended);
+        let modules = self.paths.stacks.modules();
+        let found = self.runtimes.follow(pids, modules, &mut self.probes);
+        for (pid, version) in found {
+            self.processes.set_runtime(pid, &version);
         }
-        self.planned.insert(pid);
-        if let Err(error) = self.probes.plans.set(&pid, &plan) {
-            tracing::debug!(pid, %error, "interpreted frames can't be asked for");
-        }
-        true
     }
 
     /// Opens the executables of the processes named, while they are there.
     fn pin_processes(&mut self) {
-        let pids = self.probes.targets.keys().unwrap_or_default();
-        for &pid in &pids {
-            self.people.get(pid);
-            self.stacks.pin(pid);
-            self.plan(pid);
+        for pid in self.probes.targets.keys().unwrap_or_default() {
+            self.processes.get(pid);
+            self.paths.pin(pid, &mut self.runtimes, &self.probes);
         }
     }
 
-    /// How things stand as of the last tick.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        Status {
-            sockets: self.totals.open,
-            candidates: self.engine.candidates(),
-            processes: if self.target.is_host() {
-                1
-            } else {
-                self.alive.len() as u64
-            },
+    /// Saves what the session knows, where maps are pinned and it is time.
+    fn save_if_due(&mut self) {
+        if self.saving.is_due(monotonic_ns()) {
+            self.save();
         }
     }
 
-    /// Scans, sweeps and leaves everything as fresh as it can be, for an answer.
-    fn refresh(&mut self) -> Result<(), String> {
-        self.take_stacks();
-        self.round(true)
-            .map_err(|e| format!("reconciling with the kernel's lists failed: {e}"))
+    fn save(&mut self) {
+        let (mut kept, saving, probes) = self.kept();
+        saving.save(&mut kept, probes);
+    }
+
+    /// What says of a socket what it is about, and what it is shown to.
+    fn parts(&mut self) -> (Beside<'_>, &mut Sockets, &mut Engine) {
+        let beside = Beside {
+            probes: &self.probes,
+            processes: &mut self.processes,
+            paths: &mut self.paths,
+            requests: &mut self.requests,
+            runtimes: &mut self.runtimes,
+        };
+        (beside, &mut self.sockets, &mut self.engine)
+    }
+
+    /// What outlives the session, when it is saved, and the kernel's maps beside it.
+    fn kept(&mut self) -> (Kept<'_>, &mut Saving, &Probes) {
+        let kept = Kept {
+            started_ns: &mut self.started_ns,
+            clock: &mut self.clock,
+            paths: &mut self.paths,
+            requests: &mut self.requests,
+            processes: &mut self.processes,
+            sockets: &mut self.sockets,
+            engine: &mut self.engine,
+        };
+        (kept, &mut self.saving, &self.probes)
     }
 }
 
-/// The interpreted frames of a copy and the stack bytes behind them; `None` when the record is short.
-fn runtime_frames<'a>(copy: &StackCopy, record: &'a [u8]) -> Option<(Vec<RuntimeFrame>, &'a [u8])> {
-    const EACH: usize = size_of::<RuntimeFrame>();
-    let (frames, bytes) = record.split_at_checked(RUNTIME_FRAMES_MAX * EACH)?;
-    let frames = frames
-        .chunks_exact(EACH)
-        .take(copy.found_frames as usize)
-        .filter_map(|frame| tracer_ebpf::decode(frame).ok())
-        .collect();
-    Some((frames, bytes))
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.save();
+    }
 }

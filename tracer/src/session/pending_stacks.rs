@@ -1,16 +1,16 @@
-//! Tickets: stacks whose copies were on their way when the kernel noted them.
+//! PendingStacks: stacks whose copies were on their way when the kernel noted them.
 
 use std::collections::HashMap;
 
 use tracer_ebpf::{STACK_NONE, STACK_TICKET};
 
-/// Tickets remembered; the kernel's own budget per process is far below.
+/// PendingStacks remembered; the kernel's own budget per process is far below.
 const REMEMBERED: usize = 65_536;
 
 /// Stack ids by socket and ticket. Copies that were taken before there was a socket are kept under
 /// 0: a ticket's number alone is seldom used twice, and only within one thread's few moments.
 #[derive(Debug, Default)]
-pub struct Tickets {
+pub struct PendingStacks {
     ids: HashMap<(u64, u32), Redeemed>,
     sweep: u32,
 }
@@ -22,7 +22,7 @@ struct Redeemed {
     sweep: u32,
 }
 
-impl Tickets {
+impl PendingStacks {
     /// A copy was unwound.
     pub fn redeem(&mut self, sk: u64, ticket: u32, id: u32) {
         if self.ids.len() < REMEMBERED {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn tickets_are_kept_while_sockets_ask_for_them() {
-        let mut tickets = Tickets::default();
+        let mut tickets = PendingStacks::default();
         for sk in 0..5_000 {
             tickets.redeem(sk, STACK_TICKET | 7, 3);
         }

@@ -1,6 +1,9 @@
 //! The processes in view, by pid.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     model::Process,
@@ -13,10 +16,13 @@ const REMEMBERED: usize = 8_192;
 /// Processes in view; those that ended stay until room is needed, because what they leaked is
 /// still to be reported.
 #[derive(Debug, Default)]
-pub struct People {
+pub struct Processes {
     known: HashMap<u32, Known>,
     /// Ended processes whose number another one has now.
     former: HashMap<u32, Arc<Process>>,
+    /// Processes that ended, of which more than the name is kept while somebody holds a socket of
+    /// theirs.
+    held: HashSet<u32>,
 }
 
 #[derive(Debug)]
@@ -42,7 +48,7 @@ impl Known {
     }
 }
 
-impl People {
+impl Processes {
     /// A process, read at first sight. One that is gone already has only its pid.
     pub fn get(&mut self, pid: u32) -> Arc<Process> {
         Arc::clone(&self.known(pid).process)
@@ -81,9 +87,29 @@ impl People {
             })
     }
 
+    /// Whether it was found to have ended, and sockets of it were still held.
+    pub fn has_ended(&self, pid: u32) -> bool {
+        self.held.contains(&pid)
+    }
+
+    /// Processes of which nothing but the name need be kept any more: those whose number another one
+    /// has now, and those that ended and are not among the `openers` of a socket that is still held.
+    pub fn gone(&mut self, openers: &HashSet<u32>) -> Vec<u32> {
+        let mut gone = Vec::new();
+        for (pid, reused) in self.ended() {
+            if reused {
+                gone.push(pid);
+            } else {
+                self.held.insert(pid);
+            }
+        }
+        gone.extend(self.held.extract_if(|pid| !openers.contains(pid)));
+        gone
+    }
+
     /// Processes that turned out to have ended since this was last asked, and whether another one
     /// has their number now.
-    pub fn ended(&mut self) -> Vec<(u32, bool)> {
+    fn ended(&mut self) -> Vec<(u32, bool)> {
         let mut ended = Vec::new();
         for (&pid, known) in &mut self.known {
             if known.ended || known.process.start_ticks == 0 {
@@ -145,5 +171,29 @@ fn unknown(pid: u32) -> Process {
         exe: None,
         runtime: None,
         container_id: None,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn what_ended_is_kept_while_a_socket_of_it_is_held() {
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = cat.id();
+        let mut processes = Processes::default();
+        assert_ne!(processes.get(pid).start_ticks, 0);
+        let holding = HashSet::from([pid]);
+        assert!(processes.gone(&holding).is_empty() && !processes.has_ended(pid));
+        drop(cat.stdin.take());
+        cat.wait().unwrap();
+        assert!(processes.gone(&holding).is_empty() && processes.has_ended(pid));
+        assert_eq!(processes.gone(&HashSet::new()), [pid]);
+        assert!(!processes.has_ended(pid));
+        assert_ne!(processes.get(pid).start_ticks, 0, "its name is kept");
     }
 }

@@ -2,49 +2,47 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Health, Session, requests, sweep};
-use tracer_ebpf::{Counter, ErrorKey, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_PREEXISTING, Sock};
+use tracer_ebpf::Counter;
 
+use super::{
+    Health, Session, SessionError, Status, peers, resources::resources, rows::row, survey::Survey,
+    suspects::Names,
+};
 use crate::{
     engine::Judgement,
-    findings::{self, Inputs, PortUse, ProcessUse},
-    model::{CohortId, Family, Holder, Role},
-    procs::{self, Presence, clock::monotonic_ns},
+    findings::{self, Inputs},
+    model::CohortId,
+    procs::{Presence, clock::monotonic_ns},
     recording::{Answer, Named, Shown},
-    report::{
-        CallSite, ConnectionList, ConnectionRow, Coverage, Doctor, Finding, Report, Resources,
-        SCHEMA,
-    },
+    report::{ConnectionList, Coverage, Doctor, Finding, Report, SCHEMA},
 };
 
-/// Where a client's connections go: family, address, port.
-type Destination = (Family, [u32; 4], u16);
-
-/// Processes whose limits a report shows.
-const PROCESSES_MAX: usize = 64;
-/// Destinations whose ephemeral ports a report shows, per process.
-const DESTINATIONS_MAX: usize = 8;
 /// A watch shorter than this can't tell a leak from work in progress.
 const SHORT_WATCH_SECONDS: f64 = 10.0;
 /// Fewer sockets without an owner are no reason to doubt the rest.
 const OWNERLESS_MAX: u64 = 5;
-/// Fewer ports in use than this are not worth a line.
-const PORTS_WORTH_SHOWING: u64 = 100;
 
 impl Session {
     /// Reconciles with the kernel's own lists and judges.
     ///
     /// # Errors
-    /// A message when reconciling failed.
-    pub fn report(&mut self) -> Result<Report, String> {
-        self.refresh()?;
+    /// When reconciling failed, or the kernel's maps can't be read.
+    pub fn report(&mut self) -> Result<Report, SessionError> {
+        let passes = self.probes.socks.passes();
+        let mut survey = Survey::for_report();
+        self.refresh(&mut survey)?;
         let mut judgements = self.engine.judge();
-        let pairs = self.explain_servers(&mut judgements)?;
+        let pairs = peers::explain(&mut judgements, &self.sockets.cohorts, &survey);
         let growth = self.growth_by_process(&judgements);
         let watched = self.watched(&judgements);
         let unexplained = self.engine.unexplained(&judgements);
         let over = self.over(&judgements);
-        let suspects = self.suspects(judgements)?;
+        let (beside, sockets, _) = self.parts();
+        let mut names = Names {
+            cohorts: &sockets.cohorts,
+            beside,
+        };
+        let suspects = names.suspects(judgements, &survey);
         if suspects
             .iter()
             .any(|s| s.judgement.first_seen_ns > self.saving.last_ns)
@@ -53,28 +51,30 @@ impl Session {
             self.saving.learned = true;
             self.save_if_due();
         }
-        let ended_ns = self.frozen_ns.unwrap_or_else(monotonic_ns);
+        let ended_ns = self.watch.frozen_ns().unwrap_or_else(monotonic_ns);
         let mut unsettled = Vec::new();
         for (id, what) in unexplained {
-            if let Some(entry) = self.cohorts.get(id) {
+            if let Some(entry) = self.sockets.cohorts.get(id) {
                 unsettled.push(findings::unexplained(&entry.cohort.process, &what));
             }
         }
         let said_before = unsettled.len();
         unsettled.extend(self.without_owner());
-        if let Some(frozen_ns) = self.frozen_ns {
+        if let Some(frozen_ns) = self.watch.frozen_ns() {
             let seconds = (frozen_ns - self.started_ns) as f64 / 1e9;
             if self.saw_nothing() {
                 unsettled.push("The target ended before anything could be seen.".to_owned());
-            } else if seconds < SHORT_WATCH_SECONDS && self.totals.open > 0 {
+            } else if seconds < SHORT_WATCH_SECONDS && self.sockets.totals.open > 0 {
                 unsettled.push(format!(
                     "The target ended after {seconds:.1} s with {} connections open: too soon to \
                      tell whether it would have closed them.",
-                    self.totals.open
+                    self.sockets.totals.open
                 ));
             }
         }
-        let refused = self.cohorts.refused() + self.requests.refused() + self.engine.overflow();
+        let refused = self.sockets.cohorts.refused()
+            + self.requests.interner.refused()
+            + self.engine.overflow();
         if refused > 0 {
             unsettled.push(format!(
                 "{refused} connections were not judged because there are too many different call \
@@ -90,7 +90,7 @@ impl Session {
             now_ns: monotonic_ns(),
             suspects,
             watched,
-            resources: self.resources(&growth)?,
+            resources: resources(&self.probes, &survey, &growth).map_err(SessionError::Maps)?,
             unsettled,
         };
         let mut answer = None;
@@ -110,13 +110,17 @@ impl Session {
             });
         }
         self.lives.follow(&mut report, now, &because);
+        tracing::debug!(
+            passes = self.probes.socks.passes() - passes,
+            "passes over the sockets for a report"
+        );
         Ok(report)
     }
 
     /// Suspicions that are over, by the id of their finding.
     fn over(&self, judgements: &[Judgement]) -> BTreeMap<String, String> {
         let id = |cohort| {
-            let entry = self.cohorts.get(cohort)?;
+            let entry = self.sockets.cohorts.get(cohort)?;
             let program = findings::program(&entry.cohort.process);
             Some(entry.identity.id(program))
         };
@@ -168,7 +172,7 @@ impl Session {
         from_engine: usize,
     ) -> Answer {
         let named = |id| {
-            let entry = self.cohorts.get(id)?;
+            let entry = self.sockets.cohorts.get(id)?;
             let named = Named::of(&entry.cohort, &entry.identity, &entry.callers);
             Some((id, named.without_url()))
         };
@@ -181,7 +185,7 @@ impl Session {
             resources: inputs.resources.clone(),
             unsettled: inputs.unsettled[from_engine..].to_vec(),
             pairs,
-            cohorts: self.cohorts.ids().filter_map(named).collect(),
+            cohorts: self.sockets.cohorts.ids().filter_map(named).collect(),
             suspects: inputs.suspects.iter().map(Shown::of).collect(),
             lives: findings::Lives::default(),
             told_at: inputs.started_at,
@@ -192,7 +196,7 @@ impl Session {
     fn watched(&self, judgements: &[Judgement]) -> Vec<findings::Watched> {
         let all = self.engine.watched(judgements).into_iter();
         all.filter_map(|watched| {
-            let entry = self.cohorts.get(watched.cohort)?;
+            let entry = self.sockets.cohorts.get(watched.cohort)?;
             let cohort = entry.cohort.clone();
             Some(findings::Watched { watched, cohort })
         })
@@ -201,7 +205,7 @@ impl Session {
 
     /// Sockets that no process is known to own can be judged by nobody.
     fn without_owner(&self) -> Option<String> {
-        let (ownerless, open) = (self.totals.ownerless, self.totals.open);
+        let (ownerless, open) = (self.sockets.totals.ownerless, self.sockets.totals.open);
         (ownerless >= OWNERLESS_MAX && ownerless * 10 >= open).then(|| {
             format!("{ownerless} of {open} open sockets have no known owner and were not judged.")
         })
@@ -214,7 +218,7 @@ impl Session {
     fn growth_by_process(&self, judgements: &[Judgement]) -> HashMap<u32, f64> {
         let mut growth = HashMap::new();
         for judgement in judgements {
-            if let Some(entry) = self.cohorts.get(judgement.cohort) {
+            if let Some(entry) = self.sockets.cohorts.get(judgement.cohort) {
                 *growth.entry(entry.cohort.process.pid).or_insert(0.0) +=
                     judgement.growth_per_minute;
             }
@@ -222,113 +226,19 @@ impl Session {
         growth
     }
 
-    /// Descriptors, ports and connect errors of the processes with open connections or errors.
-    fn resources(&self, growth: &HashMap<u32, f64>) -> Result<Vec<Resources>, String> {
-        let mut ports: HashMap<u32, HashMap<Destination, u64>> = HashMap::new();
-        let mut usage: BTreeMap<u32, ProcessUse> = BTreeMap::new();
-        let failed = |e: std::io::Error| format!("reading the kernel's maps failed: {e}");
-        self.probes
-            .socks
-            .for_each(|_, sock| {
-                if sock.tgid == 0 || sock.flags & SOCK_CLOSED != 0 {
-                    return;
-                }
-                let family = requests::family(sock);
-                let of_process = ports.entry(sock.tgid).or_default();
-                if family != Family::Unix && sweep::role(sock) == Role::Client {
-                    let to = (family, sock.remote_addr, sock.remote_port);
-                    *of_process.entry(to).or_default() += 1;
-                }
-            })
-            .map_err(failed)?;
-        let mut errors: BTreeMap<u32, BTreeMap<u16, u64>> = BTreeMap::new();
-        self.probes
-            .errors
-            .for_each(|&ErrorKey { tgid, error }, &count| {
-                if let Ok(error) = u16::try_from(error) {
-                    errors.entry(tgid).or_default().insert(error, count);
-                }
-            })
-            .map_err(failed)?;
-        let mut ranges: HashMap<u64, (u16, u16)> = HashMap::new();
-        for pid in ports.keys().chain(errors.keys()).copied() {
-            if usage.len() >= PROCESSES_MAX {
-                break;
-            }
-            // a process that has ended holds nothing and is only shown for its connect errors
-            let (fds_open, fds_limit) = procs::fd_usage(pid).unwrap_or((0, 0));
-            if fds_limit == 0 && !errors.contains_key(&pid) {
-                continue;
-            }
-            let mut destinations: Vec<(&Destination, &u64)> = ports
-                .get(&pid)
-                .map(|p| p.iter().collect())
-                .unwrap_or_default();
-            let range = match procs::network(pid) {
-                Some(namespace) => *ranges
-                    .entry(namespace)
-                    .or_insert_with(|| procs::ephemeral_range(pid)),
-                None => procs::EPHEMERAL_RANGE_DEFAULT,
-            };
-            let size = u64::from(range.1.saturating_sub(range.0)) + 1;
-            destinations.retain(|&(_, &used)| used >= PORTS_WORTH_SHOWING || used * 2 >= size);
-            destinations.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-            let growth_per_minute = growth.get(&pid).copied().unwrap_or(0.0);
-            let one_destination = destinations.len() == 1;
-            usage.insert(
-                pid,
-                ProcessUse {
-                    pid,
-                    fds_open,
-                    fds_limit,
-                    fds_growth_per_minute: growth_per_minute,
-                    ports: destinations
-                        .into_iter()
-                        .take(DESTINATIONS_MAX)
-                        .map(|(&(family, address, port), &used)| PortUse {
-                            destination: requests::socket_address(family, address, port),
-                            used,
-                            range,
-                            reserved: 0,
-                            growth_per_minute: if one_destination {
-                                growth_per_minute
-                            } else {
-                                0.0
-                            },
-                        })
-                        .collect(),
-                    connect_errors: errors.get(&pid).cloned().unwrap_or_default(),
-                },
-            );
-        }
-        Ok(usage.values().map(findings::resources).collect())
-    }
-
     /// The open connections, oldest first, at most `limit`.
     ///
     /// # Errors
-    /// A message when reconciling failed.
-    pub fn connections(&mut self, limit: usize) -> Result<ConnectionList, String> {
-        self.refresh()?;
-        let mut oldest = Oldest::new(limit);
-        let socks = std::sync::Arc::clone(&self.probes.socks);
-        socks
-            .for_each(|&sk, sock| {
-                // The scan just made has given every accepted socket its owner: those without one
-                // wait in a listener's queue, where no descriptor refers to them yet.
-                let over = SOCK_CLOSED | SOCK_ACCEPT_UNOWNED;
-                let open = sock.flags & over == 0 && sock.tgid != 0;
-                if open && self.holder(sock) != Holder::Nobody {
-                    oldest.offer(sk, sock);
-                }
-            })
-            .map_err(|e| format!("reading the kernel's maps failed: {e}"))?;
-        let now_ns = monotonic_ns();
-        let omitted = oldest.omitted;
+    /// When reconciling failed.
+    pub fn connections(&mut self, limit: usize) -> Result<ConnectionList, SessionError> {
+        let mut survey = Survey::for_connections(limit);
+        self.refresh(&mut survey)?;
+        let (oldest, omitted) = survey.into_oldest();
+        let clock = self.clock;
+        let (mut beside, sockets, _) = self.parts();
         let connections = oldest
-            .sorted()
             .iter()
-            .map(|(sk, sock)| self.row(*sk, sock, now_ns))
+            .map(|(sk, sock)| row(&mut beside, sockets.scan, &clock, *sk, sock))
             .collect();
         Ok(ConnectionList {
             schema: SCHEMA,
@@ -337,55 +247,17 @@ impl Session {
         })
     }
 
-    fn row(&mut self, sk: u64, sock: &Sock, now_ns: u64) -> ConnectionRow {
-        let process = self.people.opener(sock.tgid, sock.opened_ns);
-        let family = requests::family(sock);
-        let role = sweep::role(sock);
-        let remote = match family {
-            Family::Unix => self.address(sock, family, role),
-            _ => requests::socket_address(family, sock.remote_addr, sock.remote_port),
-        };
-        let number = self.live.request(sk, sock.opened_ns);
-        let request = number.and_then(|number| self.requests.value(number));
-        let url = request.map(|r| requests::shown(family, &remote, r));
-        let [request_stack, open_stack] =
-            [sock.request_stack, sock.open_stack].map(|noted| self.tickets.settle(sk, noted));
-        let [request_site, opener] = [request_stack, open_stack].map(|stack| self.site(stack));
-        let opener_first = sweep::opener_says_more(request_site.as_deref(), opener.as_deref());
-        let site = request_site.filter(|_| !opener_first).or(opener);
-        let call_site = site.and_then(|site| {
-            site.blamed().map(|frame| CallSite {
-                function: frame.function.clone(),
-                file: frame.file.clone(),
-                line: frame.line,
-                module: frame.module.clone(),
-            })
-        });
-        let last = sock
-            .at_ns(sock.sent_ticks.max(sock.received_ticks))
-            .unwrap_or(sock.opened_ns);
-        ConnectionRow {
-            pid: process.pid,
-            comm: process.comm.clone(),
-            holder_pid: match self.holder(sock) {
-                Holder::Other(pid) => Some(pid),
-                _ => None,
+    /// How things stand as of the last tick.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            sockets: self.sockets.totals.open,
+            candidates: self.engine.candidates(),
+            processes: if self.watch.target().is_host() {
+                1
+            } else {
+                self.watch.alive().len() as u64
             },
-            fd: (sock.fd >= 0).then_some(sock.fd),
-            role,
-            family,
-            state: state_name(sock, family).to_owned(),
-            local_port: (family != Family::Unix).then_some(sock.local_port),
-            remote,
-            url,
-            opened_at: self.clock.date(sock.opened_ns),
-            preexisting: sock.flags & SOCK_PREEXISTING != 0,
-            age_seconds: seconds_between(sock.opened_ns, now_ns),
-            idle_seconds: seconds_between(last, now_ns),
-            requests: sock.turns,
-            unread: sock.unread,
-            call_site,
-            inode: sock.inode,
         }
     }
 
@@ -414,9 +286,9 @@ impl Session {
             .filter(|&(_, count)| count > 0)
             .collect();
         let mut degraded = self.probes.degraded().to_vec();
-        degraded.extend(self.gaps.sentences(self.capacity("SOCKS")));
+        degraded.extend(self.losses.sentences(self.capacity("SOCKS")));
         degraded.extend(self.runtimes.degraded());
-        degraded.extend(self.stacks.degraded());
+        degraded.extend(self.paths.stacks.degraded());
         Coverage {
             backend: weakest.to_owned(),
             hooks: events
@@ -425,12 +297,12 @@ impl Session {
                 .collect(),
             attached: self.probes.attached().to_vec(),
             degraded,
-            lost_events: self.gaps.unhealed(&self.probes),
+            lost_events: self.losses.unhealed(&self.probes),
             losses,
             sockets_seen: self.probes.counter(Counter::Seen),
-            sockets_folded: self.probes.counter(Counter::Folded) + self.healed,
-            sockets_tracked: self.totals.open,
-            sockets_unattributed: self.totals.unattributed,
+            sockets_folded: self.probes.counter(Counter::Folded) + self.sockets.healed,
+            sockets_tracked: self.sockets.totals.open,
+            sockets_unattributed: self.sockets.totals.unattributed,
         }
     }
 
@@ -448,7 +320,7 @@ impl Session {
         Health {
             maps: vec![(
                 "SOCKS".to_owned(),
-                self.totals.entries,
+                self.sockets.totals.entries,
                 self.capacity("SOCKS"),
             )],
             programs: self
@@ -457,8 +329,8 @@ impl Session {
                 .into_iter()
                 .map(|(name, stats)| (name, stats.run_ns, stats.runs))
                 .collect(),
-            lifetimes: self.ends.lifetimes().buckets(),
-            lifetime_sum_seconds: self.ends.lifetimes().sum_seconds(),
+            lifetimes: self.sockets.ends.lifetimes().buckets(),
+            lifetime_sum_seconds: self.sockets.ends.lifetimes().sum_seconds(),
         }
     }
 
@@ -469,14 +341,14 @@ impl Session {
         let mut accounting = coverage.losses;
         accounting.insert("seen".to_owned(), coverage.sockets_seen);
         accounting.insert("folded".to_owned(), coverage.sockets_folded);
-        accounting.insert("live".to_owned(), self.totals.entries);
+        accounting.insert("live".to_owned(), self.sockets.totals.entries);
         for (name, count) in [
-            ("healed", self.healed),
+            ("healed", self.sockets.healed),
             ("replaced", self.probes.counter(Counter::Replaced)),
             ("found_by_scan", self.probes.counter(Counter::FoundByScan)),
-            ("without_room_now", self.gaps.unstored()),
-            ("without_owner_now", self.totals.unowned),
-            ("without_stack_now", self.totals.unattributed),
+            ("without_room_now", self.losses.unstored()),
+            ("without_owner_now", self.sockets.totals.unowned),
+            ("without_stack_now", self.sockets.totals.unattributed),
         ] {
             accounting.insert(name.to_owned(), count);
         }
@@ -486,74 +358,5 @@ impl Session {
         doctor.accounting = accounting;
         doctor.usable = true;
         doctor
-    }
-}
-
-/// The oldest sockets of however many: never more than asked for are kept.
-struct Oldest {
-    limit: usize,
-    kept: BTreeMap<(u64, u64), Sock>,
-    omitted: u64,
-}
-
-impl Oldest {
-    fn new(limit: usize) -> Oldest {
-        Oldest {
-            limit,
-            kept: BTreeMap::new(),
-            omitted: 0,
-        }
-    }
-
-    fn offer(&mut self, sk: u64, sock: &Sock) {
-        let key = (sock.opened_ns, sk);
-        if self.kept.len() < self.limit {
-            self.kept.insert(key, *sock);
-            return;
-        }
-        self.omitted += 1;
-        if self
-            .kept
-            .last_key_value()
-            .is_some_and(|(&last, _)| key < last)
-        {
-            self.kept.pop_last();
-            self.kept.insert(key, *sock);
-        }
-    }
-
-    fn sorted(self) -> Vec<(u64, Sock)> {
-        let kept = self.kept.into_iter();
-        kept.map(|((_, sk), sock)| (sk, sock)).collect()
-    }
-}
-
-fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {
-    (to_ns.saturating_sub(from_ns) as f64 / 1e6).round() / 1e3
-}
-
-/// The state as the kernel names it (without `TCP_`); UNIX: `connected` or `peer_closed`.
-fn state_name(sock: &Sock, family: Family) -> &'static str {
-    if family == Family::Unix {
-        return if sock.flags & tracer_ebpf::SOCK_PEER_CLOSED != 0 {
-            "peer_closed"
-        } else {
-            "connected"
-        };
-    }
-    // include/net/tcp_states.h
-    match sock.state {
-        1 => "ESTABLISHED",
-        2 => "SYN_SENT",
-        3 => "SYN_RECV",
-        4 => "FIN_WAIT1",
-        5 => "FIN_WAIT2",
-        6 => "TIME_WAIT",
-        7 => "CLOSE",
-        8 => "CLOSE_WAIT",
-        9 => "LAST_ACK",
-        10 => "LISTEN",
-        11 => "CLOSING",
-        _ => "UNKNOWN",
     }
 }

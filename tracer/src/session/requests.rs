@@ -1,95 +1,74 @@
-//! Requests and remote ends by number: what sockets have in common is kept once.
+//! The requests of a session: what they say, by number, and the latest of each socket.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
-use tracer_ebpf::{HEAD_TLS, Head, PathValue, Sock};
+use tracer_ebpf::{HEAD_TLS, Head, HeadKey};
 
+use super::{interner::Interner, latest_requests::LatestRequests};
 use crate::{
+    kernel::probes::Probes,
     model::{Family, Remote},
     protocols::{Request, Scheme, example, origin, sniff, template, url},
 };
 
-/// Most values kept as they are.
-const INTERNED_MAX: usize = 65_536;
-/// Most values kept in all: beyond `INTERNED_MAX` only what many share.
-const INTERNED_WITH_SHARED_MAX: usize = 2 * INTERNED_MAX;
-
-/// Values by number and numbers by value.
-#[derive(Debug)]
-pub struct Interner<T> {
-    numbers: HashMap<T, u32>,
-    values: Vec<T>,
-    refused: u64,
+/// The requests of a session.
+#[derive(Debug, Default)]
+pub struct Requests {
+    /// What they say, by number.
+    pub interner: Interner<Request>,
+    /// The latest of each socket.
+    pub latest: LatestRequests,
+    /// Request heads (key, turn) that were taken, but stay in the kernel until what they say is
+    /// saved.
+    taken: Vec<(HeadKey, u32)>,
 }
 
-impl<T: Clone + Eq + Hash> Interner<T> {
-    /// An empty one.
-    pub fn new() -> Self {
-        Interner {
-            numbers: HashMap::new(),
-            values: Vec::new(),
-            refused: 0,
+impl Requests {
+    /// Takes in the heads that came since the last sweep; `true` where the kernel must keep them
+    /// until what they say is saved ([`Requests::forget_heads`]).
+    ///
+    /// # Errors
+    /// The kernel's, when the map can't be read.
+    pub fn take_heads(&mut self, probes: &Probes) -> io::Result<bool> {
+        let mut heads = Vec::new();
+        let keep = probes.pins().is_some();
+        if keep {
+            self.taken.clear();
+            probes.heads.for_each(|key, head| {
+                self.taken.push((*key, head.turn));
+                heads.push((*key, *head));
+            })?;
+        } else {
+            probes.heads.drain(|key, head| heads.push((*key, *head)))?;
+        }
+        let any = !heads.is_empty();
+        self.learn(heads);
+        Ok(keep && any)
+    }
+
+    /// The latest request of a socket wins.
+    fn learn(&mut self, mut heads: Vec<(HeadKey, Head)>) {
+        heads.sort_unstable_by_key(|(key, head)| (key.sk, head.opened_ns, head.turn));
+        for (key, head) in heads {
+            if let Some(number) = request(&head).and_then(|r| self.interner.number_of(&r)) {
+                self.latest.set_request(key.sk, head.opened_ns, number);
+            }
         }
     }
 
-    /// The number of a value; `None` when it is new and there is no room.
-    pub fn number(&mut self, value: &T) -> Option<u32> {
-        self.number_within(value, INTERNED_MAX)
-    }
-
-    fn number_within(&mut self, value: &T, room: usize) -> Option<u32> {
-        if let Some(&number) = self.numbers.get(value) {
-            return Some(number);
+    /// Lets go of the request heads that were taken, unless there is a newer one in their place.
+    pub fn forget_heads(&mut self, probes: &Probes) {
+        for (key, turn) in self.taken.drain(..) {
+            let now = probes.heads.get(&key);
+            if now.is_ok_and(|now| now.is_some_and(|now| now.turn == turn)) {
+                let _ = probes.heads.remove(&key);
+            }
         }
-        if self.values.len() >= room {
-            return None;
-        }
-        let number = u32::try_from(self.values.len()).ok()?;
-        self.numbers.insert(value.clone(), number);
-        self.values.push(value.clone());
-        Some(number)
     }
 
-    /// The value of a number.
-    pub fn value(&self, number: u32) -> Option<&T> {
-        self.values.get(number as usize)
-    }
-
-    /// All values, by number.
-    pub fn values(&self) -> &[T] {
-        &self.values
-    }
-
-    /// Values that had these numbers in an earlier interner.
-    pub fn restore(&mut self, values: Vec<T>) {
-        self.numbers = (values.iter().cloned()).zip(0..).collect();
-        self.values = values;
-    }
-
-    /// Values that found no room.
-    pub fn refused(&self) -> u64 {
-        self.refused
-    }
-}
-
-impl Interner<Request> {
-    /// The number of a request. When there are too many different ones, those to come are known by
-    /// their URL template, which is all that findings are told apart by.
-    pub fn number_of(&mut self, request: &Request) -> Option<u32> {
-        let number = self.number(request).or_else(|| {
-            let shared = Request {
-                target: template(&request.target),
-                ..request.clone()
-            };
-            self.number_within(&shared, INTERNED_WITH_SHARED_MAX)
-        });
-        self.refused += u64::from(number.is_none());
-        number
+    /// What the request of a number says.
+    pub fn value(&self, number: u32) -> Option<&Request> {
+        self.interner.value(number)
     }
 }
 
@@ -139,44 +118,6 @@ fn host(head: &Head) -> Option<String> {
     sniff(&bytes)?.host
 }
 
-/// Family of a kernel record.
-pub fn family(sock: &Sock) -> Family {
-    match i32::from(sock.family) {
-        libc::AF_UNIX => Family::Unix,
-        libc::AF_INET6 => Family::Tcp6,
-        _ => Family::Tcp4,
-    }
-}
-
-/// `address:port` of the kernel's words.
-pub fn socket_address(family: Family, words: [u32; 4], port: u16) -> String {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    match family {
-        Family::Tcp6 => {
-            let mut octets = [0u8; 16];
-            octets.copy_from_slice(&bytes);
-            let address = Ipv6Addr::from(octets);
-            match address.to_ipv4_mapped() {
-                Some(mapped) => SocketAddr::from((mapped, port)).to_string(),
-                None => SocketAddr::from((address, port)).to_string(),
-            }
-        }
-        _ => SocketAddr::from((Ipv4Addr::from(words[0].to_ne_bytes()), port)).to_string(),
-    }
-}
-
-/// A UNIX path as users write it: abstract names begin with `@`.
-pub fn unix_path(path: &PathValue) -> String {
-    let bytes = path.bytes.get(..path.len as usize).unwrap_or(&path.bytes);
-    match bytes.split_first() {
-        Some((0, name)) => format!("@{}", String::from_utf8_lossy(name)),
-        _ => {
-            let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
-            String::from_utf8_lossy(&bytes[..end]).into_owned()
-        }
-    }
-}
-
 /// The remote end of a client, with the URL template of its latest request.
 pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -> Arc<Remote> {
     Arc::new(Remote {
@@ -214,9 +155,9 @@ pub fn shown(family: Family, address: &str, request: &Request) -> String {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
-    use tracer_ebpf::{HOST_BYTES, Head, LINE_BYTES};
+    use tracer_ebpf::{HOST_BYTES, LINE_BYTES};
 
-    use super::{Family, Interner, PathValue, Request, Scheme, request, socket_address, unix_path};
+    use super::*;
 
     /// As the kernel side keeps it; longer texts are cut.
     fn head(line: &str, host: &str) -> Head {
@@ -257,7 +198,7 @@ mod tests {
         assert_eq!(said.method, "ASK");
         let host = said.host.as_deref();
         assert_eq!(
-            super::url(
+            url(
                 Scheme::Http,
                 Family::Tcp4,
                 "127.0.0.1:70",
@@ -266,61 +207,25 @@ mod tests {
             ),
             "http://shop.test/v1/orders/17?key=…"
         );
-        assert_eq!(super::template(&said.target), "/v1/orders/{}?key=…");
+        assert_eq!(template(&said.target), "/v1/orders/{}?key=…");
     }
 
     #[test]
-    fn addresses_are_written_as_users_write_them() {
-        let loopback = u32::from_ne_bytes([127, 0, 0, 1]);
-        assert_eq!(
-            socket_address(Family::Tcp4, [loopback, 0, 0, 0], 80),
-            "127.0.0.1:80"
-        );
-        let one = u32::from_ne_bytes([0, 0, 0, 1]);
-        assert_eq!(
-            socket_address(Family::Tcp6, [0, 0, 0, one], 8080),
-            "[::1]:8080"
-        );
-        let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-        assert_eq!(
-            socket_address(Family::Tcp6, [0, 0, mapped, loopback], 80),
-            "127.0.0.1:80"
-        );
-    }
-
-    #[test]
-    fn abstract_unix_names_begin_with_an_at_sign() {
-        let mut bytes = [0; tracer_ebpf::PATH_BYTES];
-        bytes[1..4].copy_from_slice(b"abc");
-        assert_eq!(unix_path(&PathValue { len: 4, bytes }), "@abc");
-        bytes[..6].copy_from_slice(b"/a/b\0x");
-        assert_eq!(unix_path(&PathValue { len: 6, bytes }), "/a/b");
-    }
-
-    #[test]
-    fn interning_gives_the_same_number() {
-        let mut interner = Interner::new();
-        assert_eq!(interner.number(&"a"), Some(0));
-        assert_eq!(interner.number(&"b"), Some(1));
-        assert_eq!(interner.number(&"a"), Some(0));
-        assert_eq!(interner.value(1), Some(&"b"));
-    }
-
-    #[test]
-    fn a_flood_of_ids_ends_in_their_template() {
-        let mut interner = Interner::new();
-        let request = |id: usize| Request {
-            method: "GET".to_owned(),
-            target: format!("/v1/prices/{id}"),
-            host: None,
-            scheme: Scheme::Http,
+    fn the_latest_request_of_a_socket_wins() {
+        let mut requests = Requests::default();
+        let key = HeadKey {
+            sk: 7,
+            ..HeadKey::default()
         };
-        for id in 0..super::INTERNED_MAX {
-            assert!(interner.number_of(&request(id)).is_some());
-        }
-        let one = interner.number_of(&request(super::INTERNED_MAX + 1));
-        assert!(one.is_some());
-        assert_eq!(one, interner.number_of(&request(super::INTERNED_MAX + 2)));
-        assert_eq!(interner.refused(), 0);
+        let at = |turn, line| Head {
+            turn,
+            ..head(line, "shop.test")
+        };
+        requests.learn(vec![
+            (key, at(3, "GET /c HTTP/1.1")),
+            (key, at(1, "GET /a HTTP/1.1")),
+        ]);
+        let number = requests.latest.request(7, 1).unwrap();
+        assert_eq!(requests.value(number).unwrap().target, "/c");
     }
 }

@@ -6,21 +6,19 @@
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::AggKey;
 
-use super::stacks::saved::SavedStack;
 use super::{
-    Session,
-    cohorts::SavedCohort,
-    ends::Ends,
-    lifetimes::Lifetimes,
-    sweep::{Facts, Head},
+    call_paths::CallPaths, cohorts::SavedCohort, ends::Ends, facts::Facts, lifetimes::Lifetimes,
+    processes::Processes, requests::Requests, sockets::Sockets, stacks::saved::SavedStack,
 };
 use crate::{
-    engine::saved::{SavedEngine, SavedState},
-    kernel::pins::Pins,
+    engine::{
+        Engine,
+        saved::{SavedEngine, SavedState},
+    },
+    kernel::{pins::Pins, probes::Probes},
     model::{CohortId, Ended, Process},
     procs::clock::{Clock, monotonic_ns, thread_cpu_ns},
     protocols::Request,
-    unwind::trie::shape_index,
 };
 
 /// Changes with every change of meaning that an older or newer reader would get wrong.
@@ -70,65 +68,81 @@ pub struct Saving {
     pub last_ns: u64,
     /// Something was learned that is lost with this process.
     pub learned: bool,
-    /// Request heads that were taken, but stay in the kernel until what they say is saved.
-    pub heads: Vec<Head>,
 }
 
-impl Session {
-    /// Saves what the session knows, where maps are pinned and it is time.
-    pub(crate) fn save_if_due(&mut self) {
-        let now_ns = monotonic_ns();
-        let due_ns = self.saving.last_ns + EVERY_NS;
-        let due = now_ns >= due_ns || (self.saving.learned && now_ns >= self.saving.next_ns);
-        if self.probes.pins().is_some() && due {
-            self.save();
-        }
+/// The parts of a session of which something is saved.
+#[derive(Debug)]
+pub struct Kept<'a> {
+    /// When the watch began, monotonic nanoseconds.
+    pub started_ns: &'a mut u64,
+    /// The clocks at that time.
+    pub clock: &'a mut Clock,
+    /// Stacks.
+    pub paths: &'a mut CallPaths,
+    /// Requests.
+    pub requests: &'a mut Requests,
+    /// Processes.
+    pub processes: &'a mut Processes,
+    /// Populations and ends.
+    pub sockets: &'a mut Sockets,
+    /// What the engine remembers.
+    pub engine: &'a mut Engine,
+}
+
+impl Saving {
+    /// Whether it is time.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        now_ns >= self.last_ns + EVERY_NS || (self.learned && now_ns >= self.next_ns)
+    }
+
+    /// It was saved, which took so much CPU time.
+    fn done(&mut self, now_ns: u64, cost_ns: u64) {
+        self.last_ns = now_ns;
+        self.next_ns = now_ns + SOON_NS.max(cost_ns * DUTY);
+        self.learned = false;
     }
 
     /// Saves what the session knows, where maps are pinned.
-    pub(crate) fn save(&mut self) {
-        if self.probes.pins().is_none() {
-            return;
-        }
-        let began_ns = thread_cpu_ns();
-        let saved = serde_json::to_vec(&self.saved());
-        let Some(pins) = self.probes.pins() else {
+    pub fn save(&mut self, kept: &mut Kept<'_>, probes: &Probes) {
+        let Some(pins) = probes.pins() else {
             return;
         };
-        let result = match saved {
+        let began_ns = thread_cpu_ns();
+        let result = match serde_json::to_vec(&kept.saved()) {
             Ok(bytes) => pins.save(&bytes).map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         };
         match result {
-            Ok(()) => self.forget_heads(),
+            Ok(()) => kept.requests.forget_heads(probes),
             Err(error) => tracing::warn!(%error, "what is known could not be kept"),
         }
         let cost_ns = thread_cpu_ns().saturating_sub(began_ns);
-        self.saving.last_ns = monotonic_ns();
-        self.saving.next_ns = self.saving.last_ns + SOON_NS.max(cost_ns * DUTY);
-        self.saving.learned = false;
+        self.done(monotonic_ns(), cost_ns);
     }
+}
 
+impl Kept<'_> {
     fn saved(&self) -> Saved {
-        let mut ids: Vec<CohortId> = self.cohorts.ids().collect();
+        let (sockets, engine) = (&*self.sockets, &*self.engine);
+        let mut ids: Vec<CohortId> = sockets.cohorts.ids().collect();
         if ids.len() > COHORTS_MAX {
-            ids.sort_by_key(|id| std::cmp::Reverse(self.engine.open(*id)));
+            ids.sort_by_key(|id| std::cmp::Reverse(engine.open(*id)));
             ids.truncate(COHORTS_MAX);
             ids.sort_unstable();
         }
         let kept = |id: &CohortId| ids.binary_search(id).is_ok();
-        let (aggregates, delivered) = self.ends.save(&ids.iter().copied().collect());
+        let (aggregates, delivered) = sockets.ends.save(&ids.iter().copied().collect());
         Saved {
             format: FORMAT,
-            started_ns: self.started_ns,
-            clock: self.clock,
-            healed: self.healed,
-            stacks: self.stacks.save(),
-            tickets: self.tickets.save(),
-            requests: self.requests.values().to_vec(),
-            live: self.live.save(),
-            people: self.people.save(),
-            chosen: (self.chosen.iter().filter(|(_, id)| kept(id)))
+            started_ns: *self.started_ns,
+            clock: *self.clock,
+            healed: sockets.healed,
+            stacks: self.paths.stacks.save(),
+            tickets: self.paths.pending.save(),
+            requests: self.requests.interner.values().to_vec(),
+            live: self.requests.latest.save(),
+            people: self.processes.save(),
+            chosen: (sockets.chosen().filter(|(_, id)| kept(id)))
                 .map(|(facts, id)| (*facts, *id))
                 .take(CHOSEN_MAX)
                 .collect(),
@@ -138,18 +152,18 @@ impl Session {
             told: (delivered.into_iter())
                 .map(|(key, ended)| (bytemuck::cast(key), ended))
                 .collect(),
-            go_collected: self.told.save_collected(),
-            lifetimes: self.ends.lifetimes().clone(),
-            engine: self.engine.save(),
+            go_collected: sockets.told.save_collected(),
+            lifetimes: sockets.ends.lifetimes().clone(),
+            engine: engine.save(),
             cohorts: (ids.iter())
-                .filter_map(|&id| Some((id, self.cohorts.save(id)?, self.engine.save_cohort(id))))
+                .filter_map(|&id| Some((id, sockets.cohorts.save(id)?, engine.save_cohort(id))))
                 .collect(),
         }
     }
 
     /// Takes over what an earlier session saved; `false` when there is nothing that can be read.
-    pub(crate) fn restore(&mut self) -> bool {
-        let Some(bytes) = self.probes.pins().and_then(Pins::saved) else {
+    pub fn restore(&mut self, probes: &Probes) -> bool {
+        let Some(bytes) = probes.pins().and_then(Pins::saved) else {
             return false;
         };
         let saved: Saved = match serde_json::from_slice::<Saved>(&bytes) {
@@ -163,45 +177,47 @@ impl Session {
                 return false;
             }
         };
-        self.started_ns = saved.started_ns;
-        self.clock = self.clock.continuing(saved.clock);
-        self.healed = saved.healed;
-        let mut trie = Vec::new();
-        if let Err(error) = (self.probes.trie).for_each(|key, value| trie.push((*key, *value))) {
-            tracing::warn!(%error, "the known call paths can't be read");
-        }
-        for key in self.stacks.restore(saved.stacks, trie.into_iter()) {
-            let _ = self.probes.trie.remove(&key);
-        }
-        for shape in self.stacks.shapes() {
-            let _ = self.probes.shapes.set(&shape_index(&shape), &shape);
-        }
-        self.tickets.restore(saved.tickets);
-        self.requests.restore(saved.requests);
-        self.live.restore(saved.live);
-        self.people.restore(saved.people);
+        *self.started_ns = saved.started_ns;
+        *self.clock = self.clock.continuing(saved.clock);
+        self.paths.restore(saved.stacks, saved.tickets, probes);
+        self.requests.interner.restore(saved.requests);
+        self.requests.latest.restore(saved.live);
+        self.processes.restore(saved.people);
         let (mut cohorts, mut states) = (Vec::new(), Vec::new());
         for (id, cohort, state) in saved.cohorts {
             cohorts.push((id, cohort));
             states.extend(state.map(|state| (id, state)));
         }
-        self.cohorts.restore(cohorts);
+        let sockets = &mut *self.sockets;
+        sockets.healed = saved.healed;
+        sockets.cohorts.restore(cohorts);
         self.engine.restore(&saved.engine, states.into_iter());
-        self.chosen = saved.chosen.into_iter().collect();
+        sockets.restore_chosen(saved.chosen);
         let aggregates = saved.by_aggregate.into_iter();
         let delivered = saved.told.into_iter();
-        self.ends = Ends::restore(
+        sockets.ends = Ends::restore(
             aggregates.map(|(key, id)| (bytemuck::cast(key), id)),
             delivered.map(|(key, ended)| (bytemuck::cast(key), ended)),
             saved.lifetimes,
         );
-        self.told.restore_collected(saved.go_collected);
+        sockets.told.restore_collected(saved.go_collected);
         true
     }
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.save();
+#[cfg(test)]
+mod tests {
+    use super::{EVERY_NS, SOON_NS, Saving};
+
+    #[test]
+    fn what_was_learned_is_saved_soon_and_saving_takes_a_part_of_the_time_only() {
+        let mut saving = Saving::default();
+        saving.done(0, 0);
+        assert!(!saving.is_due(SOON_NS) && saving.is_due(EVERY_NS));
+        saving.learned = true;
+        assert!(!saving.is_due(SOON_NS - 1) && saving.is_due(SOON_NS));
+        saving.done(0, SOON_NS / 10);
+        saving.learned = true;
+        assert!(!saving.is_due(SOON_NS) && saving.is_due(5 * SOON_NS));
     }
 }

@@ -19,9 +19,9 @@ const BYTES_MAX: usize = 32 << 20;
 /// How often a full queue is looked at, in nanoseconds.
 const FULL_WAIT_NS: i64 = 10_000_000;
 
-/// Copies that were taken out of the ring, oldest first.
+/// StackRing that were taken out of the ring, oldest first.
 #[derive(Debug)]
-pub(crate) struct Copies {
+pub(crate) struct StackRing {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -41,12 +41,12 @@ struct Queue {
     bytes: usize,
 }
 
-impl Copies {
+impl StackRing {
     /// Begins to empty the ring.
     ///
     /// # Errors
     /// When there is no descriptor or thread to be had.
-    pub(crate) fn start(ring: RingBuf<MapData>) -> io::Result<Copies> {
+    pub(crate) fn start(ring: RingBuf<MapData>) -> io::Result<StackRing> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -57,7 +57,7 @@ impl Copies {
         let thread = thread::Builder::new()
             .name("copies".to_owned())
             .spawn(move || theirs.empty(ring))?;
-        Ok(Copies {
+        Ok(StackRing {
             shared,
             thread: Some(thread),
         })
@@ -84,7 +84,7 @@ impl Copies {
     }
 }
 
-impl Drop for Copies {
+impl Drop for StackRing {
     fn drop(&mut self) {
         signal(&self.shared.stop);
         if let Some(thread) = self.thread.take() {

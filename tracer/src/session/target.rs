@@ -7,7 +7,7 @@ use tracer_ebpf::{Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS};
 use super::{StartError, Target};
 use crate::{
     kernel::probes::Probes,
-    procs::{self, Presence},
+    procs::{self, Presence, clock::monotonic_ns},
 };
 
 /// A target as the running session keeps it.
@@ -21,6 +21,61 @@ pub enum Watched {
     Cgroup(PathBuf),
     /// A cgroup v1 (or one whose level is unknown): pids only, refreshed at sweeps.
     PidsOfCgroup(PathBuf),
+}
+
+/// The target as the last sweep found it.
+#[derive(Debug)]
+pub struct Watch {
+    watched: Watched,
+    /// Processes of the target that are alive; none where it is the host.
+    alive: Vec<u32>,
+    /// When the last process of the target ended: what was seen until then is kept as it was.
+    frozen_ns: Option<u64>,
+}
+
+impl Watch {
+    /// A watch that begins.
+    pub fn new(watched: Watched) -> Watch {
+        Watch {
+            watched,
+            alive: Vec::new(),
+            frozen_ns: None,
+        }
+    }
+
+    /// Whom.
+    pub fn target(&self) -> &Watched {
+        &self.watched
+    }
+
+    /// Processes of the target that are alive; none where it is the host.
+    pub fn alive(&self) -> &[u32] {
+        &self.alive
+    }
+
+    /// When the last process of the target ended, monotonic nanoseconds.
+    pub fn frozen_ns(&self) -> Option<u64> {
+        self.frozen_ns
+    }
+
+    /// Looks which processes of the target are there now.
+    pub fn refresh(&mut self, probes: &Probes) {
+        self.watched.refresh(probes);
+        self.alive = self.watched.alive(probes);
+        if self.alive.is_empty() && !self.watched.is_host() {
+            self.frozen_ns.get_or_insert_with(monotonic_ns);
+        }
+    }
+
+    /// Whether the last process has ended, since it was looked at or before.
+    pub fn has_ended(&mut self, probes: &Probes) -> bool {
+        let ended = self.watched.has_ended(probes);
+        if ended {
+            self.frozen_ns = Some(monotonic_ns());
+            self.alive.clear();
+        }
+        ended
+    }
 }
 
 /// Filter settings for a target.

@@ -4,11 +4,18 @@ use std::{collections::HashMap, io};
 
 use tracer_ebpf::Sock;
 
-use super::{Session, cohorts::Member, requests, requests::Interner, sweep::YOUNG_NS};
+use super::{
+    beside::Beside,
+    cohorts::{Cohorts, Member},
+    ends::Ends,
+    interner::Interner,
+    records::{self, YOUNG_NS},
+    requests,
+};
 use crate::{
+    engine::Engine,
     kernel::maps::Table,
     model::{CohortId, Connection, Ended, Holder, PoolState, Role, StackOf},
-    procs,
     protocols::Request,
     runtimes::{
         Runtimes,
@@ -75,6 +82,83 @@ impl ToldOf {
             .filter(|said| sock.inode == 0 || said.told.inode == sock.inode)
     }
 
+    /// Shows requests that share connections to the engine as connections of their own: one that
+    /// never ends is a leak, however healthy the connection that carries it.
+    ///
+    /// # Errors
+    /// The kernel's, when a map can't be read.
+    pub fn show_streams(
+        &mut self,
+        beside: &mut Beside<'_>,
+        engine: &mut Engine,
+        cohorts: &mut Cohorts,
+        now_ns: u64,
+    ) -> io::Result<()> {
+        let all = beside.runtimes.iter_mut();
+        let all: Vec<_> = all.map(|(place, of)| (place, of.streams())).collect();
+        let mut seen = HashMap::new();
+        for (place, streams) in all {
+            for stream in streams {
+                if now_ns.saturating_sub(stream.began_ns) < YOUNG_NS {
+                    continue;
+                }
+                let id = (stream.tgid, stream.object, stream.began_ns);
+                let cohort = match self.streams.get(&id) {
+                    Some(&cohort) => Some(cohort),
+                    None => stream_cohort(beside, cohorts, &stream)?,
+                };
+                let Some(cohort) = cohort else {
+                    continue;
+                };
+                seen.insert(id, cohort);
+                if let Some(runtime) = beside.runtimes.at(place) {
+                    runtime.note_stream(cohort, stream.state);
+                }
+                engine.observe(cohort, Role::Client, &stream_connection(&stream));
+            }
+        }
+        let before = std::mem::take(&mut self.streams);
+        let ended = before.iter().filter(|(id, _)| !seen.contains_key(*id));
+        for ((_, _, began_ns), cohort) in ended {
+            let ended = Ended {
+                count: 1,
+                lifetime_ns: now_ns.saturating_sub(*began_ns),
+                turns: 1,
+            };
+            engine.ended(*cohort, Role::Client, &ended);
+        }
+        self.streams = seen;
+        Ok(())
+    }
+
+    /// Tells the engine which connections a garbage collector had to close.
+    ///
+    /// # Errors
+    /// The kernel's, when a map can't be read.
+    pub fn show_collected(
+        &mut self,
+        runtimes: &mut Runtimes,
+        engine: &mut Engine,
+        ends: &Ends,
+    ) -> io::Result<()> {
+        let mut all = Vec::new();
+        for (_, runtime) in runtimes.iter_mut() {
+            all.extend(runtime.collected()?);
+        }
+        for of in all {
+            let stacks = (of.tgid, of.open_stack, of.request_stack);
+            let told = self.collected.get(&stacks).copied().unwrap_or(0);
+            let cohort = ends.with_stacks(of.tgid, of.open_stack, of.request_stack);
+            if let Some(cohort) = cohort
+                && of.count > told
+            {
+                engine.collected(cohort, Role::Client, of.count - told);
+                self.collected.insert(stacks, of.count);
+            }
+        }
+        Ok(())
+    }
+
     /// Finalized connections that the engine knows of.
     pub fn save_collected(&self) -> Vec<((u32, u32, u32), u64)> {
         let all = self.collected.iter();
@@ -87,120 +171,44 @@ impl ToldOf {
     }
 }
 
-impl Session {
-    /// Shows the processes in view to the runtimes. `scan`: look for new processes of the whole
-    /// host, too.
-    pub(crate) fn follow_runtimes(&mut self, scan: bool) {
-        let pids = if self.target.is_host() {
-            if !scan {
-                return;
-            }
-            // Who can't be listed now has not ended.
-            let Ok(pids) = procs::all() else { return };
-            pids
-        } else {
-            self.alive.clone()
-        };
-        let found = (self.runtimes).follow(&pids, self.stacks.modules(), &mut self.probes);
-        for (pid, version) in found {
-            self.people.set_runtime(pid, &version);
+impl OfSocket {
+    /// Tells the runtime that the socket was shown.
+    pub fn note(&self, runtimes: &mut Runtimes, cohort: CohortId, seen: &Connection) {
+        if let Some(runtime) = runtimes.at(self.runtime) {
+            runtime.note(cohort, &self.told, seen);
         }
     }
+}
 
-    /// Notes that a socket of which its program told was shown.
-    pub(crate) fn note(&mut self, cohort: CohortId, said: &OfSocket, seen: &Connection) {
-        if let Some(runtime) = self.runtimes.at(said.runtime) {
-            runtime.note(cohort, &said.told, seen);
-        }
+/// The population of a stream; `None` where it can't be known, or there is no room for it.
+fn stream_cohort(
+    beside: &mut Beside<'_>,
+    cohorts: &mut Cohorts,
+    stream: &Stream,
+) -> io::Result<Option<CohortId>> {
+    let Some(sock) = beside.probes.socks.get(&stream.sk)? else {
+        return Ok(None);
+    };
+    let Some(request) = stream.request.as_ref() else {
+        return Ok(None);
+    };
+    let process = beside.processes.get(stream.tgid);
+    let family = records::family(&sock);
+    let address = records::address(beside.probes, &sock, family, Role::Client);
+    let site = stream.stack.and_then(|id| beside.site(id));
+    let cohort = cohorts.of(Member {
+        process: &process,
+        site,
+        site_of: StackOf::Request,
+        opener: None,
+        remote: &requests::client_remote(family, &address, Some(request)),
+        request: Some(request),
+        role: Role::Client,
+    });
+    if let Some(cohort) = cohort {
+        cohorts.add_example(cohort, || requests::shown(family, &address, request));
     }
-
-    /// Shows requests that share connections to the engine as connections of their own: one that
-    /// never ends is a leak, however healthy the connection that carries it.
-    pub(crate) fn show_streams(&mut self, now_ns: u64) -> io::Result<()> {
-        let all = self.runtimes.iter_mut();
-        let all: Vec<_> = all.map(|(place, of)| (place, of.streams())).collect();
-        let mut seen = HashMap::new();
-        for (place, streams) in all {
-            for stream in streams {
-                if now_ns.saturating_sub(stream.began_ns) < YOUNG_NS {
-                    continue;
-                }
-                let id = (stream.tgid, stream.object, stream.began_ns);
-                let cohort = match self.told.streams.get(&id) {
-                    Some(&cohort) => Some(cohort),
-                    None => self.stream_cohort(&stream)?,
-                };
-                let Some(cohort) = cohort else {
-                    continue;
-                };
-                seen.insert(id, cohort);
-                if let Some(runtime) = self.runtimes.at(place) {
-                    runtime.note_stream(cohort, stream.state);
-                }
-                self.engine
-                    .observe(cohort, Role::Client, &stream_connection(&stream));
-            }
-        }
-        let before = std::mem::take(&mut self.told.streams);
-        let ended = before.iter().filter(|(id, _)| !seen.contains_key(*id));
-        for ((_, _, began_ns), cohort) in ended {
-            let ended = Ended {
-                count: 1,
-                lifetime_ns: now_ns.saturating_sub(*began_ns),
-                turns: 1,
-            };
-            self.engine.ended(*cohort, Role::Client, &ended);
-        }
-        self.told.streams = seen;
-        Ok(())
-    }
-
-    /// Tells the engine which connections a garbage collector had to close.
-    pub(crate) fn show_collected(&mut self) -> io::Result<()> {
-        let mut all = Vec::new();
-        for (_, runtime) in self.runtimes.iter_mut() {
-            all.extend(runtime.collected()?);
-        }
-        for of in all {
-            let stacks = (of.tgid, of.open_stack, of.request_stack);
-            let told = self.told.collected.get(&stacks).copied().unwrap_or(0);
-            let cohort = (self.ends).with_stacks(of.tgid, of.open_stack, of.request_stack);
-            if let Some(cohort) = cohort
-                && of.count > told
-            {
-                self.engine.collected(cohort, Role::Client, of.count - told);
-                self.told.collected.insert(stacks, of.count);
-            }
-        }
-        Ok(())
-    }
-
-    fn stream_cohort(&mut self, stream: &Stream) -> io::Result<Option<CohortId>> {
-        let Some(sock) = self.probes.socks.get(&stream.sk)? else {
-            return Ok(None);
-        };
-        let Some(request) = stream.request.as_ref() else {
-            return Ok(None);
-        };
-        let process = self.people.get(stream.tgid);
-        let family = requests::family(&sock);
-        let address = self.address(&sock, family, Role::Client);
-        let site = stream.stack.and_then(|id| self.site(id));
-        let cohort = self.cohorts.of(Member {
-            process: &process,
-            site,
-            site_of: StackOf::Request,
-            opener: None,
-            remote: &requests::client_remote(family, &address, Some(request)),
-            request: Some(request),
-            role: Role::Client,
-        });
-        if let Some(cohort) = cohort {
-            self.cohorts
-                .add_example(cohort, || requests::shown(family, &address, request));
-        }
-        Ok(cohort)
-    }
+    Ok(cohort)
 }
 
 /// A stream in the form of a connection.

@@ -346,4 +346,10 @@ mod tests {
         ];
         assert_eq!(circles(&files), Vec::<String>::new());
     }
+
+    #[test]
+    fn the_library_has_no_wrong_arrow() {
+        let found = look(&crate::sh::root().join("tracer/src")).expect("the sources can be read");
+        assert_eq!((found.upward, found.circles), Default::default());
+    }
 }

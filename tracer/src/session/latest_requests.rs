@@ -17,12 +17,12 @@ struct Entry {
 
 /// The requests of all sockets.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct LatestRequests {
     sockets: HashMap<u64, Entry>,
     parity: u32,
 }
 
-impl Live {
+impl LatestRequests {
     /// Begins a sweep.
     pub fn begin(&mut self) {
         self.parity ^= PARITY;
@@ -74,11 +74,11 @@ impl Live {
 
 #[cfg(test)]
 mod tests {
-    use super::Live;
+    use super::LatestRequests;
 
     #[test]
     fn a_reused_address_begins_anew_and_unseen_sockets_are_forgotten() {
-        let mut live = Live::default();
+        let mut live = LatestRequests::default();
         live.begin();
         live.set_request(1, 10, 7);
         live.set_request(2, 10, 8);

@@ -3,82 +3,48 @@
 //! The engine counts; names are looked up once it has decided, for those connections only that a
 //! judgement is about.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+use std::{collections::BTreeMap, sync::Arc};
+
+use tracer_ebpf::STACK_NONE;
+
+use super::{
+    beside::Beside,
+    cohorts::{self, Cohorts},
+    requests,
+    survey::{Members, Survey},
 };
-
-use tracer_ebpf::{SOCK_CLOSED, STACK_NONE};
-
-use super::{Session, cohorts, requests, sweep::Facts};
 use crate::{
     engine::{Judgement, Level},
     findings::Suspect,
-    model::{Cohort, CohortId, Family, Holder, Remote, Site},
+    model::{Cohort, Family, Remote, Site},
     protocols::{self, Routes},
     report::{CalledBy, Caller},
 };
 
-/// Different kinds of members kept of one judgement: beyond that they are counted only.
-const KINDS_MAX: usize = 4_096;
 /// Examples of requests of one finding.
 const EXAMPLES_MAX: usize = 5;
 /// Callers of one finding.
 const CALLERS_MAX: usize = 8;
 
-/// Members of one judgement by what they have in common.
-type Members = HashMap<Facts, u64>;
+/// What suspects are named by.
+#[derive(Debug)]
+pub struct Names<'a> {
+    /// Populations.
+    pub cohorts: &'a Cohorts,
+    /// Stacks, requests and runtimes.
+    pub beside: Beside<'a>,
+}
 
-impl Session {
+impl Names<'_> {
     /// Makes suspects of judgements: with the call site, the remote, the requests and the callers
     /// that their members have.
-    ///
-    /// # Errors
-    /// A message when the kernel's map can't be read.
-    pub(crate) fn suspects(&mut self, judgements: Vec<Judgement>) -> Result<Vec<Suspect>, String> {
-        let members = self
-            .members(&judgements)
-            .map_err(|e| format!("reading the kernel's maps failed: {e}"))?;
-        Ok(judgements
-            .into_iter()
-            .zip(members)
-            .filter_map(|(judgement, members)| self.suspect(judgement, &members))
-            .collect())
-    }
-
-    fn members(&mut self, judgements: &[Judgement]) -> std::io::Result<Vec<Members>> {
-        let mut members: Vec<Members> = vec![Members::new(); judgements.len()];
-        if judgements.is_empty() {
-            return Ok(members);
-        }
-        let of: HashMap<CohortId, usize> = judgements
-            .iter()
-            .enumerate()
-            .flat_map(|(i, j)| j.members.iter().map(move |&leaf| (leaf, i)))
-            .collect();
-        let socks = Arc::clone(&self.probes.socks);
-        socks.for_each(|&sk, sock| {
-            if sock.flags & SOCK_CLOSED != 0 || sock.tgid == 0 {
-                return;
-            }
-            let holder = self.holder(sock);
-            let facts = self.facts_told(sk, sock);
-            let leaf = self.chosen.get(&facts);
-            let Some(&i) = leaf.and_then(|leaf| of.get(leaf)) else {
-                return;
-            };
-            if holder == Holder::Nobody {
-                return;
-            }
-            let seen = self.as_seen(sk, sock, holder, &facts);
-            let role = super::sweep::role(sock);
-            if self.engine.is_about(&judgements[i], role, &seen)
-                && (members[i].len() < KINDS_MAX || members[i].contains_key(&facts))
-            {
-                *members[i].entry(facts).or_default() += 1;
-            }
-        })?;
-        Ok(members)
+    pub fn suspects(&mut self, judgements: Vec<Judgement>, survey: &Survey) -> Vec<Suspect> {
+        let all = judgements.into_iter();
+        all.filter_map(|judgement| {
+            let members = survey.members(&judgement);
+            self.suspect(judgement, &members)
+        })
+        .collect()
     }
 
     fn suspect(&mut self, judgement: Judgement, members: &Members) -> Option<Suspect> {
@@ -89,7 +55,7 @@ impl Session {
         let go = judgement
             .members
             .iter()
-            .find_map(|&leaf| self.runtimes.info(leaf, pid, judgement.kind));
+            .find_map(|&leaf| self.beside.runtimes.info(leaf, pid, judgement.kind));
         let mut examples = self.examples(members);
         for leaf in &judgement.members {
             let entry = self.cohorts.get(*leaf);
@@ -125,7 +91,7 @@ impl Session {
     fn examples(&self, members: &Members) -> Vec<String> {
         let mut counts: BTreeMap<(u32, String), u64> = BTreeMap::new();
         for (facts, count) in members {
-            if let (Some(number), Some(address)) = (facts.request(), facts.address()) {
+            if let (Some(number), Some(address)) = (facts.request, facts.address()) {
                 *counts.entry((number, address)).or_default() += count;
             }
         }
@@ -133,7 +99,7 @@ impl Session {
         counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         let mut examples = Vec::new();
         for ((number, address), _) in counts {
-            let Some(request) = self.requests.value(number) else {
+            let Some(request) = self.beside.requests.value(number) else {
                 continue;
             };
             if request.method.is_empty() {
@@ -165,7 +131,7 @@ impl Session {
                 .stacks()
                 .into_iter()
                 .filter(|&stack| stack != STACK_NONE)
-                .filter_map(|stack| self.site(stack))
+                .filter_map(|stack| self.beside.site(stack))
                 .find(|site| site.own);
             let Some(site) = site else {
                 continue;
@@ -232,11 +198,11 @@ impl Session {
             if let Some(address) = facts.address() {
                 *addresses.entry(address).or_default() += count;
             }
-            requests.extend(facts.request().map(|number| (number, *count)));
+            requests.extend(facts.request.map(|number| (number, *count)));
         }
         requests.sort_unstable();
         for (number, count) in requests {
-            let Some(request) = self.requests.value(number) else {
+            let Some(request) = self.beside.requests.value(number) else {
                 continue;
             };
             scheme = Some(request.scheme);

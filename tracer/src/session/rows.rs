@@ -1,0 +1,78 @@
+//! One connection as lists show it.
+
+use tracer_ebpf::{SOCK_PREEXISTING, Sock};
+
+use super::{
+    beside::Beside,
+    records, requests,
+    sockets::{Scan, opener_says_more},
+};
+use crate::{
+    model::{Family, Holder},
+    procs::{Clock, clock::monotonic_ns},
+    report::{CallSite, ConnectionRow},
+};
+
+/// The row of a socket.
+pub fn row(
+    beside: &mut Beside<'_>,
+    scan: Scan,
+    clock: &Clock,
+    sk: u64,
+    sock: &Sock,
+) -> ConnectionRow {
+    let now_ns = monotonic_ns();
+    let process = beside.processes.opener(sock.tgid, sock.opened_ns);
+    let family = records::family(sock);
+    let role = records::role(sock);
+    let remote = match family {
+        Family::Unix => records::address(beside.probes, sock, family, role),
+        _ => records::socket_address(family, sock.remote_addr, sock.remote_port),
+    };
+    let number = beside.requests.latest.request(sk, sock.opened_ns);
+    let request = number.and_then(|number| beside.requests.value(number));
+    let url = request.map(|r| requests::shown(family, &remote, r));
+    let [request_stack, open_stack] =
+        [sock.request_stack, sock.open_stack].map(|noted| beside.settle(sk, noted));
+    let [request_site, opener] = [request_stack, open_stack].map(|stack| beside.site(stack));
+    let opener_first = opener_says_more(request_site.as_deref(), opener.as_deref());
+    let site = request_site.filter(|_| !opener_first).or(opener);
+    let call_site = site.and_then(|site| {
+        site.blamed().map(|frame| CallSite {
+            function: frame.function.clone(),
+            file: frame.file.clone(),
+            line: frame.line,
+            module: frame.module.clone(),
+        })
+    });
+    let last = sock
+        .at_ns(sock.sent_ticks.max(sock.received_ticks))
+        .unwrap_or(sock.opened_ns);
+    ConnectionRow {
+        pid: process.pid,
+        comm: process.comm.clone(),
+        holder_pid: match scan.holder(sock) {
+            Holder::Other(pid) => Some(pid),
+            _ => None,
+        },
+        fd: (sock.fd >= 0).then_some(sock.fd),
+        role,
+        family,
+        state: records::state_name(sock, family).to_owned(),
+        local_port: (family != Family::Unix).then_some(sock.local_port),
+        remote,
+        url,
+        opened_at: clock.date(sock.opened_ns),
+        preexisting: sock.flags & SOCK_PREEXISTING != 0,
+        age_seconds: seconds_between(sock.opened_ns, now_ns),
+        idle_seconds: seconds_between(last, now_ns),
+        requests: sock.turns,
+        unread: sock.unread,
+        call_site,
+        inode: sock.inode,
+    }
+}
+
+fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {
+    (to_ns.saturating_sub(from_ns) as f64 / 1e6).round() / 1e3
+}
