@@ -79,9 +79,9 @@ enum ListenText {
 }
 
 impl TryFrom<ListenText> for Listen {
-    type Error = String;
+    type Error = ListenError;
 
-    fn try_from(text: ListenText) -> Result<Listen, String> {
+    fn try_from(text: ListenText) -> Result<Listen, ListenError> {
         match text {
             ListenText::Port(port) => Ok(Listen(loopback(port))),
             ListenText::Text(text) => parse_listen(&text).map(Listen),
@@ -93,26 +93,36 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
+/// Why a text is no address to listen on, and what is.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum ListenError {
+    /// A port with a colon before it.
+    #[error(
+        "`{0}` does not say on which address; write 0.0.0.0{0} for all of them, or the port alone \
+         for 127.0.0.1"
+    )]
+    NoHost(String),
+    /// Anything else.
+    #[error("`{0}` is no address to listen on; write ADDR:PORT, [ADDR]:PORT or PORT")]
+    NoAddress(String),
+}
+
 /// Parses `ADDR:PORT`, `[ADDR]:PORT` or `PORT`; a port alone binds the loopback address.
 ///
 /// # Errors
-/// A sentence saying what is accepted.
-pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+/// [`ListenError`].
+pub fn parse_listen(text: &str) -> Result<SocketAddr, ListenError> {
     if let Ok(port) = text.parse::<u16>() {
         return Ok(loopback(port));
     }
     if text.starts_with(':') {
-        return Err(format!(
-            "`{text}` does not say on which address; write 0.0.0.0{text} for all of them, or the \
-             port alone for 127.0.0.1"
-        ));
+        return Err(ListenError::NoHost(text.to_owned()));
     }
     if let Some(port) = text.strip_prefix("localhost:").and_then(|p| p.parse().ok()) {
         return Ok(loopback(port));
     }
-    text.parse().map_err(|_| {
-        format!("`{text}` is no address to listen on; write ADDR:PORT, [ADDR]:PORT or PORT")
-    })
+    let address = text.parse();
+    address.map_err(|_| ListenError::NoAddress(text.to_owned()))
 }
 
 /// What is wrong with a configuration.

@@ -8,9 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::{Request, client::conn::http1, header};
+use hyper::{Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
+use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -135,8 +136,45 @@ impl fmt::Display for Endpoint {
 pub struct Answer<T> {
     /// Who was asked.
     pub endpoint: Endpoint,
-    /// The value, or a sentence.
-    pub result: Result<T, String>,
+    /// The value, or why there is none.
+    pub result: Result<T, AskError>,
+}
+
+/// Why a daemon gave no answer.
+#[derive(Debug, Error)]
+pub enum AskError {
+    /// It took too long.
+    #[error("no answer within {} seconds", TIMEOUT.as_secs())]
+    Silent,
+    /// Nobody listens on the socket.
+    #[error(
+        "no daemon serves this socket; start one with `tracer daemon`, or name one with --endpoint"
+    )]
+    NoSocket,
+    /// The socket is not ours to use.
+    #[error("only root may use this socket; run the command as root")]
+    NotAllowed,
+    /// Anything else on the way.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// It ended amid the talk.
+    #[error("the connection broke: {0}")]
+    Broke(hyper::Error),
+    /// The path or token can't be sent.
+    #[error("the request makes no sense: {0}")]
+    Request(hyper::http::Error),
+    /// It ended amid the answer, which may have been too long.
+    #[error("the answer broke off: {0}")]
+    BrokeOff(Box<dyn std::error::Error + Send + Sync>),
+    /// Not the JSON of this version.
+    #[error("its answer is not understood ({0}); are both of the same version?")]
+    NotUnderstood(serde_json::Error),
+    /// Not the answer of a daemon.
+    #[error("it answers with status {0}; is it a tracer daemon?")]
+    Foreign(StatusCode),
+    /// The daemon's own words.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Asks all endpoints at the same time; answers come in the order of the endpoints.
@@ -157,13 +195,9 @@ pub fn ask<T: DeserializeOwned + Send + 'static>(
             let path = path.to_owned();
             tasks.spawn(async move {
                 let result = timeout(TIMEOUT, fetch(&endpoint, &path)).await;
-                let result = result.unwrap_or_else(|_| {
-                    Err(format!("no answer within {} seconds", TIMEOUT.as_secs()))
-                });
+                let result = result.unwrap_or(Err(AskError::Silent));
                 let result = result.and_then(|body| {
-                    serde_json::from_slice(&body).map_err(|e| {
-                        format!("its answer is not understood ({e}); are both of the same version?")
-                    })
+                    serde_json::from_slice(&body).map_err(AskError::NotUnderstood)
                 });
                 (index, Answer { endpoint, result })
             });
@@ -174,16 +208,16 @@ pub fn ask<T: DeserializeOwned + Send + 'static>(
     Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
-async fn fetch(endpoint: &Endpoint, path: &str) -> Result<Bytes, String> {
+async fn fetch(endpoint: &Endpoint, path: &str) -> Result<Bytes, AskError> {
     match endpoint {
         Endpoint::Unix(socket) => {
             let stream = UnixStream::connect(socket).await;
-            exchange(stream.map_err(|e| no_socket(&e))?, "tracer", None, path).await
+            exchange(stream.map_err(no_socket)?, "tracer", None, path).await
         }
         Endpoint::Tcp(address, token) => {
             let stream = TcpStream::connect(address).await;
             exchange(
-                stream.map_err(|e| format!("cannot connect: {e}"))?,
+                stream.map_err(AskError::Connect)?,
                 address,
                 token.as_ref(),
                 path,
@@ -193,17 +227,11 @@ async fn fetch(endpoint: &Endpoint, path: &str) -> Result<Bytes, String> {
     }
 }
 
-fn no_socket(error: &io::Error) -> String {
+fn no_socket(error: io::Error) -> AskError {
     match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            "no daemon serves this socket; start one with `tracer daemon`, or name one with \
-             --endpoint"
-                .to_owned()
-        }
-        io::ErrorKind::PermissionDenied => {
-            "only root may use this socket; run the command as root".to_owned()
-        }
-        _ => format!("cannot connect: {error}"),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::NoSocket,
+        io::ErrorKind::PermissionDenied => AskError::NotAllowed,
+        _ => AskError::Connect(error),
     }
 }
 
@@ -212,11 +240,11 @@ async fn exchange<S>(
     host: &str,
     token: Option<&Token>,
     path: &str,
-) -> Result<Bytes, String>
+) -> Result<Bytes, AskError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let broken = |e: hyper::Error| format!("the connection broke: {e}");
+    let broken = AskError::Broke;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(broken)?;
@@ -230,14 +258,14 @@ where
     }
     let request = request
         .body(Empty::<Bytes>::new())
-        .map_err(|e| format!("the request makes no sense: {e}"))?;
+        .map_err(AskError::Request)?;
     let response = sender.send_request(request).await.map_err(broken)?;
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_MAX)
         .collect()
         .await;
     let body = body
-        .map_err(|e| format!("the answer broke off: {e}"))?
+        .map_err(AskError::BrokeOff)?
         .to_bytes();
     if status.is_success() {
         return Ok(body);
@@ -247,8 +275,8 @@ where
         error: String,
     }
     Err(serde_json::from_slice(&body).map_or_else(
-        |_| format!("it answers with status {status}; is it a tracer daemon?"),
-        |problem: Problem| problem.error,
+        |_| AskError::Foreign(status),
+        |problem: Problem| AskError::Refused(problem.error),
     ))
 }
 

@@ -23,7 +23,7 @@ pub fn merge(answers: Vec<Answer<Report>>) -> Option<Report> {
                 nodes.push(Node {
                     endpoint,
                     coverage: None,
-                    error: Some(error),
+                    error: Some(error.to_string()),
                 });
                 continue;
             }
@@ -133,12 +133,16 @@ fn add_finding(known: &mut Finding, mut other: Finding) {
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use super::*;
-    use crate::{cli::client::Endpoint, report::Verdict, samples};
+    use crate::{
+        cli::client::{AskError, Endpoint},
+        report::Verdict,
+        samples,
+    };
 
-    fn answer(name: &str, result: Result<Report, String>) -> Answer<Report> {
+    fn answer(name: &str, result: Result<Report, &str>) -> Answer<Report> {
         Answer {
             endpoint: Endpoint::Tcp(name.to_owned(), None),
-            result,
+            result: result.map_err(|said| AskError::Refused(said.to_owned())),
         }
     }
 
@@ -146,7 +150,7 @@ mod tests {
     fn a_single_daemon_keeps_its_words() {
         let merged = merge(vec![answer("a:1", Ok(samples::report()))]).unwrap();
         assert_eq!(merged, samples::report());
-        assert_eq!(merge(vec![answer("a:1", Err("gone".into()))]), None);
+        assert_eq!(merge(vec![answer("a:1", Err("gone"))]), None);
     }
 
     #[test]
@@ -156,7 +160,7 @@ mod tests {
         worse.findings[0].process.pid = 1;
         let merged = merge(vec![
             answer("a:1", Ok(samples::report())),
-            answer("b:1", Err("refused".into())),
+            answer("b:1", Err("refused")),
             answer("c:1", Ok(worse)),
         ])
         .unwrap();
@@ -201,7 +205,7 @@ mod tests {
         assert_eq!(both(clean(), lossy), Verdict::Inconclusive);
         let silent = merge(vec![
             answer("a:1", Ok(clean())),
-            answer("b:1", Err("refused".into())),
+            answer("b:1", Err("refused")),
         ]);
         assert_eq!(silent.unwrap().verdict, Verdict::Inconclusive);
     }

@@ -3,17 +3,29 @@
 use std::time::Duration;
 
 use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
+use thiserror::Error;
 
 /// Longest duration accepted; a watch of more than a year is a typing error.
 const LONGEST_SECONDS: f64 = 366.0 * 86_400.0;
+
+/// Why a text is no duration that is accepted.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum DurationError {
+    /// Not one at all.
+    #[error("`{0}` is no duration; write 60, 60s, 5m, 1h or 1h30m")]
+    NoDuration(String),
+    /// Too short or too long.
+    #[error("`{0}` is out of range: 1ms to 366d")]
+    OutOfRange(String),
+}
 
 /// Parses `60`, `60s`, `500ms`, `5m`, `1h`, `2d` and sums such as `1h30m`; a number alone is
 /// seconds.
 ///
 /// # Errors
-/// A sentence saying what is accepted.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no duration; write 60, 60s, 5m, 1h or 1h30m");
+/// [`DurationError`].
+pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
+    let wrong = || DurationError::NoDuration(text.to_owned());
     let number = text.trim();
     let seconds = if let Ok(seconds) = number.parse::<f64>() {
         seconds
@@ -27,7 +39,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err(wrong());
     }
     if !(0.001..=LONGEST_SECONDS).contains(&seconds) {
-        return Err(format!("`{text}` is out of range: 1ms to 366d"));
+        return Err(DurationError::OutOfRange(text.to_owned()));
     }
     Ok(Duration::from_secs_f64(seconds))
 }

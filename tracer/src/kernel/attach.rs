@@ -6,6 +6,7 @@ use aya::{
         BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, links::FdLink,
     },
 };
+use thiserror::Error;
 
 /// Which links are handed out, to be pinned; the others stay with their program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,26 @@ pub enum HandOut {
     All,
 }
 
+/// Why a program could not be attached to a hook, in the words that `tracer doctor` shows.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The kernel has no such tracepoint or function.
+    #[error("not in this kernel")]
+    NoHook,
+    /// The kernel was built without kprobes.
+    #[error("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)")]
+    NoKprobes,
+    /// The object was built without the program.
+    #[error("the object has no program {0}")]
+    NoProgram(&'static str),
+    /// The program is of no type that is attached so.
+    #[error("the object's program has another type")]
+    OtherType,
+    /// The kernel's answer.
+    #[error("{0}")]
+    Refused(String),
+}
+
 /// Loads a program, if it is not, and attaches it to `hook`.
 ///
 /// # Errors
@@ -27,7 +48,7 @@ pub fn attach(
     hook: &str,
     btf: &Btf,
     hand_out: HandOut,
-) -> Result<Option<FdLink>, String> {
+) -> Result<Option<FdLink>, AttachError> {
     let links = hand_out != HandOut::Nothing;
     let result = match program {
         Program::BtfTracePoint(p) => tracepoint(p, hook, btf, links),
@@ -35,9 +56,9 @@ pub fn attach(
         Program::FEntry(p) => fentry(p, hook, btf, links),
         Program::FExit(p) => fexit(p, hook, btf, links),
         Program::KProbe(p) => kprobe(p, hook, hand_out == HandOut::All),
-        _ => return Err("the object's program has another type".to_owned()),
+        _ => return Err(AttachError::OtherType),
     };
-    result.map_err(|error| reason(&error))
+    result.map_err(|error| AttachError::Refused(reason(&error)))
 }
 
 type Attached = Result<Option<FdLink>, ProgramError>;

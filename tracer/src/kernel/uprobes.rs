@@ -5,43 +5,62 @@ use std::{os::fd::RawFd, path::Path};
 use aya::{
     Ebpf,
     programs::{
-        ProgramError, UProbe,
+        Program, ProgramError, UProbe,
         uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
     },
 };
+use thiserror::Error;
+
+use super::attach::chain;
 
 /// Where a program goes: its name, and an offset in the file, bytes.
 pub type Place = (&'static str, u64);
+
+/// Why programs could not be attached to a file.
+#[derive(Debug, Error)]
+pub enum UprobeError {
+    /// The object was built without the program.
+    #[error("the object has no program {0}")]
+    NoProgram(&'static str),
+    /// The kernel's answer.
+    #[error("{program} could not be attached: {}", chain(.error))]
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// Why.
+        error: ProgramError,
+    },
+}
 
 /// Attaches a program to each place in an open file, or none; they run in every process that
 /// executes it.
 ///
 /// # Errors
 /// What could not be attached, and why.
-pub fn attach(ebpf: &mut Ebpf, file: RawFd, places: &[Place]) -> Result<Vec<UProbeLink>, String> {
+pub fn attach(
+    ebpf: &mut Ebpf,
+    file: RawFd,
+    places: &[Place],
+) -> Result<Vec<UProbeLink>, UprobeError> {
     let path = Path::new("/proc/self/fd").join(file.to_string());
+    let attach = |program: &mut Program, offset| -> Result<UProbeLink, ProgramError> {
+        let program: &mut UProbe = program.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        let place = UProbeAttachLocation::AbsoluteOffset(offset);
+        let id = program.attach(place, &path, UProbeScope::AllProcesses)?;
+        program.take_link(id)
+    };
     let mut links = Vec::new();
     for &(name, offset) in places {
-        let failed = |e: &dyn std::error::Error| {
-            let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
-            format!("{name} could not be attached: {e}{cause}")
-        };
-        let program: &mut UProbe = ebpf
+        let program = ebpf
             .program_mut(name)
-            .ok_or_else(|| format!("the object has no program {name}"))?
-            .try_into()
-            .map_err(|e: ProgramError| failed(&e))?;
-        if program.fd().is_err() {
-            program.load().map_err(|e| failed(&e))?;
-        }
-        let link = program
-            .attach(
-                UProbeAttachLocation::AbsoluteOffset(offset),
-                &path,
-                UProbeScope::AllProcesses,
-            )
-            .and_then(|id| program.take_link(id))
-            .map_err(|e| failed(&e))?;
+            .ok_or(UprobeError::NoProgram(name))?;
+        let link = attach(program, offset).map_err(|error| UprobeError::Refused {
+            program: name,
+            error,
+        })?;
         links.push(link);
     }
     Ok(links)

@@ -2,23 +2,48 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     thread,
 };
 
 use aya::programs::uprobe::UProbeLink;
+use thiserror::Error;
 
 use super::view::{InView, MappedFile};
 use crate::{
     elf::{Image, ImageKey},
-    kernel::{probes::Probes, uprobes, uprobes::Place},
+    kernel::{
+        probes::Probes,
+        uprobes::{self, Place, UprobeError},
+    },
 };
 
 /// Files that are remembered. One that no process in view runs is forgotten when there are more,
 /// not before: programs that come and go are not worth a probe each time.
 const FILES_MAX: usize = 64;
 
-/// A file: probed, or the reason why not, which names it.
-type Probed = Result<Vec<UProbeLink>, String>;
+/// A file: probed, or the reason why not.
+type Probed = Result<Vec<UProbeLink>, Unprobed>;
+
+/// A file that is not probed.
+#[derive(Debug, Error)]
+#[error("{path}: {lost}, because {reason}")]
+struct Unprobed {
+    path: Arc<str>,
+    /// What is lost, as a clause.
+    lost: &'static str,
+    reason: Reason,
+}
+
+/// Why a file is not probed.
+#[derive(Debug, Error)]
+enum Reason {
+    /// It has some of the functions, and lacks this one.
+    #[error("it has no {0}")]
+    Lacks(&'static str),
+    #[error(transparent)]
+    Refused(#[from] UprobeError),
+}
 
 /// A program and the function that it sits on.
 pub type Probe = (&'static str, &'static str);
@@ -85,9 +110,11 @@ impl ProbedFiles {
                     self.refused.insert(pid);
                     continue;
                 }
-                let probed = self
-                    .probe(probes, &file.image)
-                    .map_err(|reason| format!("{}: {}, because {reason}", file.path, self.lost));
+                let probed = self.probe(probes, &file.image).map_err(|reason| Unprobed {
+                    path: Arc::clone(&file.path),
+                    lost: self.lost,
+                    reason,
+                });
                 self.files.insert(key, probed);
             }
             of_process.push(key);
@@ -110,11 +137,11 @@ impl ProbedFiles {
             )
         });
         let unprobed = self.files.values().filter_map(|file| file.as_ref().err());
-        unprobed.cloned().chain(full)
+        unprobed.map(Unprobed::to_string).chain(full)
     }
 
     /// Attaches to the functions of a file; none to one that has none of them.
-    fn probe(&self, probes: &mut Probes, image: &Image) -> Probed {
+    fn probe(&self, probes: &mut Probes, image: &Image) -> Result<Vec<UProbeLink>, Reason> {
         let Some(file) = image.fd() else {
             return Ok(Vec::new());
         };
@@ -141,14 +168,14 @@ impl ProbedFiles {
             }
         }
         if let Some(function) = lacking {
-            return Err(format!("it has no {function}"));
+            return Err(Reason::Lacks(function));
         }
         if places.is_empty() {
             return Ok(Vec::new());
         }
         places.sort_unstable();
         places.dedup();
-        uprobes::attach(probes.ebpf_mut(), file, &places)
+        Ok(uprobes::attach(probes.ebpf_mut(), file, &places)?)
     }
 
     /// Forgets the files that no process in view runs, except those that are `needed`. The kernel

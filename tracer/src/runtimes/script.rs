@@ -1,8 +1,9 @@
 //! What the runtimes have in common whose frames are of a kind of their own
 //! ([`tracer_ebpf::RuntimePlan::kind`]).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
+use thiserror::Error;
 use tracer_ebpf::{RUNTIME_FRAMES_MAX, RUNTIME_NONE, RUNTIME_WAY, RuntimePlan};
 
 use super::view::{Copied, InView, Interleaved, MappedFile};
@@ -31,13 +32,42 @@ enum Known<T> {
     /// Not of this runtime, as long as it has these files mapped.
     Other(Vec<ModuleId>),
     /// Of this runtime, but not understood, for this reason.
-    Refused(String),
+    Refused(NotUnderstood),
     /// Understood.
     Understood {
         interpreter: T,
         /// The kernel side was told how to find its frames.
         planned: bool,
     },
+}
+
+/// An interpreter whose frames can't be read.
+#[derive(Debug, Error)]
+#[error("{path}: connections are charged to the interpreter, because {reason}")]
+pub struct NotUnderstood {
+    /// Its file.
+    pub path: Arc<str>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why an interpreter's frames can't be read.
+#[derive(Debug, Error)]
+pub enum Reason {
+    /// Its version is not among those known.
+    #[error("{language} {}.{} is not understood", .version.0, .version.1)]
+    Version {
+        /// Its language.
+        language: &'static str,
+        /// Major and minor.
+        version: (u32, u32),
+    },
+    /// It does not say its version.
+    #[error("it does not say which {0} it is")]
+    NoVersion(&'static str),
+    /// Nothing leads to the frames.
+    #[error("its {0} were not found")]
+    NotFound(&'static str),
 }
 
 /// The interpreters of one runtime, by process.
@@ -60,7 +90,7 @@ impl<T> Interpreters<T> {
     pub fn look(
         &mut self,
         process: &mut InView<'_>,
-        find: impl FnOnce(&InView<'_>, &[MappedFile]) -> Option<Result<T, String>>,
+        find: impl FnOnce(&InView<'_>, &[MappedFile]) -> Option<Result<T, NotUnderstood>>,
     ) {
         let known = self.processes.get(&process.pid());
         if matches!(known, Some(Known::Refused(_) | Known::Understood { .. })) {
@@ -73,7 +103,7 @@ impl<T> Interpreters<T> {
         }
         let now = match find(process, &files) {
             None => Known::Other(mapped),
-            Some(Err(reason)) => Known::Refused(reason),
+            Some(Err(error)) => Known::Refused(error),
             Some(Ok(interpreter)) => Known::Understood {
                 interpreter,
                 planned: false,
@@ -151,7 +181,7 @@ impl<T> Interpreters<T> {
     /// Why interpreters are not understood, each reason once.
     pub fn refusals(&self) -> Vec<String> {
         let reasons = self.processes.values().filter_map(|known| match known {
-            Known::Refused(reason) => Some(reason.clone()),
+            Known::Refused(error) => Some(error.to_string()),
             _ => None,
         });
         let mut reasons: Vec<String> = reasons.collect();

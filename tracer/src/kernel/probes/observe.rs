@@ -6,7 +6,7 @@ use aya::{Btf as AyaBtf, programs::Program};
 
 use super::{Btf, ProbeError, Probes, Setup};
 use crate::kernel::{
-    attach::attach,
+    attach::{AttachError, attach},
     observed::{Observed, Refused},
     plan::{Attach, Choice, Event, KPROBE, NONE, Probe, SYSCALLS, unseen},
 };
@@ -64,7 +64,7 @@ impl Probes {
                     status.refused.push(Refused {
                         backend,
                         hook: probe.hook,
-                        error,
+                        error: error.to_string(),
                         would_add: choice.would_add(),
                     });
                 }
@@ -100,7 +100,7 @@ impl Probes {
         choice: &Choice,
         btf: &Btf,
         aya_btf: &AyaBtf,
-    ) -> Result<(), (Probe, String)> {
+    ) -> Result<(), (Probe, AttachError)> {
         let mut done: Vec<(&str, String)> = Vec::new();
         for probe in choice.probes {
             let name = probe_name(probe);
@@ -122,7 +122,12 @@ impl Probes {
         Ok(())
     }
 
-    fn attach(&mut self, probe: &Probe, btf: &Btf, aya_btf: &AyaBtf) -> Result<(), String> {
+    fn attach(
+        &mut self,
+        probe: &Probe,
+        btf: &Btf,
+        aya_btf: &AyaBtf,
+    ) -> Result<(), AttachError> {
         let exists = match probe.attach {
             // found out before loading: verifying takes long on old kernels
             Attach::Tracepoint | Attach::RawTracepoint | Attach::Syscalls => {
@@ -131,15 +136,15 @@ impl Probes {
             _ => btf.arguments(probe.hook).is_some(),
         };
         if !exists {
-            return Err("not in this kernel".to_owned());
+            return Err(AttachError::NoHook);
         }
         if probe.attach.backend() == KPROBE && !Path::new(KPROBES).exists() {
-            return Err("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".to_owned());
+            return Err(AttachError::NoKprobes);
         }
         let program = self
             .ebpf
             .program_mut(probe.program)
-            .ok_or_else(|| format!("the object has no program {}", probe.program))?;
+            .ok_or(AttachError::NoProgram(probe.program))?;
         let link = attach(program, probe.hook, aya_btf, self.hand_out)?;
         let name = probe_name(probe);
         self.links

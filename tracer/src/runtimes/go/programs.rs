@@ -209,37 +209,33 @@ impl Programs {
             program.members = plan.members;
             program.offsets_from = plan.offsets_from;
             program.unseen = plan.unseen;
-            set_layout(number, &plan.layout).map_err(|e| format!("its layout: {e}"))?;
-            uprobes::attach(ebpf, file.as_raw_fd(), &plan.places)
+            set_layout(number, &plan.layout).map_err(NotProbed::Layout)?;
+            Ok(uprobes::attach(ebpf, file.as_raw_fd(), &plan.places)?)
         });
         match attached {
             Ok(links) => program.links = links,
-            Err(reason) => {
+            Err(error) => {
                 if program.layout != 0 {
                     self.free_layouts.push(program.layout);
                     program.layout = 0;
                 }
-                program.kernel_only = Some(reason);
+                program.kernel_only = Some(error.to_string());
             }
         }
         program
     }
 
     /// What to do with an executable, and the number of its layout.
-    fn reserve(&mut self, binary: &GoBinary) -> Result<(u32, Plan), String> {
+    fn reserve(&mut self, binary: &GoBinary) -> Result<(u32, Plan), NotProbed> {
         let minor = binary.info.minor();
         if minor.is_some_and(|m| m < offsets::OLDEST) {
-            return Err(format!(
-                "{} is older than Go 1.{}, whose functions have no place for probes",
-                binary.info.version,
-                offsets::OLDEST
-            ));
+            return Err(NotProbed::TooOld(binary.info.version.clone()));
         }
         let plan = plan(binary, self.kernel)?;
         let number = self
             .free_layouts
             .pop()
-            .ok_or_else(|| format!("more than {} Go programs", PROGRAMS_MAX - 1))?;
+            .ok_or(NotProbed::TooMany)?;
         Ok((number, plan))
     }
 
@@ -273,6 +269,33 @@ impl Programs {
     }
 }
 
+/// Why a program's own pools are not asked.
+#[derive(Debug, Error)]
+enum NotProbed {
+    #[error("{0} is older than Go 1.{oldest}, whose functions have no place for probes", oldest = offsets::OLDEST)]
+    TooOld(String),
+    #[error("more than {} Go programs", PROGRAMS_MAX - 1)]
+    TooMany,
+    #[error("it does not contain net")]
+    NoNet,
+    /// For each family of functions, why.
+    #[error("{0}")]
+    NoPlace(String),
+    #[error("its layout: {0}")]
+    Layout(io::Error),
+    #[error(transparent)]
+    Refused(#[from] UprobeError),
+}
+
+/// Why a family of functions has no place for probes.
+#[derive(Debug, Error)]
+enum NoPlace {
+    #[error("this version of it has no {0}")]
+    Missing(&'static str),
+    #[error("{0} does not begin as Go's functions do")]
+    Prologue(&'static str),
+}
+
 /// What to do with an executable.
 struct Plan {
     layout: GoLayout,
@@ -283,7 +306,7 @@ struct Plan {
 }
 
 /// Layout and probe places of an executable.
-fn plan(binary: &GoBinary, kernel: FileOffsets) -> Result<Plan, String> {
+fn plan(binary: &GoBinary, kernel: FileOffsets) -> Result<Plan, NotProbed> {
     const MARKS: [&str; 6] = [
         "net.(*TCPConn).Close",
         "net.(*UnixConn).Close",
@@ -328,8 +351,8 @@ fn plan(binary: &GoBinary, kernel: FileOffsets) -> Result<Plan, String> {
     }
     if places.is_empty() {
         return Err(match unseen.get(transports) {
-            None => "it does not contain net".to_owned(),
-            Some(_) => unseen.join("; "),
+            None => NotProbed::NoNet,
+            Some(_) => NotProbed::NoPlace(unseen.join("; ")),
         });
     }
     Ok(Plan {
@@ -346,7 +369,7 @@ fn family_places(
     binary: &GoBinary,
     family: &Family,
     found: &HashMap<&str, Function>,
-) -> Result<Vec<Place>, String> {
+) -> Result<Vec<Place>, NoPlace> {
     let function = |probe: &ProbedFunction| probe.functions.iter().find_map(|name| found.get(name));
     if family.probes.iter().all(|probe| function(probe).is_none()) {
         return Ok(Vec::new());
@@ -357,13 +380,13 @@ fn family_places(
         .map(|probe| {
             let name = probe.functions.first().copied().unwrap_or("");
             let function =
-                function(probe).ok_or_else(|| format!("this version of it has no {name}"))?;
+                function(probe).ok_or(NoPlace::Missing(name))?;
             binary
                 .code(*function)
                 .and_then(|code| prologue::attach_offset(&code))
                 .and_then(|at| binary.image().file_offset(function.entry + at as u64))
                 .map(|place| (probe.program, place))
-                .ok_or_else(|| format!("{name} does not begin as Go's functions do"))
+                .ok_or(NoPlace::Prologue(name))
         })
         .collect()
 }

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use super::perf_map_request;
+use super::perf_map_request::{self, NoPerfMap};
 use crate::procs::clock::monotonic_ns;
 
 /// Shortest time between two questions to one program: what it compiled since is in the answer.
@@ -22,12 +22,12 @@ pub struct Names {
     /// When each may be asked again.
     asked: HashMap<u32, u64>,
     /// Why a program did not answer.
-    refused: HashMap<u32, String>,
+    refused: HashMap<u32, NoPerfMap>,
     asking: usize,
     answers: (Sender<Answer>, Receiver<Answer>),
 }
 
-type Answer = (u32, Result<(), String>);
+type Answer = (u32, Result<(), NoPerfMap>);
 
 impl Names {
     /// Nobody was asked yet; nobody ever is where it is not wanted.

@@ -8,7 +8,7 @@
 
 use std::{
     fs::File,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::{fs::fchown, net::UnixStream},
@@ -22,6 +22,7 @@ use rustix::{
     net::sockopt::socket_peercred,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
+use thiserror::Error;
 
 use crate::procs::{self, parse};
 
@@ -34,42 +35,83 @@ const REQUEST: &[u8] = b"1\0jcmd\0Compiler.perfmap\0\0\0";
 /// Most of an answer that is read.
 const ANSWER_BYTES: u64 = 4096;
 
+/// Why a program did not write its perf map.
+#[derive(Debug, Error)]
+pub enum NoPerfMap {
+    /// It is gone, or can't be looked at.
+    #[error("{0}")]
+    Process(io::Error),
+    /// No number of a process.
+    #[error("it is no process")]
+    NoProcess,
+    /// Something else, or a Java program that handles the signal otherwise.
+    #[error("it is no Java program that can be attached to")]
+    NoJava,
+    /// Its `/tmp`.
+    #[error("its /tmp can't be opened: {0}")]
+    Directory(io::Error),
+    /// The file that says what the signal means.
+    #[error("/tmp/{name} can't be made: {error}")]
+    Trigger {
+        /// The file.
+        name: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The signal.
+    #[error("it can't be signalled: {0}")]
+    Signal(io::Error),
+    /// It does not listen.
+    #[error("it does not answer; -XX:+DisableAttachMechanism forbids it to")]
+    Silent,
+    /// Somebody else does.
+    #[error("another process listens on its socket")]
+    Foreign,
+    /// It ended amid the talk.
+    #[error("it broke off: {0}")]
+    BrokeOff(io::Error),
+    /// Before JDK 17 there is no such command.
+    #[error("it said: {0}")]
+    Refused(String),
+}
+
 /// Has a program write its perf map; blocks for up to [`PATIENCE`] twice.
 ///
 /// # Errors
-/// A sentence that says why it did not.
-pub fn write_perf_map(tgid: u32) -> Result<(), String> {
+/// Why it did not.
+pub fn write_perf_map(tgid: u32) -> Result<(), NoPerfMap> {
     let pid = i32::try_from(tgid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or("it is no process")?;
+    let pid = pid.ok_or(NoPerfMap::NoProcess)?;
     // From here on it is this process or none, whoever gets its number.
-    let process = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| e.to_string())?;
+    let process = pidfd_open(pid, PidfdFlags::empty());
+    let process = process.map_err(|e| NoPerfMap::Process(e.into()))?;
     let status = std::fs::read_to_string(format!("/proc/{tgid}/status"));
-    let status = status.map_err(|e| e.to_string())?;
+    let status = status.map_err(NoPerfMap::Process)?;
     // To whom that signal means something else, it means the end.
     let maps = std::fs::read(format!("/proc/{tgid}/maps")).unwrap_or_default();
     if !maps.windows(9).any(|w| w == b"libjvm.so")
         || !parse::catches(&status, Signal::QUIT.as_raw())
     {
-        return Err("it is no Java program that can be attached to".to_owned());
+        return Err(NoPerfMap::NoJava);
     }
     let own_pid = parse::ns_pids(&status).last().copied().unwrap_or(tgid);
-    let directory = procs::tmp(tgid).map_err(|e| format!("its /tmp can't be opened: {e}"))?;
+    let directory = procs::tmp(tgid).map_err(NoPerfMap::Directory)?;
     let name = format!(".java_pid{own_pid}");
     let mut stream = match connect(&directory, &name) {
         Some(stream) => stream,
         None => {
             let trigger = Trigger::new(&directory, own_pid, &status)?;
             pidfd_send_signal(&process, Signal::QUIT)
-                .map_err(|e| format!("it can't be signalled: {e}"))?;
+                .map_err(|e| NoPerfMap::Signal(e.into()))?;
             let stream = wait_for(&directory, &name);
             drop(trigger);
-            stream.ok_or("it does not answer; -XX:+DisableAttachMechanism forbids it to")?
+            stream.ok_or(NoPerfMap::Silent)?
         }
     };
     // Whatever listens there, only the program itself is talked to.
-    let peer = socket_peercred(&stream).map_err(|e| e.to_string())?;
+    let peer = socket_peercred(&stream).map_err(|e| NoPerfMap::Process(e.into()))?;
     if peer.pid != pid {
-        return Err("another process listens on its socket".to_owned());
+        return Err(NoPerfMap::Foreign);
     }
     ask(&mut stream)
 }
@@ -98,17 +140,25 @@ struct Trigger<'a> {
 }
 
 impl Trigger<'_> {
-    fn new<'a>(directory: &'a OwnedFd, own_pid: u32, status: &str) -> Result<Trigger<'a>, String> {
+    fn new<'a>(
+        directory: &'a OwnedFd,
+        own_pid: u32,
+        status: &str,
+    ) -> Result<Trigger<'a>, NoPerfMap> {
         let name = format!(".attach_pid{own_pid}");
-        let failed = |e: &dyn std::fmt::Display| format!("/tmp/{name} can't be made: {e}");
+        let failed = |error| NoPerfMap::Trigger {
+            name: name.clone(),
+            error,
+        };
         // Left over from somebody who did not end well.
         let _ = unlinkat(directory, &name, AtFlags::empty());
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let file =
-            openat(directory, &name, flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed(&e))?;
+            openat(directory, &name, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(|e| failed(e.into()))?;
         // It is believed when it belongs to the program's user.
-        let (user, group) = parse::effective_ids(status).ok_or_else(|| failed(&"no user"))?;
-        fchown(File::from(file), Some(user), Some(group)).map_err(|e| failed(&e))?;
+        let (user, group) = parse::effective_ids(status).ok_or_else(|| failed(io::Error::other("no user")))?;
+        fchown(File::from(file), Some(user), Some(group)).map_err(failed)?;
         Ok(Trigger { directory, name })
     }
 }
@@ -121,8 +171,8 @@ impl Drop for Trigger<'_> {
 }
 
 /// Sends the request and reads the answer: a line with a number, 0 for success, then text.
-fn ask(stream: &mut UnixStream) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("it broke off: {e}");
+fn ask(stream: &mut UnixStream) -> Result<(), NoPerfMap> {
+    let failed = NoPerfMap::BrokeOff;
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
     stream.write_all(REQUEST).map_err(failed)?;
@@ -134,10 +184,9 @@ fn ask(stream: &mut UnixStream) -> Result<(), String> {
     let answer = String::from_utf8_lossy(&answer);
     match answer.split_once('\n') {
         Some(("0", _)) => Ok(()),
-        // Before JDK 17 there is no such command.
-        _ => Err(format!(
-            "it said: {}",
-            answer.lines().nth(1).unwrap_or("nothing").trim()
-        )),
+        _ => {
+            let said = answer.lines().nth(1).unwrap_or("nothing").trim();
+            Err(NoPerfMap::Refused(said.to_owned()))
+        }
     }
 }

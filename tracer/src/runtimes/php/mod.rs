@@ -6,13 +6,13 @@
 pub mod frame;
 pub mod layout;
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use tracer_ebpf::{RUNTIME_PHP, RuntimePlan};
 
 use self::layout::Layout;
 use super::{
-    script::{self, Interpreters},
+    script::{self, Interpreters, NotUnderstood, Reason},
     thread_local::{self, CODE_BYTES, Library},
     view::{Copied, InView, Interleaved, MappedFile},
 };
@@ -136,7 +136,7 @@ fn find(
     file: &MappedFile,
     files: &[MappedFile],
     memory: &dyn Memory,
-) -> Option<Result<Machine, String>> {
+) -> Option<Result<Machine, NotUnderstood>> {
     if !file.name().contains("php") {
         return None;
     }
@@ -149,11 +149,9 @@ fn find(
     let [Some(execute), globals, storage, offset] = symbols[..] else {
         return None;
     };
-    let refused = |what: &str| {
-        format!(
-            "{}: connections are charged to the interpreter, because {what}",
-            file.path
-        )
+    let refused = |reason| NotUnderstood {
+        path: Arc::clone(&file.path),
+        reason,
     };
     let text = file.image.section(".rodata");
     let text = text.and_then(|part| file.image.bytes(part));
@@ -162,8 +160,11 @@ fn find(
         version.and_then(|(major, minor)| (major == 8).then(|| Layout::of(minor)).flatten())
     else {
         return Some(Err(match version {
-            Some((major, minor)) => refused(&format!("PHP {major}.{minor} is not understood")),
-            None => refused("it does not say which PHP it is"),
+            Some(version) => refused(Reason::Version {
+                language: "PHP",
+                version,
+            }),
+            None => refused(Reason::NoVersion("PHP")),
         }));
     };
     let way = match (globals, storage, offset) {
@@ -179,7 +180,7 @@ fn find(
         _ => None,
     };
     let Some(way) = way else {
-        return Some(Err(refused("its frames were not found")));
+        return Some(Err(refused(Reason::NotFound("frames"))));
     };
     let hot = execute.0..execute.0.wrapping_add(execute.1);
     let parts = std::iter::once(hot).chain(cold_part(&file.image, execute.0));

@@ -9,7 +9,7 @@ pub mod lines;
 pub mod object;
 pub mod symbols;
 
-use std::cell::OnceCell;
+use std::{cell::OnceCell, sync::Arc};
 
 use tracer_ebpf::{RUNTIME_RUBY, RuntimePlan};
 
@@ -18,7 +18,7 @@ use self::{
     symbols::{Symbols, VARIABLES_MAX},
 };
 use super::{
-    script::{self, Interpreters},
+    script::{self, Interpreters, NotUnderstood, Reason},
     thread_local::{self, CODE_BYTES, Library},
     view::{Copied, InView, Interleaved, MappedFile},
 };
@@ -111,7 +111,7 @@ fn find(
     file: &MappedFile,
     files: &[MappedFile],
     memory: &dyn Memory,
-) -> Option<Result<Interpreter, String>> {
+) -> Option<Result<Interpreter, NotUnderstood>> {
     if !file.name().contains("ruby") {
         return None;
     }
@@ -119,11 +119,9 @@ fn find(
     let [Some((current, _)), Some((version, _))] = symbols[..] else {
         return None;
     };
-    let refused = |what: &str| {
-        format!(
-            "{}: connections are charged to the interpreter, because {what}",
-            file.path
-        )
+    let refused = |reason| NotUnderstood {
+        path: Arc::clone(&file.path),
+        reason,
     };
     let stated = memory.bytes(file.bias.wrapping_add(version), VERSION_BYTES);
     let version = layout::version(&stated);
@@ -131,13 +129,16 @@ fn find(
         version.and_then(|(major, minor)| (major == 3).then(|| Layout::of(minor)).flatten())
     else {
         return Some(Err(match version {
-            Some((major, minor)) => refused(&format!("Ruby {major}.{minor} is not understood")),
-            None => refused("it does not say which Ruby it is"),
+            Some(version) => refused(Reason::Version {
+                language: "Ruby",
+                version,
+            }),
+            None => refused(Reason::NoVersion("Ruby")),
         }));
     };
     let library = Library::of(files.iter().map(MappedFile::name));
     let Some(way) = context(file, library, memory, current) else {
-        return Some(Err(refused("its threads' frames were not found")));
+        return Some(Err(refused(Reason::NotFound("threads' frames"))));
     };
     let variables = file.image.section(".data").and_then(|part| {
         let len = usize::try_from(part.bytes.end.checked_sub(part.bytes.start)?).ok()?;
