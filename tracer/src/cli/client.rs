@@ -264,9 +264,7 @@ where
     let body = Limited::new(response.into_body(), ANSWER_MAX)
         .collect()
         .await;
-    let body = body
-        .map_err(AskError::BrokeOff)?
-        .to_bytes();
+    let body = body.map_err(AskError::BrokeOff)?.to_bytes();
     if status.is_success() {
         return Ok(body);
     }

@@ -23,12 +23,12 @@ pub enum UprobeError {
     #[error("the object has no program {0}")]
     NoProgram(&'static str),
     /// The kernel's answer.
-    #[error("{program} could not be attached: {}", chain(.error))]
+    #[error("{program} could not be attached: {}", chain(&**.error))]
     Refused {
         /// The program.
         program: &'static str,
         /// Why.
-        error: ProgramError,
+        error: Box<ProgramError>,
     },
 }
 
@@ -54,12 +54,10 @@ pub fn attach(
     };
     let mut links = Vec::new();
     for &(name, offset) in places {
-        let program = ebpf
-            .program_mut(name)
-            .ok_or(UprobeError::NoProgram(name))?;
+        let program = ebpf.program_mut(name).ok_or(UprobeError::NoProgram(name))?;
         let link = attach(program, offset).map_err(|error| UprobeError::Refused {
             program: name,
-            error,
+            error: Box::new(error),
         })?;
         links.push(link);
     }

@@ -122,12 +122,7 @@ impl Probes {
         Ok(())
     }
 
-    fn attach(
-        &mut self,
-        probe: &Probe,
-        btf: &Btf,
-        aya_btf: &AyaBtf,
-    ) -> Result<(), AttachError> {
+    fn attach(&mut self, probe: &Probe, btf: &Btf, aya_btf: &AyaBtf) -> Result<(), AttachError> {
         let exists = match probe.attach {
             // found out before loading: verifying takes long on old kernels
             Attach::Tracepoint | Attach::RawTracepoint | Attach::Syscalls => {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use aya::{Ebpf, programs::uprobe::UProbeLink};
+use thiserror::Error;
 use tracer_ebpf::{GoLayout, GoProcess};
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     elf::{ElfError, Image, ImageKey, Loaded},
-    kernel::uprobes::{self, Place},
+    kernel::uprobes::{self, Place, UprobeError},
     model::OffsetsFrom,
 };
 
@@ -232,10 +233,7 @@ impl Programs {
             return Err(NotProbed::TooOld(binary.info.version.clone()));
         }
         let plan = plan(binary, self.kernel)?;
-        let number = self
-            .free_layouts
-            .pop()
-            .ok_or(NotProbed::TooMany)?;
+        let number = self.free_layouts.pop().ok_or(NotProbed::TooMany)?;
         Ok((number, plan))
     }
 
@@ -379,8 +377,7 @@ fn family_places(
         .iter()
         .map(|probe| {
             let name = probe.functions.first().copied().unwrap_or("");
-            let function =
-                function(probe).ok_or(NoPlace::Missing(name))?;
+            let function = function(probe).ok_or(NoPlace::Missing(name))?;
             binary
                 .code(*function)
                 .and_then(|code| prologue::attach_offset(&code))

@@ -101,8 +101,7 @@ pub fn write_perf_map(tgid: u32) -> Result<(), NoPerfMap> {
         Some(stream) => stream,
         None => {
             let trigger = Trigger::new(&directory, own_pid, &status)?;
-            pidfd_send_signal(&process, Signal::QUIT)
-                .map_err(|e| NoPerfMap::Signal(e.into()))?;
+            pidfd_send_signal(&process, Signal::QUIT).map_err(|e| NoPerfMap::Signal(e.into()))?;
             let stream = wait_for(&directory, &name);
             drop(trigger);
             stream.ok_or(NoPerfMap::Silent)?
@@ -153,11 +152,11 @@ impl Trigger<'_> {
         // Left over from somebody who did not end well.
         let _ = unlinkat(directory, &name, AtFlags::empty());
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let file =
-            openat(directory, &name, flags, Mode::RUSR | Mode::WUSR)
-                .map_err(|e| failed(e.into()))?;
+        let file = openat(directory, &name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| failed(e.into()))?;
         // It is believed when it belongs to the program's user.
-        let (user, group) = parse::effective_ids(status).ok_or_else(|| failed(io::Error::other("no user")))?;
+        let (user, group) =
+            parse::effective_ids(status).ok_or_else(|| failed(io::Error::other("no user")))?;
         fchown(File::from(file), Some(user), Some(group)).map_err(failed)?;
         Ok(Trigger { directory, name })
     }
