@@ -1,7 +1,7 @@
 //! Histories that only the larger populations explain, and healthy ones that only these excuse.
 
 use super::{
-    Case, regular,
+    Case, each, regular,
     sim::{Life, opened},
 };
 use crate::model::{Kind, Role};
@@ -122,11 +122,9 @@ pub const CASES: &[Case] = &[
         seconds: &[60.0, 120.0],
         rates: &[0.5, 1.0],
         lives: |_, s, r| {
-            regular(0.0, s / 2.0, r)
-                .into_iter()
-                .enumerate()
-                .map(|(i, t)| greeted(opened(t)).raw().at(1, i as u32 + 1))
-                .collect()
+            each(0.0, s / 2.0, r, |i, t| {
+                greeted(opened(t)).raw().at(1, i + 1)
+            })
         },
     },
     Case {
@@ -136,14 +134,10 @@ pub const CASES: &[Case] = &[
         seconds: WATCH,
         rates: &[0.6, 2.0],
         lives: |_, s, r| {
-            regular(-20.0, s, r)
-                .into_iter()
-                .enumerate()
-                .map(|(i, t)| {
-                    let site = u32::from(t >= 0.0);
-                    greeted(opened(t)).at(site, i as u32 + 1)
-                })
-                .collect()
+            each(-20.0, s, r, |i, t| {
+                let site = u32::from(t >= 0.0);
+                greeted(opened(t)).at(site, i + 1)
+            })
         },
     },
     Case {
@@ -152,13 +146,7 @@ pub const CASES: &[Case] = &[
         leak: Some(Kind::NeverClosed),
         seconds: WATCH,
         rates: &[0.5, 1.1],
-        lives: |_, s, r| {
-            regular(0.0, s, r)
-                .into_iter()
-                .enumerate()
-                .map(|(i, t)| greeted(opened(t)).raw().at(1, i as u32 % 7 + 1))
-                .collect()
-        },
+        lives: |_, s, r| each(0.0, s, r, |i, t| greeted(opened(t)).raw().at(1, i % 7 + 1)),
     },
     Case {
         name: "stackless, each to another host",
@@ -166,13 +154,7 @@ pub const CASES: &[Case] = &[
         leak: Some(Kind::ClientPerRequest),
         seconds: &[120.0],
         rates: &[1.0],
-        lives: |_, s, r| {
-            regular(0.0, s, r)
-                .into_iter()
-                .enumerate()
-                .map(|(i, t)| greeted(opened(t)).at(0, i as u32 + 1))
-                .collect()
-        },
+        lives: |_, s, r| each(0.0, s, r, |i, t| greeted(opened(t)).at(0, i + 1)),
     },
     Case {
         name: "many call sites of one remote, each seldom",
@@ -180,13 +162,7 @@ pub const CASES: &[Case] = &[
         leak: Some(Kind::ClientPerRequest),
         seconds: WATCH,
         rates: &[0.5, 1.0],
-        lives: |_, s, r| {
-            regular(0.0, s, r)
-                .into_iter()
-                .enumerate()
-                .map(|(i, t)| greeted(opened(t)).at(i as u32 % 40 + 1, 1))
-                .collect()
-        },
+        lives: |_, s, r| each(0.0, s, r, |i, t| greeted(opened(t)).at(i % 40 + 1, 1)),
     },
     Case {
         name: "a session after one exchange, kept",
@@ -194,12 +170,7 @@ pub const CASES: &[Case] = &[
         leak: Some(Kind::NeverClosed),
         seconds: WATCH,
         rates: &[0.5, 1.1, 5.0],
-        lives: |_, s, r| {
-            regular(0.0, s, r)
-                .into_iter()
-                .map(|t| greeted(opened(t)).raw().at(1, 1))
-                .collect()
-        },
+        lives: |_, s, r| each(0.0, s, r, |_, t| greeted(opened(t)).raw().at(1, 1)),
     },
     Case {
         name: "websockets made anew, the old ones forgotten",
@@ -207,12 +178,7 @@ pub const CASES: &[Case] = &[
         leak: Some(Kind::NeverClosed),
         seconds: WATCH,
         rates: &[0.5, 1.0],
-        lives: |_, s, r| {
-            regular(0.0, s, r)
-                .into_iter()
-                .map(|t| greeted(opened(t)).upgraded().at(1, 1))
-                .collect()
-        },
+        lives: |_, s, r| each(0.0, s, r, |_, t| greeted(opened(t)).upgraded().at(1, 1)),
     },
     Case {
         name: "websockets made anew, the old ones still fed",
@@ -221,15 +187,12 @@ pub const CASES: &[Case] = &[
         seconds: WATCH,
         rates: &[0.5, 1.0],
         lives: |_, s, r| {
-            regular(0.0, s, r)
-                .into_iter()
-                .map(|t| {
-                    greeted(opened(t))
-                        .upgraded()
-                        .stream(t + 1.0, s + 1.0, 2.0)
-                        .at(1, 1)
-                })
-                .collect()
+            each(0.0, s, r, |_, t| {
+                greeted(opened(t))
+                    .upgraded()
+                    .stream(t + 1.0, s + 1.0, 2.0)
+                    .at(1, 1)
+            })
         },
     },
     Case {
@@ -239,15 +202,11 @@ pub const CASES: &[Case] = &[
         seconds: WATCH,
         rates: &[0.5, 1.0],
         lives: |_, s, r| {
-            regular(0.0, s, r)
-                .into_iter()
-                .enumerate()
-                .map(|(i, t)| {
-                    greeted(opened(t))
-                        .stream(t + 0.4, s + 1.0, 0.4)
-                        .at(1, i as u32 + 1)
-                })
-                .collect()
+            each(0.0, s, r, |i, t| {
+                greeted(opened(t))
+                    .stream(t + 0.4, s + 1.0, 0.4)
+                    .at(1, i + 1)
+            })
         },
     },
     Case {
@@ -256,12 +215,7 @@ pub const CASES: &[Case] = &[
         leak: Some(Kind::NeverClosed),
         seconds: &[45.0, 60.0, 120.0],
         rates: &[1.0, 2.0],
-        lives: |_, s, r| {
-            regular(0.0, s, r)
-                .into_iter()
-                .map(|t| opened(t).ask(t + 0.01).at(1, 1))
-                .collect()
-        },
+        lives: |_, s, r| each(0.0, s, r, |_, t| opened(t).ask(t + 0.01).at(1, 1)),
     },
     Case {
         name: "a leak beside a set that is replaced",
@@ -301,12 +255,7 @@ pub const CASES: &[Case] = &[
         leak: Some(Kind::NeverClosed),
         seconds: WATCH,
         rates: &[0.5, 1.0],
-        lives: |_, s, r| {
-            regular(-30.0, s, r)
-                .into_iter()
-                .map(|t| opened(t).at(u32::from(t >= 0.0), 1))
-                .collect()
-        },
+        lives: |_, s, r| each(-30.0, s, r, |_, t| opened(t).at(u32::from(t >= 0.0), 1)),
     },
     Case {
         name: "a handle with its connection and a socket pair",
@@ -334,13 +283,10 @@ pub const CASES: &[Case] = &[
         seconds: &[121.5, 201.5],
         rates: &[1.0, 2.0],
         lives: |_, s, r| {
-            regular(0.0, s, r)
-                .into_iter()
-                .map(|t| {
-                    let collected = (t / 40.0).floor() * 40.0 + 40.0;
-                    greeted(opened(t)).raw().at(1, 1).close(collected)
-                })
-                .collect()
+            each(0.0, s, r, |_, t| {
+                let collected = (t / 40.0).floor() * 40.0 + 40.0;
+                greeted(opened(t)).raw().at(1, 1).close(collected)
+            })
         },
     },
 ];

@@ -36,6 +36,12 @@ fn regular(from: f64, to: f64, rate: f64) -> Vec<f64> {
     times
 }
 
+/// A life for each regular time, by its number from 0.
+fn each(from: f64, to: f64, rate: f64, life: impl Fn(u32, f64) -> Life) -> Vec<Life> {
+    let times = (0..).zip(regular(from, to, rate));
+    times.map(|(number, t)| life(number, t)).collect()
+}
+
 const HOUR: f64 = 3600.0;
 
 #[derive(Default)]
