@@ -38,8 +38,8 @@ pub fn raw_process_exec(_ctx: RawTracePointContext) -> u32 {
     0
 }
 
-/// `sched_process_exit(struct task_struct *p, bool group_dead)`, before 6.16 without the last; the exiting thread's context. Without it user
-/// space removes ended processes from the target at sweeps.
+/// `sched_process_exit(struct task_struct *p, bool group_dead)`, before 6.16 without the last; the
+/// exiting thread's context. Without it user space removes ended processes from the target at sweeps.
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn process_exit(ctx: BtfTracePointContext) -> u32 {
     processes::exited(ctx.arg(0));

@@ -221,7 +221,7 @@ impl Naming {
     }
 
     /// The perf map of a process, read again when it has changed: code that was moved leaves its
-    /// addresses to other code. One that is dear to read is not read again before it has rested;
+    /// addresses to other code. One that takes long to read is not read again at once;
     /// until then nothing is named by it.
     fn perf_map(&mut self, tgid: u32) -> Option<Arc<PerfMap>> {
         let known = self.perf_maps.get(&tgid);

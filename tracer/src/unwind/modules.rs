@@ -142,7 +142,7 @@ impl Read {
         }
     }
 
-    /// A list so long that reading it is dear is not read again at once: a process with very many
+    /// A list so long that reading it takes its time is not read again at once: a process with very many
     /// mappings and call paths must not take all of our time.
     fn is_recent(&self) -> bool {
         self.took > READ_DEAR && self.at.elapsed() < self.took * READ_REST
@@ -158,7 +158,7 @@ const MODULES_OF_PROCESS_MAX: usize = 1 << 13;
 const REGIONS_MAX: usize = 1 << 16;
 /// Longest list of mappings that is read.
 const MAPS_BYTES_MAX: u64 = 32 << 20;
-/// Reading a list that took longer than this is dear,
+/// Reading a list that took longer than this is costly,
 const READ_DEAR: Duration = Duration::from_millis(3);
 /// and is not done again before so many times as long have passed.
 const READ_REST: u32 = 20;

@@ -33,7 +33,7 @@ pub fn go_notes(go: &GoPools, kind: Kind) -> Vec<String> {
     }
     let server = go.transports == 0 && go.peak_per_host == 0 && go.transport.is_none();
     notes.push(format!(
-        "In its own books: {}{}.",
+        "The program itself counts: {}{}.",
         states.join(", "),
         match (server, go.transports) {
             (false, 2..) => format!(", on {} transports", go.transports),
@@ -217,7 +217,11 @@ mod tests {
     fn states_reuse_and_goroutines_are_counted() {
         let go = info("response", 0, 40, 2);
         let body = Kind::ResponseBodyNotClosed;
-        says(&go, body, "In its own books: 40 response, on 2 transports.");
+        says(
+            &go,
+            body,
+            "The program itself counts: 40 response, on 2 transports.",
+        );
         says(
             &go,
             body,
