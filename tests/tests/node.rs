@@ -16,7 +16,11 @@ use tracer_tests::{
     tracer::{self, Report},
 };
 
-tests![sites_in_code_that_changes, sites_in_every_version];
+tests![
+    sites_in_code_that_changes,
+    sites_in_every_version,
+    streams_within_one_connection
+];
 
 /// Seconds that the check watches.
 const WATCH: u64 = 20;
@@ -64,6 +68,38 @@ fn sites_in_every_version() -> Result<()> {
         hold(&beginning, None)
             .with_context(|| format!("Node.js {version}, seen from its beginning"))?;
         println!("Node.js {version}: as it should be");
+    }
+    Ok(())
+}
+
+/// Streams of HTTP/2 that are never ended are found although their connection is one and healthy, and
+/// is older than the watch; those that are ended are no leak.
+fn streams_within_one_connection() -> Result<()> {
+    host::require_root()?;
+    let node = host::tool("node")?;
+    let script = languages::source("node/streams.js");
+    let (_server, port) = serve(&node, &script)?;
+    for mode in ["leak", "healthy"] {
+        let arguments = [&*script.to_string_lossy(), mode, &port];
+        let (program, _) = Program::ready(&node, &arguments)?;
+        // its connection is there before the probes are
+        std::thread::sleep(host::seconds(2));
+        let output = tracer::check(program.pid(), WATCH)?;
+        let report = output.report()?;
+        if mode == "healthy" {
+            ensure!(report.findings().is_empty(), "{report:?}");
+            continue;
+        }
+        let [finding] = report.findings() else {
+            anyhow::bail!("one finding: {report:?}");
+        };
+        ensure!(finding["kind"] == "stream_never_cancelled", "{finding}");
+        let url = finding["remote"]["url"].as_str().unwrap_or_default();
+        ensure!(url.ends_with("/watch/topics/{}?key=…"), "{url}");
+        let open = finding["connections"]["open"].as_u64();
+        // 2.5 a second, those of the beginning left out
+        ensure!(open > Some(30) && open < Some(80), "{finding}");
+        ensure!(!format!("{report:?}").contains("SECRET"), "{report:?}");
     }
     Ok(())
 }

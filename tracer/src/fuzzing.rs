@@ -31,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("v8", v8),
     ("ruby", ruby_frames),
     ("http", http_bytes),
+    ("http2", http2_blocks),
     ("btf", btf),
     ("config", config),
     ("recording", recording),
@@ -133,6 +134,26 @@ pub fn http_bytes(data: &[u8]) {
     let _ = protocols::sniff(data);
     let redacted = protocols::redact_target(data, data.len().is_multiple_of(2));
     let _ = protocols::template(&redacted);
+}
+
+/// Header blocks of HTTP/2, one after the other: flags, length, payload.
+pub fn http2_blocks(data: &[u8]) {
+    let mut requests = protocols::Http2Requests::default();
+    let (mut rest, mut number) = (data, 0);
+    while let [flags, len, payload @ ..] = rest {
+        let (payload, after) = payload.split_at(usize::from(*len).min(payload.len()));
+        number += 1 + u32::from(flags & 0x40 != 0);
+        let block = protocols::Http2Block {
+            number,
+            flags: *flags,
+            cut: flags & 0x80 != 0,
+            payload,
+        };
+        if let Some(request) = requests.read(&block, protocols::Scheme::Http) {
+            let _ = protocols::template(&request.target);
+        }
+        rest = after;
+    }
 }
 
 /// The kernel's type information.

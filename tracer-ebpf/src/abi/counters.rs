@@ -80,6 +80,10 @@ counters! {
     /// than the kernel remembers returns for (ten, or twice the CPUs; kernel/kprobes.c), or than
     /// there is room for in `CALLS`. Calls of the whole host count.
     ReturnMissed = 19, "return_missed";
+    /// A stream of HTTP/2, or its connection, could not be followed: `STREAMS` or `HTTP2` is full.
+    StreamMapFull = 20, "stream_map_full";
+    /// A header block of HTTP/2 found no room in its ring: requests that refer to it have no URL.
+    BlockRingFull = 21, "block_ring_full";
 }
 
 const _: () = {

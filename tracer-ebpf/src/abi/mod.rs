@@ -7,3 +7,4 @@ pub mod frames;
 pub mod go;
 pub mod socket;
 pub mod stack;
+pub mod streams;

@@ -57,6 +57,8 @@ pub const HEADS_PLAINTEXT: u16 = 1 << 4;
 /// `request_stack` is that of whoever asked for the request that is sent next, by way of an event
 /// loop.
 pub const HEADS_ASKED: u16 = 1 << 5;
+/// It speaks HTTP/2 in the clear: `HTTP2` has where its frames stand.
+pub const HEADS_HTTP2: u16 = 1 << 6;
 
 /// Of [`Sock::awaited`]: no scan has looked, or the kernel does not say.
 pub const AWAITED_UNKNOWN: u8 = 0;

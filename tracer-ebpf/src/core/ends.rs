@@ -1,12 +1,13 @@
 //! The end of a socket: what it had in common with others is added to theirs.
 
 use tracer_ebpf::{
-    AggKey, AggValue, Counter, HEADS_FIRST, HEADS_LATEST, HeadKey, ROLE_SERVER, STACK_NONE,
-    STACK_TICKET, Sock,
+    AggKey, AggValue, Counter, HEADS_FIRST, HEADS_HTTP2, HEADS_LATEST, HeadKey, ROLE_SERVER,
+    STACK_NONE, STACK_TICKET, Sock,
 };
 
 use super::{
     helpers::now_ns,
+    http2::HTTP2,
     kernel::Address,
     maps::{AGG, EMPTY_AGG, HEADS, SOCKS, atomic_add, bounded, count},
     sockets::{IF_NEW, entry},
@@ -45,6 +46,9 @@ pub extern "C" fn fold_socket(sk: u64) -> u32 {
     if heads & HEADS_LATEST != 0 {
         head.latest = 1;
         let _ = HEADS.remove(&head);
+    }
+    if heads & HEADS_HTTP2 != 0 {
+        let _ = HTTP2.remove(&sk);
     }
     add(key, lifetime, turns);
     1

@@ -5,12 +5,14 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel as raw_probe_read_kernel;
 use tracer_ebpf::{
-    Counter, HEADS_FIRST, HEADS_HTTP, HEADS_LATEST, HEADS_TLS, HOST_BYTES, Head, HeadKey,
-    LINE_BYTES, RESPONSE_AWAITED, RESPONSE_TO_CONNECT, RESPONSE_TO_HEAD,
+    Counter, HEADS_FIRST, HEADS_HTTP, HEADS_HTTP2, HEADS_LATEST, HEADS_TLS, HOST_BYTES, Head,
+    HeadKey, LINE_BYTES, RESPONSE_AWAITED, RESPONSE_TO_CONNECT, RESPONSE_TO_HEAD, ROLE_SERVER,
+    SOCK_PREEXISTING,
 };
 
 use super::{
     hello::keep_hello,
+    http2::begins_request,
     kernel::read_user,
     lines::{byte, each_end, is_blank, lines_after, place, small_letters, word},
     maps::{HEADS, SCRATCH, Scratch, bounded, count},
@@ -51,7 +53,8 @@ const PATCH: u32 = first(b"PATC");
 const OPTIONS: u32 = first(b"OPTI");
 const CONNECT: u32 = first(b"CONN");
 const TRACE: u32 = first(b"TRAC");
-const PREFACE: u32 = first(b"PRI ");
+/// The beginning of the connection preface of HTTP/2.
+pub const PREFACE: u32 = first(b"PRI ");
 
 /// Of a request of HTTP/1 that begins with these bytes: `RESPONSE_*` bits for the response to come; 0
 /// for anything else.
@@ -73,10 +76,24 @@ fn other_protocol(word: u32) -> u16 {
     if word & 0xfffe == TLS_RECORD && (word >> 16) as u8 <= 4 {
         HEADS_TLS
     } else if word == PREFACE {
-        HEADS_HTTP
+        HEADS_HTTP | HEADS_HTTP2
     } else {
         0
     }
+}
+
+/// Bits that tell a request's frame of HTTP/2 from most other things, and what they are: its length
+/// is small, and its type 1.
+const FRAME_OF_REQUEST: (u32, u32) = (0xff00_00ff, 0x0100_0000);
+
+/// `HEADS_*` bits where a client's connection that is older than the watch sends a request of HTTP/2.
+/// A global function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn joined_late(sk: u64, at: u64, len: u32) -> u32 {
+    let Some(sock) = entry(sk) else { return 0 };
+    let late = sock.flags & SOCK_PREEXISTING != 0 && sock.role != ROLE_SERVER;
+    u32::from(late && begins_request(UserBuffer { at, len })) * u32::from(HEADS_HTTP2)
 }
 
 /// Looks at the first bytes of a turn, and keeps what there is to keep of an HTTP/1 request. `place`
@@ -94,7 +111,10 @@ pub extern "C" fn keep_head(sk: u64, turn: u32, place: u64, kept: u64) -> u64 {
     let begins: u32 = read_user(buffer.at);
     let response = expected_after(begins);
     if response == 0 {
-        let other = other_protocol(begins);
+        let mut other = other_protocol(begins);
+        if begins & FRAME_OF_REQUEST.0 == FRAME_OF_REQUEST.1 {
+            other |= joined_late(sk, buffer.at, buffer.len) as u16;
+        }
         let kept = kept | pack(u32::from(other), 0);
         // what names a server comes first, and once
         let first = kept >> 32 & u64::from(HEADS_FIRST) == 0;

@@ -13,7 +13,7 @@ use tracer_ebpf::{
     Shape, Sock, TrieKey, TrieValue,
 };
 
-use super::plaintext::Plaintext;
+use super::{plaintext::Plaintext, user_buffer::Pieces};
 
 /// Live sockets by `struct sock *`.
 #[map]
@@ -125,6 +125,8 @@ pub struct Scratch {
     pub window: [u64; SHAPE_WORDS],
     /// A response head that is being read.
     pub reading: Reading,
+    /// What a call sends or has received, as far as it was not looked at yet.
+    pub pieces: Pieces,
     /// Interpreted frames.
     pub frames: [RuntimeFrame; RUNTIME_FRAMES_MAX],
     /// Room for what [`bounded`] lets a length exceed its buffer by.

@@ -11,6 +11,7 @@ pub mod handles;
 pub mod heads;
 pub mod hello;
 pub mod helpers;
+pub mod http2;
 pub mod kernel;
 pub mod known_paths;
 pub mod lines;

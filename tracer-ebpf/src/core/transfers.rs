@@ -1,7 +1,7 @@
 //! Sends and receives: activity, turns, and the owner of accepted sockets.
 
 use tracer_ebpf::{
-    Counter, HEADS_ASKED, HEADS_PLAINTEXT, HEADS_TLS, RESPONSE_UPGRADED, ROLE_SERVER,
+    Counter, HEADS_ASKED, HEADS_HTTP2, HEADS_PLAINTEXT, HEADS_TLS, RESPONSE_UPGRADED, ROLE_SERVER,
     SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO, STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO,
     WHEN_REQUEST,
 };
@@ -10,6 +10,7 @@ use super::{
     capture::capture_stack,
     ends::fold_socket,
     heads::{HEADS_BITS, keep_head, pack, unpack},
+    http2::{miss_frames, take_frames},
     kernel::{AF_UNIX, Address, Object, family, inode, netns},
     maps::{LANE_SENT, count},
     notes::note,
@@ -81,6 +82,14 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
                 lose_track(sock);
             }
         }
+        if speaks_http2(sock) {
+            let place = pack(lane(sock, false), bytes as u32);
+            let lost = match transfer {
+                Transfer::Received => take_frames(sk, place, STACK_NONE),
+                _ => miss_frames(sk),
+            };
+            forget_http2(sock, lost);
+        }
     }
     let turn_begins = direction == request_direction(sock.role)
         && sock.last_direction != direction
@@ -90,6 +99,10 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
     let answers = sent && sock.role == ROLE_SERVER && sock.last_direction == RECEIVED;
     sock.last_direction = direction;
     if !turn_begins && !answers && sock.open_stack != STACK_NONE {
+        if sent && speaks_http2(sock) {
+            let lost = take_frames(sk, pack(lane(sock, sent), bytes as u32), STACK_NONE);
+            forget_http2(sock, lost);
+        }
         return;
     }
     let when = if turn_begins || answers {
@@ -132,7 +145,24 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
                 sock.response_bytes = 0;
                 sock.response_length = 0;
             }
+            if sent && speaks_http2(sock) {
+                forget_http2(sock, take_frames(sk, place, stack));
+            }
         }
+    }
+}
+
+/// Whether the frames of a connection are followed.
+#[inline(always)]
+fn speaks_http2(sock: &Sock) -> bool {
+    sock.heads & HEADS_HTTP2 != 0 && sock.role != ROLE_SERVER
+}
+
+/// Follows it no further, where `lost`.
+#[inline(always)]
+fn forget_http2(sock: &mut Sock, lost: u32) {
+    if lost != 0 {
+        sock.heads &= !HEADS_HTTP2;
     }
 }
 

@@ -76,3 +76,62 @@ impl UserBuffer {
         if failed != 0 { 0 } else { len }
     }
 }
+
+/// All of what the current call sends or has received, piece by piece.
+#[repr(C)]
+pub struct Pieces {
+    /// Address of what is left of the present piece.
+    pub at: u64,
+    /// Bytes of it.
+    pub len: u32,
+    /// Bytes of the call that were not passed yet.
+    pub left: u32,
+    /// Where the next `struct iovec` is; 0: there is one piece only.
+    vector: u64,
+}
+
+impl Pieces {
+    /// Those of the current call, which is about this many bytes; `None` where they can't be found.
+    /// System call numbers of x86-64.
+    #[inline(always)]
+    pub fn current(bytes: u32) -> Option<Pieces> {
+        position()?;
+        let argument = second_argument();
+        let (at, vector) = match current_syscall() {
+            0 | 1 | 44 | 45 => (argument, 0),
+            19 | 20 => (0, argument),
+            46 | 47 => (0, read_user(argument + 16)),
+            _ => return None,
+        };
+        Some(Pieces {
+            at,
+            len: if at == 0 { 0 } else { bytes },
+            left: bytes,
+            vector,
+        })
+    }
+
+    /// Goes to the next piece; `false` where there can't be one.
+    #[inline(always)]
+    pub fn next(&mut self) -> bool {
+        // struct iovec { base, len }
+        let [at, len]: [u64; 2] = read_user(self.vector);
+        self.at = at;
+        self.len = if len < u64::from(self.left) {
+            len as u32
+        } else {
+            self.left
+        };
+        let more = self.vector != 0;
+        self.vector += 16;
+        more
+    }
+
+    /// Passes some bytes of the present piece.
+    #[inline(always)]
+    pub fn pass(&mut self, bytes: u32) {
+        self.at += u64::from(bytes);
+        self.len -= bytes;
+        self.left -= bytes;
+    }
+}

@@ -129,7 +129,7 @@ fn host_header(rest: &[u8]) -> Option<String> {
 }
 
 /// A host with optional port, without userinfo, lower case; `None` when it is not plausible.
-fn host(bytes: &[u8]) -> Option<String> {
+pub(super) fn host(bytes: &[u8]) -> Option<String> {
     let bytes = match bytes.iter().rposition(|&b| b == b'@') {
         Some(at) => &bytes[at + 1..],
         None => bytes,

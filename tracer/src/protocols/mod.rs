@@ -5,12 +5,15 @@
 
 #[cfg(test)]
 mod fixture;
+mod hpack;
 mod http1;
+mod http2;
 mod redact;
 mod request;
 mod routes;
 mod url;
 
+pub use http2::{Block as Http2Block, Requests as Http2Requests};
 pub use redact::redact_target;
 pub use request::{Request, RequestHead};
 pub use routes::Routes;

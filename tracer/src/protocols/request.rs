@@ -36,7 +36,7 @@ impl Request {
     /// What the connection of such a request speaks.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
-        // of HTTP/2 only the preface is read: its requests are as hidden as those of TLS
+        // a host without a request is all that TLS shows
         match self.method.is_empty() {
             true => Protocol::Tls,
             false => Protocol::Http,

@@ -25,6 +25,7 @@ mod sockets;
 mod stack_ring;
 pub mod stacks;
 mod start;
+mod streams;
 mod surroundings;
 mod survey;
 mod suspects;
@@ -48,6 +49,7 @@ use self::{
     sockets::Sockets,
     stack_ring::StackRing,
     stacks::Stacks,
+    streams::Streams,
     survey::Survey,
     target::Watch,
 };
@@ -172,6 +174,7 @@ pub struct Session {
     paths: CallPaths,
     processes: Processes,
     requests: Requests,
+    streams: Streams,
     sockets: Sockets,
     runtimes: Runtimes,
     engine: Engine,
@@ -211,6 +214,8 @@ impl Session {
             .map_err(|e| StartError::Unsupported(e.to_string()))?;
         let ring = StackRing::start(copies)
             .map_err(|e| StartError::Failed(format!("stacks can't be received: {e}")))?;
+        let streams =
+            Streams::new(&mut probes).map_err(|e| StartError::Unsupported(e.to_string()))?;
         target.enlist(&options.target, &probes);
         let blame = Arc::new(runtimes::blame(options.rules));
         let mut runtimes = Runtimes::new(Wishes {
@@ -230,6 +235,7 @@ impl Session {
             paths: CallPaths::new(ring, stacks),
             processes: Processes::default(),
             requests: Requests::default(),
+            streams,
             sockets: Sockets::default(),
             runtimes,
             engine: Engine::new(Settings::default()),
@@ -372,6 +378,7 @@ impl Session {
         self.requests.latest.begin();
         self.paths.pending.begin();
         self.saving.learned |= self.requests.take_heads(&self.probes)?;
+        self.streams.take(&mut self.requests);
         let told = &mut self.sockets.told;
         told.refresh(
             &mut self.runtimes,
@@ -386,8 +393,9 @@ impl Session {
             // the target ended while it was looked at: what was seen before stays as it was
             return Ok(());
         }
+        let followed = (self.streams).open(&self.requests.interner, &mut self.paths.pending)?;
         let (mut beside, sockets, engine) = self.parts();
-        sockets.show_streams(&mut beside, engine, now_ns)?;
+        sockets.show_streams(&mut beside, engine, followed, now_ns)?;
         beside.requests.latest.end();
         beside.paths.pending.end();
         sockets.remove_lost(beside.probes, &lost)?;

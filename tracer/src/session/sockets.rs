@@ -22,6 +22,7 @@ use crate::{
     engine::Engine,
     kernel::probes::Probes,
     model::{CohortId, Connection, Ended, Holder, Remote, Role, Site, StackOf},
+    runtimes::told::Stream,
     symbols::helpers,
 };
 
@@ -297,9 +298,10 @@ impl Sockets {
         &mut self,
         beside: &mut Beside<'_>,
         engine: &mut Engine,
+        followed: Vec<Stream>,
         now_ns: u64,
     ) -> io::Result<()> {
-        (self.told).show_streams(beside, engine, &mut self.cohorts, now_ns)
+        (self.told).show_streams(beside, engine, &mut self.cohorts, followed, now_ns)
     }
 
     /// Shows what the map of sockets has not: connections that ended.

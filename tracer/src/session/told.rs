@@ -1,6 +1,9 @@
 //! What programs say of their own connections, joined with the kernel's sockets.
 
-use std::{collections::HashMap, io};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
 
 use tracer_ebpf::Sock;
 
@@ -15,7 +18,7 @@ use super::{
 use crate::{
     engine::Engine,
     kernel::maps::Table,
-    model::{CohortId, Connection, Ended, Holder, PoolState, Role, StackOf},
+    model::{CohortId, Connection, Ended, Holder, Owner, PoolState, Role, Site, StackOf},
     protocols::Request,
     runtimes::{
         Runtimes,
@@ -83,7 +86,8 @@ impl ToldOf {
     }
 
     /// Shows requests that share connections to the engine as connections of their own: one that
-    /// never ends is a leak, however healthy the connection that carries it.
+    /// never ends is a leak, however healthy the connection that carries it. `followed` are those that
+    /// no runtime tells of, but the kernel's programs.
     ///
     /// # Errors
     /// The kernel's, when a map can't be read.
@@ -92,10 +96,17 @@ impl ToldOf {
         beside: &mut Beside<'_>,
         engine: &mut Engine,
         cohorts: &mut Cohorts,
+        mut followed: Vec<Stream>,
         now_ns: u64,
     ) -> io::Result<()> {
         let all = beside.runtimes.iter_mut();
-        let all: Vec<_> = all.map(|(place, of)| (place, of.streams())).collect();
+        let mut all: Vec<_> = all.map(|(place, of)| (Some(place), of.streams())).collect();
+        let told: HashSet<u64> = all
+            .iter()
+            .flat_map(|(_, streams)| streams.iter().map(|stream| stream.sk))
+            .collect();
+        followed.retain(|stream| !told.contains(&stream.sk));
+        all.push((None, followed));
         let mut seen = HashMap::new();
         for (place, streams) in all {
             for stream in streams {
@@ -105,13 +116,13 @@ impl ToldOf {
                 let id = (stream.tgid, stream.object, stream.began_ns);
                 let cohort = match self.streams.get(&id) {
                     Some(&cohort) => Some(cohort),
-                    None => stream_cohort(beside, cohorts, &stream)?,
+                    None => stream_cohort(beside, cohorts, &stream, place.is_some())?,
                 };
                 let Some(cohort) = cohort else {
                     continue;
                 };
                 seen.insert(id, cohort);
-                if let Some(runtime) = beside.runtimes.at(place) {
+                if let Some(runtime) = place.and_then(|place| beside.runtimes.at(place)) {
                     runtime.note_stream(cohort, stream.state);
                 }
                 engine.observe(cohort, Role::Client, &stream_connection(&stream));
@@ -180,11 +191,19 @@ impl OfSocket {
     }
 }
 
-/// The population of a stream; `None` where it can't be known, or there is no room for it.
+/// Whether a stack shows who asked: code of the application, or of a dependency.
+fn asks(site: &Site) -> bool {
+    let owner = site.call_site.and_then(|frame| site.owners.get(frame));
+    site.own || owner == Some(&Owner::Dependency)
+}
+
+/// The population of a stream; `None` where it can't be known, or there is no room for it. Where its
+/// runtime did not tell of it, the stack is that of the send, which may be an event loop's.
 fn stream_cohort(
     beside: &mut Beside<'_>,
     cohorts: &mut Cohorts,
     stream: &Stream,
+    told: bool,
 ) -> io::Result<Option<CohortId>> {
     let Some(sock) = beside.probes.socks.get(&stream.sk)? else {
         return Ok(None);
@@ -196,6 +215,7 @@ fn stream_cohort(
     let family = records::family(&sock);
     let address = records::address(beside.probes, &sock, family, Role::Client);
     let site = stream.stack.and_then(|id| beside.site(id));
+    let site = site.filter(|site| told || asks(site));
     let cohort = cohorts.of(Member {
         process: &process,
         site,

@@ -60,8 +60,20 @@ impl Probes {
     /// # Errors
     /// When it is asked for again, or can't be mapped.
     pub fn stack_copies(&mut self) -> Result<RingBuf<MapData>, ProbeError> {
-        let ring = self.ebpf.take_map("STACKS");
-        let ring = ring.ok_or_else(|| ProbeError::Load("no map STACKS is left".to_owned()))?;
+        self.ring("STACKS")
+    }
+
+    /// The ring of header blocks, for its only reader.
+    ///
+    /// # Errors
+    /// As [`Probes::stack_copies`].
+    pub(crate) fn header_blocks(&mut self) -> Result<RingBuf<MapData>, ProbeError> {
+        self.ring("BLOCKS")
+    }
+
+    fn ring(&mut self, name: &str) -> Result<RingBuf<MapData>, ProbeError> {
+        let ring = self.ebpf.take_map(name);
+        let ring = ring.ok_or_else(|| ProbeError::Load(format!("no map {name} is left")))?;
         RingBuf::try_from(ring).map_err(|e| ProbeError::Load(chain(&e)))
     }
 }
