@@ -297,6 +297,9 @@ mod tests {
         "SCRATCH",
         "SHAPES",
         "STACKS",
+        "HTTP2",
+        "STREAMS",
+        "BLOCKS",
         "UV_FAILED",
         "UV_HANDLES",
     ];
