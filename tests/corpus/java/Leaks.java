@@ -93,6 +93,37 @@ public class Leaks {
         KEPT.add(s); // END close-wait
     }
 
+    static final HttpClient SHARED = HttpClient.newHttpClient();
+
+    static HttpRequest of(String path) {
+        return HttpRequest.newBuilder(URI.create("http://127.0.0.1:" + http + path))
+                .version(HttpClient.Version.HTTP_1_1).build();
+    }
+
+    static void warmUp(int n) throws Exception {
+        SHARED.send(of("/small/warm/" + n), HttpResponse.BodyHandlers.ofString());
+    }
+
+    static void openReport(int n) throws Exception {
+        KEPT.add(SHARED.send(of("/big/reports/" + n), HttpResponse.BodyHandlers.ofInputStream())); // LEAK pooled
+    }
+
+    static Void handle(Socket s) throws IOException {
+        s.getInputStream().read(new byte[512]); // LEAK pool-server
+        s.getOutputStream().write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".getBytes());
+        KEPT.add(s); // END pool-server
+        return null;
+    }
+
+    static void poolServer() throws IOException {
+        ServerSocket shop = new ServerSocket(0);
+        System.out.println("ready " + shop.getLocalPort());
+        while (true) {
+            Socket s = shop.accept();
+            WORKERS.submit(() -> handle(s));
+        }
+    }
+
     static void server() throws IOException {
         ServerSocket shop = new ServerSocket(0);
         System.out.println("ready " + shop.getLocalPort());
@@ -115,6 +146,8 @@ public class Leaks {
             case "channel": pace(Leaks::channel); break;
             case "worker": pace(Leaks::inWorker); break;
             case "close-wait": pace(Leaks::lastWords); break;
+            case "pooled": pace(n -> { warmUp(n); openReport(n); }); break;
+            case "pool-server": poolServer(); break;
             case "server": server(); break;
             default: throw new IllegalArgumentException(args[0]);
         }

@@ -88,9 +88,69 @@ function lastWords(n) {
   kept.push(socket); // END close-wait
 }
 
+// Of the next four each step has one function open a connection, and another use it again and keep it.
+const busy = { http: new http.Agent({ keepAlive: true }), https: new https.Agent({ keepAlive: true, rejectUnauthorized: false }) };
+
+function warmUp(n) {
+  http.get(`${base}/small/warm/${n}`, { agent: busy.http }, (response) => response.resume());
+}
+
+function openReport(n) {
+  http.get(`${base}/big/reports/${n}`, { agent: busy.http }, (response) => kept.push(response)); // LEAK pooled
+}
+
+function warmUpSecret(n) {
+  https.get({ host: '127.0.0.1', port: at.https, agent: busy.https, servername: 'shop.test', path: `/small/warm/${n}` },
+    (response) => response.resume());
+}
+
+async function openInvoice(n) {
+  const request = https.get({ // LEAK pooled-https
+    host: '127.0.0.1', port: at.https, agent: busy.https, servername: 'shop.test', path: `/big/invoices/${n}`,
+  }); // END pooled-https
+  kept.push(await new Promise((resolve) => request.on('response', resolve)));
+}
+
+function warmUpLocal(n) {
+  http.get({ socketPath: at.unix, path: `/small/warm/${n}`, agent: busy.http }, (response) => response.resume());
+}
+
+function openImage(n) {
+  http.get({ socketPath: at.unix, path: `/big/images/${n}`, agent: busy.http }, // LEAK pooled-unix
+    (response) => kept.push(response)); // END pooled-unix
+}
+
+function both(first, second) {
+  pace((n) => {
+    first(n);
+    setTimeout(second, 350, n);
+  });
+}
+
+// A connection that sends by itself once it is open.
+class Feed {
+  constructor(name) {
+    const request = http.get(`${base}/ws/feeds/${name}`, { // LEAK heartbeat
+      agent: false,
+      headers: {
+        Connection: 'Upgrade', Upgrade: 'websocket',
+        'Sec-WebSocket-Key': 'dGhlIHNhbXBsZSBub25jZQ==', 'Sec-WebSocket-Version': '13',
+      },
+    }); // END heartbeat
+    request.on('upgrade', (response, socket) => {
+      this.socket = socket.resume();
+      this.timer = setInterval(() => this.beat(), 1000);
+    });
+  }
+
+  beat() {
+    this.socket.write(Buffer.from([0x89, 0x80, 1, 2, 3, 4]));
+  }
+}
+
 function server() {
   const shop = net.createServer({ allowHalfOpen: true }, (socket) => {
-    socket.once('data', () => socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'));
+    socket.once('data', () => socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok')); // LEAK server
     kept.push(socket);
   });
   shop.listen(0, '127.0.0.1', () => console.log('ready', shop.address().port));
@@ -105,6 +165,10 @@ const programs = {
   'unix-stream': () => pace(tail),
   'fetch-unread': () => pace(priceAll),
   'close-wait': () => pace(lastWords),
+  pooled: () => both(warmUp, openReport),
+  'pooled-https': () => both(warmUpSecret, openInvoice),
+  'pooled-unix': () => both(warmUpLocal, openImage),
+  heartbeat: () => pace((n) => kept.push(new Feed(n))),
   server,
 };
 programs[process.argv[2]]();

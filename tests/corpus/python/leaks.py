@@ -281,4 +281,72 @@ def burst():
     pace(burst_of, 6)
 
 
+class Wires:
+    """A pool: whoever asks gets a connection that another has opened."""
+
+    def __init__(self, secret):
+        self.idle, self.secret = [], secret
+
+    def get(self):
+        if self.idle:
+            return self.idle.pop()
+        if self.secret:
+            return http.client.HTTPSConnection("127.0.0.1", AT["https"], context=ssl._create_unverified_context())
+        return http.client.HTTPConnection("127.0.0.1", AT["http"])
+
+
+def look_around(wires, n):
+    wire = wires.get()
+    wire.request("GET", f"/small/look/{n}")
+    wire.getresponse().read()
+    wires.idle.append(wire)
+
+
+def take_report(wires, n):
+    wire = wires.get()
+    wire.request("GET", f"/big/reports/{n}")  # LEAK pooled-https
+    kept.append((wire, wire.getresponse()))  # END pooled-https
+
+
+def pooled_https():
+    wires = Wires(True)
+    pace(lambda n: (look_around(wires, n), take_report(wires, n)))
+
+
+async def serve_one(reader, writer):
+    await reader.readline()
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")  # LEAK async-server
+    kept.append(writer)
+    await asyncio.Event().wait()
+
+
+async def serve_all():
+    shop = await asyncio.start_server(serve_one, "127.0.0.1", 0)
+    print("ready", shop.sockets[0].getsockname()[1], flush=True)
+    await shop.serve_forever()
+
+
+def async_server():
+    asyncio.run(serve_all())
+
+
+class Counter(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        kept.append(transport)
+
+    def data_received(self, data):
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")  # LEAK protocol-server
+
+
+async def count_all():
+    shop = await asyncio.get_running_loop().create_server(Counter, "127.0.0.1", 0)
+    print("ready", shop.sockets[0].getsockname()[1], flush=True)
+    await shop.serve_forever()
+
+
+def protocol_server():
+    asyncio.run(count_all())
+
+
 globals()[sys.argv[1].replace("-", "_")]()

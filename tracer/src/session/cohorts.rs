@@ -312,7 +312,7 @@ impl Cohorts {
     }
 
     /// The call site of all other connections of the process to the same remote and route, when
-    /// they have one in common.
+    /// those have one in common that have one of the application's own, or else all.
     pub fn sole_site(
         &self,
         process: &Process,
@@ -320,7 +320,7 @@ impl Cohorts {
         request: &Request,
         role: Role,
     ) -> Option<Arc<Site>> {
-        let mut sites = self
+        let sites = self
             .entries
             .values()
             .filter(|entry| entry.identity.level == Level::Leaf)
@@ -333,8 +333,11 @@ impl Cohorts {
                     && entry.routes.knows(&request.target)
             })
             .filter_map(|entry| entry.cohort.site.as_ref());
-        let first = sites.next()?;
+        let (own, others): (Vec<_>, Vec<_>) = sites.partition(|site| site.own);
+        let sites = if own.is_empty() { others } else { own };
+        let first = *sites.first()?;
         sites
+            .iter()
             .all(|other| Place::of(other) == Place::of(first))
             .then(|| Arc::clone(first))
     }

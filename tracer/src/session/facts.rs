@@ -37,6 +37,9 @@ pub struct Facts {
     /// A Go client's connection whose requester was not seen.
     #[serde(default)]
     pub earlier: bool,
+    /// A client's connection with a request behind it that came after others.
+    #[serde(default)]
+    pub reused: bool,
     port: u16,
     family: u8,
     role: u8,
@@ -72,6 +75,10 @@ impl Facts {
             netns: if server { sock.netns } else { 0 },
             attempt: 0,
             earlier: false,
+            reused: !server
+                && sock.turns > 1
+                && known.stacks.1 != STACK_NONE
+                && known.request.is_some(),
             port: if server {
                 sock.local_port
             } else {

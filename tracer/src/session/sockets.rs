@@ -381,6 +381,15 @@ impl Sockets {
                 request: beside.requests.latest.request(sk, sock.opened_ns),
             },
         );
+        let attempt = u32::try_from(self.cohorts.len()).unwrap_or(u32::MAX);
+        // whose it is may turn out when the same request is seen again
+        if facts.reused
+            && !beside
+                .site(facts.request_stack)
+                .is_some_and(|site| site.own)
+        {
+            facts.attempt = attempt;
+        }
         let Some(told) = self.told.of(sk, sock).map(|said| &said.told) else {
             return facts;
         };
@@ -392,7 +401,7 @@ impl Sockets {
         // again.
         facts.earlier = !told.server && told.stack.is_none() && facts.request.is_some();
         if facts.earlier {
-            facts.attempt = u32::try_from(self.cohorts.len()).unwrap_or(u32::MAX);
+            facts.attempt = attempt;
         }
         facts
     }
@@ -453,8 +462,15 @@ impl Sockets {
         let mut site = beside.site(number);
         // An event loop sends when it may, not when it is asked to: then the opener says more.
         if opener_says_more(site.as_deref(), opener.as_deref()) {
-            site.clone_from(&opener);
-            site_of = opened;
+            let named = request.as_ref().filter(|r| !r.method.is_empty());
+            if let Some(request) = named.filter(|_| facts.reused) {
+                // It asked for an earlier request; this one was perhaps asked for by others.
+                let sole = self.cohorts.sole_site(&process, &remote, request, role);
+                site = sole.filter(|sole| sole.own).or(site);
+            } else {
+                site.clone_from(&opener);
+                site_of = opened;
+            }
         }
         // Helpers that dial and send give way to who has both done.
         if role == Role::Client
