@@ -28,6 +28,8 @@ use crate::{
 use judge::Cell;
 use subjects::Subject;
 
+/// Programs are ready within this time, however busy the machine.
+const START_WITHIN: Duration = Duration::from_secs(90);
 /// An inconclusive report may ask for this many seconds at most.
 const SETTLE_MAX: u64 = 300;
 /// Programs of each compiled language.
@@ -204,7 +206,7 @@ impl Programs {
         } else {
             "ready"
         };
-        let port = program.line(word, Duration::from_secs(30))?;
+        let port = program.line(word, START_WITHIN)?;
         let mut driver = match &subject.drive {
             None => None,
             Some(manner) => Some(Program::start(
@@ -251,7 +253,7 @@ impl Programs {
             }
         };
         let mut server = Program::start(&mut command)?;
-        let rest = server.line(word, Duration::from_secs(20))?;
+        let rest = server.line(word, START_WITHIN)?;
         let ports = if word == "{" {
             format!("{{{rest}")
         } else {
