@@ -92,6 +92,12 @@ fn run() -> Result<bool> {
                     let Some(subject) = next else { return };
                     let outcome = programs.watch(&subject, options.seconds, !options.once);
                     eprintln!("{}: {}", subject.name, outcome.in_short());
+                    if options.approve
+                        && let Outcome::Seen { report, .. } = &outcome
+                        && let Err(error) = approved::approve(&subject, report)
+                    {
+                        eprintln!("{}: not approved: {error:#}", subject.name);
+                    }
                     rows.lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .push((subject, outcome));
@@ -101,13 +107,6 @@ fn run() -> Result<bool> {
     });
     let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
     rows.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-    if options.approve {
-        for (subject, outcome) in &rows {
-            if let Outcome::Seen { report, .. } = outcome {
-                approved::approve(subject, report)?;
-            }
-        }
-    }
     print!("{}", table::rows(&rows));
     let score = table::Score::of(&rows);
     print!("{score}");

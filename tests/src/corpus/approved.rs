@@ -1,5 +1,6 @@
 //! Evidence that was read and found to justify its verdict: the sentences of each subject, with their
-//! numbers taken out.
+//! numbers taken out. What may be said of any leak, such as how many were there before the watch, is
+//! in `any.txt`.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -21,7 +22,8 @@ pub fn cell(subject: &Subject, report: &Value) -> Result<Option<Cell>> {
         return Ok(None);
     }
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let approved: BTreeSet<&str> = text.lines().collect();
+    let any = fs::read_to_string(folder().join("any.txt")).unwrap_or_default();
+    let approved: BTreeSet<&str> = text.lines().chain(any.lines()).collect();
     let new: Vec<String> = sentences(report)
         .into_iter()
         .filter(|sentence| !approved.contains(sentence.as_str()))
@@ -44,8 +46,9 @@ pub fn approve(subject: &Subject, report: &Value) -> Result<()> {
     }
     let path = path(subject);
     let mut text = fs::read_to_string(&path).unwrap_or_default();
+    let any = fs::read_to_string(folder().join("any.txt")).unwrap_or_default();
     for sentence in new {
-        if !text.lines().any(|line| line == sentence) {
+        if !text.lines().chain(any.lines()).any(|line| line == sentence) {
             text.push_str(&sentence);
             text.push('\n');
         }
@@ -58,7 +61,11 @@ pub fn approve(subject: &Subject, report: &Value) -> Result<()> {
 
 fn path(subject: &Subject) -> PathBuf {
     let name = format!("{}.txt", subject.name.replace('/', "-"));
-    subjects::directory().join("approved").join(name)
+    folder().join(name)
+}
+
+fn folder() -> PathBuf {
+    subjects::directory().join("approved")
 }
 
 /// The evidence of the worst finding, in its order.
@@ -92,15 +99,18 @@ fn without_numbers(sentence: &str) -> String {
         if word.ends_with('.') && !out.ends_with('.') {
             out.push('.');
         }
-        match out.as_str() {
-            "connections" => "connection".to_owned(),
-            "seconds" => "second".to_owned(),
-            "requests" => "request".to_owned(),
-            "min" | "h" => "s".to_owned(),
-            _ => out,
-        }
+        let stem = out.trim_end_matches(['.', ',', ';']);
+        let one = match stem {
+            "connections" => "connection",
+            "seconds" => "second",
+            "requests" => "request",
+            "min" | "h" => "s",
+            stem => stem,
+        };
+        format!("{one}{}", &out[stem.len()..])
     });
-    words.collect::<Vec<_>>().join(" ")
+    let text = words.collect::<Vec<_>>().join(" ");
+    text.replace(" at least N ", " N ")
 }
 
 #[cfg(test)]
@@ -110,7 +120,11 @@ mod tests {
     #[test]
     fn numbers_and_folders_do_not_count() {
         for (said, kept) in [
-            ("63 of 64 open connections.", "N of N open connections."),
+            ("63 of 64 open connections.", "N of N open connection."),
+            (
+                "2 of them were opened in at least 3 seconds",
+                "N of them were opened in N second",
+            ),
             (
                 "Grew by 85.7 per minute over 44 s.",
                 "Grew by N per minute over N s.",

@@ -198,8 +198,9 @@ impl<'a> Selection<'a> {
             {
                 let more = judged.connections.outlived - known.connections.outlived;
                 if more > 0 {
+                    let have = if more == 1 { "has" } else { "have" };
                     judged.evidence.push(format!(
-                        "{more} of them have no call site of their own (opened before tracing, or \
+                        "{more} of them {have} no call site of their own (opened before tracing, or \
                          their stacks could not be taken or named)."
                     ));
                 }

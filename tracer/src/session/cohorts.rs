@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{Level, Lineage},
     findings::{Authority, Identity, Place},
-    model::{Cohort, CohortId, Family, Process, Remote, Role, Site, StackOf, StackQuality},
+    model::{Cohort, CohortId, Family, Owner, Process, Remote, Role, Site, StackOf, StackQuality},
     protocols::{self, Request, Routes},
     report::Caller,
 };
@@ -121,7 +121,15 @@ pub struct Member<'a> {
 
 /// Who called the function of a site's call site.
 pub fn caller(site: &Site) -> Option<Caller> {
-    let frame = site.frames.get(site.call_site?.checked_add(1)?)?;
+    caller_of(site, site.call_site?)
+}
+
+/// Who called the function of the frame `at`: the next that is no runtime's, such as an
+/// interpreter's loop; none where it was a thread's first.
+pub fn caller_of(site: &Site, at: usize) -> Option<Caller> {
+    let is_runtime = |index: usize| site.owners.get(index) == Some(&Owner::Runtime);
+    let index = (at + 1..site.frames.len()).find(|&index| !is_runtime(index))?;
+    let frame = site.frames.get(index)?;
     Some(Caller {
         function: frame.function.clone(),
         file: frame.file.clone(),

@@ -175,12 +175,8 @@ impl Names<'_> {
             .frames
             .iter()
             .position(|frame| frame.function == place.function);
-        match at.and_then(|at| site.frames.get(at + 1)) {
-            Some(frame) => Some(Caller {
-                function: frame.function.clone(),
-                file: frame.file.clone(),
-                line: frame.line,
-            }),
+        match at {
+            Some(at) => cohorts::caller_of(site, at),
             None => cohorts::caller(site),
         }
     }

@@ -65,6 +65,13 @@ fn condition(case: &Case<'_>) -> String {
             case.of(),
             case.longest()
         ),
+        false if case.fit.mask == QUIET && case.state.closed > 0 => format!(
+            "{} were accepted and have been idle for up to {}, unanswered or with nobody who waits \
+             for what comes on them; those that were closed had lived for {:.3} s on average.",
+            case.of(),
+            case.longest(),
+            case.state.closed_lifetime_ns as f64 / case.state.closed as f64 / 1e9
+        ),
         false => format!(
             "{} were accepted and have been idle for up to {}; their peers are still there.",
             case.of(),
