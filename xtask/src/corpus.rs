@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Neither measure the time to a verdict nor settle what is inconclusive
     #[arg(long)]
     once: bool,
+    /// Judge histories of hours instead, recorded ones and made ones; needs no root
+    #[arg(long)]
+    histories: bool,
     /// Keep the sentences said, which somebody is about to read
     #[arg(long)]
     approve: bool,
@@ -35,6 +38,24 @@ pub struct Arguments {
 /// Builds tracer and the runner, and becomes the runner.
 pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
     let ready = setup::to_build(options)?;
+    if arguments.histories {
+        let mut command = sh::cargo();
+        if let Some(toolchain) = &ready.ebpf_toolchain {
+            command.env("TRACER_EBPF_TOOLCHAIN", toolchain);
+        }
+        command
+            .args([
+                "test",
+                "--package",
+                "tracer",
+                "--lib",
+                "--quiet",
+                "corpus::histories",
+            ])
+            .args(["--", "--include-ignored", "--nocapture"]);
+        sh::run(&mut command)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let programs = build::programs(&ready, Profile::default())?;
     let runner = build::find(&programs, "corpus")?;
     let mut command = sh::as_root(&runner);

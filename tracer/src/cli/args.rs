@@ -4,6 +4,9 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, builder::PossibleValuesParser};
 
+mod recordings;
+
+pub use self::recordings::{Record, Replay};
 use super::{Failure, client::Endpoint, stack::Frames, units};
 use crate::{
     engine::kinds,
@@ -201,41 +204,6 @@ pub struct Check {
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments,
         conflicts_with_all = ["pid", "cgroup", "container"])]
     pub command: Vec<OsString>,
-}
-
-/// Arguments of `record`.
-#[derive(Debug, Args)]
-pub struct Record {
-    /// The recording: a file that is replaced. It has names of functions, files, hosts and routes,
-    /// but no exact URLs, and can go into a bug report
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub file: PathBuf,
-    /// How to watch, and what to do with the report.
-    #[command(flatten)]
-    pub check: Check,
-}
-
-/// Arguments of `replay`.
-#[derive(Debug, Args)]
-pub struct Replay {
-    /// The recording
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub file: PathBuf,
-    /// Form of the report
-    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
-    pub output: ReportForm,
-    /// Show everything that is known of each finding
-    #[arg(short, long)]
-    pub verbose: bool,
-    /// Which frames.
-    #[command(flatten)]
-    pub frames: FrameArgs,
-    /// Let the exit status tell the verdict: 4 for leaks, 5 for inconclusive
-    #[arg(long)]
-    pub exit_code: bool,
-    /// Read this configuration (TOML) for the findings to hide
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub config: Option<PathBuf>,
 }
 
 /// Arguments of `daemon`.

@@ -3,6 +3,7 @@
 
 mod added;
 mod healthy;
+mod histories;
 mod leaky;
 mod levels;
 mod long;

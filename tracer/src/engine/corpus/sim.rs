@@ -288,6 +288,16 @@ pub struct Watch {
 
 /// Plays `lives` and judges at the end.
 pub fn play(role: Role, lives: &[Life], watch: Watch) -> (Vec<Judgement>, Engine) {
+    play_and_look(role, lives, watch, |_, _| ())
+}
+
+/// The same, with a look at the engine after each sweep; its second argument is seconds.
+pub fn play_and_look(
+    role: Role,
+    lives: &[Life],
+    watch: Watch,
+    mut look: impl FnMut(&mut Engine, f64),
+) -> (Vec<Judgement>, Engine) {
     let mut engine = Engine::new(Settings::default());
     let mut ended = vec![false; lives.len()];
     let mut scanned = 0.0;
@@ -324,6 +334,7 @@ pub fn play(role: Role, lives: &[Life], watch: Watch) -> (Vec<Judgement>, Engine
             engine.ended(*leaf, role, gone);
         }
         engine.end_sweep();
+        look(&mut engine, now);
         if last {
             break;
         }
