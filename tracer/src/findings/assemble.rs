@@ -191,7 +191,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
     let library = site.and_then(library::library);
     let called_by = match library::callers(&group) {
         callers if library.is_some() && callers.len() > 1 => callers,
-        _ => called_by(&group),
+        _ => library::called_by(&group),
     };
     let mut evidence = judgement.evidence.clone();
     if instances.len() > 1 {
@@ -328,27 +328,6 @@ fn responses(group: &[&Suspect], requests: u64) -> Vec<ResponseCount> {
         })
         .collect();
     all.sort_by_key(|r| (std::cmp::Reverse(r.leaked), r.status));
-    all
-}
-
-/// Callers of all suspects with one id, and what they made.
-fn called_by(group: &[&Suspect]) -> Vec<CalledBy> {
-    let mut all: Vec<CalledBy> = Vec::new();
-    for caller in group.iter().flat_map(|s| &s.called_by) {
-        let same = |known: &&mut CalledBy| {
-            (&known.function, &known.file, known.line)
-                == (&caller.function, &caller.file, caller.line)
-        };
-        match all.iter_mut().find(same) {
-            Some(known) => known.count += caller.count,
-            None => all.push(caller.clone()),
-        }
-    }
-    all.sort_by(|a, b| {
-        b.count
-            .cmp(&a.count)
-            .then_with(|| a.function.cmp(&b.function))
-    });
     all
 }
 

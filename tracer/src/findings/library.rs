@@ -106,6 +106,27 @@ pub fn callers(group: &[&Suspect]) -> Vec<CalledBy> {
     all
 }
 
+/// Callers of all suspects with one id, and what they made.
+pub fn called_by(group: &[&Suspect]) -> Vec<CalledBy> {
+    let mut all: Vec<CalledBy> = Vec::new();
+    for caller in group.iter().flat_map(|s| &s.called_by) {
+        let same = |known: &&mut CalledBy| {
+            (&known.function, &known.file, known.line)
+                == (&caller.function, &caller.file, caller.line)
+        };
+        match all.iter_mut().find(same) {
+            Some(known) => known.count += caller.count,
+            None => all.push(caller.clone()),
+        }
+    }
+    all.sort_by(|a, b| {
+        b.count
+            .cmp(&a.count)
+            .then_with(|| a.function.cmp(&b.function))
+    });
+    all
+}
+
 /// What a finding says of its library; `site` is the application's place, where it is known.
 pub fn sentence(library: &LibrarySite, site: Option<&CallSite>, called_by: &[CalledBy]) -> String {
     let LibrarySite { name, frame } = library;
