@@ -11,7 +11,7 @@
 //!   is the id of the finding.
 
 use serde::{Deserialize, Serialize};
-use tracer_ebpf::{AggKey, ROLE_SERVER, STACK_NONE, STACK_TICKET, Sock};
+use tracer_ebpf::{AggKey, RESPONSE_UPGRADED, ROLE_SERVER, STACK_NONE, STACK_TICKET, Sock};
 
 use super::records::socket_address;
 use crate::model::Family;
@@ -37,7 +37,8 @@ pub struct Facts {
     /// A Go client's connection whose requester was not seen.
     #[serde(default)]
     pub earlier: bool,
-    /// A client's connection with a request behind it that came after others.
+    /// A client's connection with a request behind it that came after others. What follows an
+    /// upgrade is no request.
     #[serde(default)]
     pub reused: bool,
     port: u16,
@@ -77,6 +78,7 @@ impl Facts {
             earlier: false,
             reused: !server
                 && sock.turns > 1
+                && sock.response & RESPONSE_UPGRADED == 0
                 && known.stacks.1 != STACK_NONE
                 && known.request.is_some(),
             port: if server {
