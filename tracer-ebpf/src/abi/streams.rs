@@ -50,10 +50,10 @@ pub struct Http2 {
     pub latest: u32,
     /// Header blocks that were sent since following began, by which a lost one is noticed.
     pub blocks: u32,
-    /// Stack of the call that is looked at, as [`crate::Sock::request_stack`].
-    pub stack: u32,
     /// Nonzero: it speaks HTTP/2, because it began with the preface or many frames fit.
     pub sure: u32,
+    /// Explicit padding.
+    pub pad: u32,
     /// What is received, and what is sent.
     pub flows: [Flow; 2],
 }

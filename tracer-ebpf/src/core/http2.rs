@@ -126,13 +126,23 @@ impl Frame {
 /// The connection's entry, which is made where it is new.
 #[inline(always)]
 fn connection(sk: u64) -> Option<&'static mut Http2> {
-    let sock = entry(sk)?;
-    if let Some(known) = HTTP2.get_ptr_mut(&sk) {
-        // SAFETY: map values stay valid while the program runs; the socket's lock serializes.
-        let known = unsafe { &mut *known };
-        if known.opened_ns == sock.opened_ns {
-            return Some(known);
-        }
+    if make_connection(sk) == 0 {
+        return None;
+    }
+    // SAFETY: map values stay valid while the program runs; the socket's lock serializes.
+    HTTP2.get_ptr_mut(&sk).map(|known| unsafe { &mut *known })
+}
+
+/// Sees to it that the connection has an entry of its own; 0 where there is no room. A global function,
+/// so that its record takes no room on the stack under what the caller calls then.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn make_connection(sk: u64) -> u32 {
+    let Some(sock) = entry(sk) else { return 0 };
+    // SAFETY: a map lookup; the value is not kept.
+    let known = unsafe { HTTP2.get(&sk) };
+    if known.is_some_and(|known| known.opened_ns == sock.opened_ns) {
+        return 1;
     }
     let new = Http2 {
         opened_ns: sock.opened_ns,
@@ -143,10 +153,9 @@ fn connection(sk: u64) -> Option<&'static mut Http2> {
     };
     if HTTP2.insert(&sk, &new, 0).is_err() {
         count(Counter::StreamMapFull);
-        return None;
+        return 0;
     }
-    // SAFETY: as above.
-    HTTP2.get_ptr_mut(&sk).map(|new| unsafe { &mut *new })
+    1
 }
 
 /// Something was not seen, or does not fit: what is known of its streams is of no use any more.
@@ -175,16 +184,16 @@ pub extern "C" fn miss_frames(sk: u64) -> u32 {
 }
 
 /// Takes in the frames of what the current call transferred: `place` has the lane and the number of
-/// bytes; `stack` is that of the request where it was taken already. Nonzero where the connection is
+/// bytes; `stack` is that of the request where it was taken already. What is done for each frame is
+/// called from here, one after the other: the stack has no room for it on top of each other. Nonzero where the connection is
 /// not to be followed any more. A global function, see [`super::transfers::is_stale`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn take_frames(sk: u64, place: u64, stack: u32) -> u32 {
+pub extern "C" fn take_frames(sk: u64, place: u64, mut stack: u32) -> u32 {
     let (lane, bytes) = unpack(place);
     let (Some(connection), Some(scratch)) = (connection(sk), SCRATCH.get_ptr_mut(lane)) else {
         return 1;
     };
-    connection.stack = stack;
     let Some(pieces) = Pieces::current(bytes) else {
         return lose(sk, connection);
     };
@@ -194,6 +203,15 @@ pub extern "C" fn take_frames(sk: u64, place: u64, stack: u32) -> u32 {
     let mut step = 0;
     while step < STEPS {
         answer = take_piece(sk, lane);
+        if answer == FRAME {
+            answer = begin_frame(sk, lane);
+        }
+        if answer == STREAM {
+            if stack == STACK_NONE {
+                stack = capture_stack(sk, connection.opened_ns, u32::from(WHEN_REQUEST), lane);
+            }
+            answer = open_stream(sk, stack);
+        }
         if answer != ON {
             break;
         }
@@ -206,10 +224,13 @@ pub extern "C" fn take_frames(sk: u64, place: u64, stack: u32) -> u32 {
     0
 }
 
-/// Answers of [`take_piece`]: go on, all is taken in, it does not fit.
+/// Answers of what takes in a piece: go on, all is taken in, it does not fit, a frame's header is whole,
+/// and the frame opens a stream.
 const ON: u32 = 0;
 const DONE: u32 = 1;
 const ODD: u32 = 2;
+const FRAME: u32 = 3;
+const STREAM: u32 = 4;
 
 /// Takes in the next piece: the rest of a payload, or a header. A global function, so that it is
 /// verified once.
@@ -269,7 +290,7 @@ pub extern "C" fn take_piece(sk: u64, lane: u32) -> u32 {
         return ON;
     }
     flow.have = 0;
-    begin_frame(sk, lane)
+    FRAME
 }
 
 /// Whether a lane is one of sends: 1, or 0.
@@ -278,7 +299,7 @@ fn sent(lane: u32) -> u32 {
     1 - ((lane - LANE_SENT) & 1)
 }
 
-/// A frame begins, whose header the flow has; [`ODD`] where it can be none. A global function, so
+/// A frame begins, whose header the flow has: [`ON`], [`STREAM`], or [`ODD`] where it can be none. A global function, so
 /// that it is verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -313,7 +334,7 @@ pub extern "C" fn begin_frame(sk: u64, lane: u32) -> u32 {
             connection.blocks += 1;
             if frame.stream & 1 == 1 && frame.stream > connection.latest {
                 connection.latest = frame.stream;
-                open_stream(sk, frame.stream, lane);
+                return STREAM;
             }
         }
         HEADERS | DATA if sent == 0 => {
@@ -334,35 +355,35 @@ pub extern "C" fn begin_frame(sk: u64, lane: u32) -> u32 {
     ON
 }
 
-/// A request opens a stream. A global function, so that it is verified once.
+/// A request opens the connection's latest stream, with this stack. A global function, so that it is
+/// verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn open_stream(sk: u64, stream: u32, lane: u32) -> u32 {
-    let (Some(connection), Some(sock)) = (HTTP2.get_ptr_mut(&sk), entry(sk)) else {
-        return 0;
+pub extern "C" fn open_stream(sk: u64, stack: u32) -> u32 {
+    let (Some(connection), Some(sock)) = (HTTP2.get_ptr(&sk), entry(sk)) else {
+        return ODD;
     };
-    // SAFETY: as in `connection`.
-    let connection = unsafe { &mut *connection };
-    if sock.request_stack & (STACK_GO | STACK_TICKET) == STACK_GO {
-        // who asked is known
-        connection.stack = sock.request_stack;
-    } else if connection.stack == STACK_NONE {
-        connection.stack = capture_stack(sk, sock.opened_ns, u32::from(WHEN_REQUEST), lane);
-    }
+    // who asked a Go program's transport is known
+    let told = sock.request_stack & (STACK_GO | STACK_TICKET) == STACK_GO;
     let value = Stream {
         opened_ns: sock.opened_ns,
         began_ns: now_ns(),
         progress_ns: 0,
-        stack: connection.stack,
+        stack: if told { sock.request_stack } else { stack },
         tgid: sock.tgid,
         state: STREAM_REQUESTED,
         pad: 0,
     };
-    let key = StreamKey { sk, stream, pad: 0 };
+    let key = StreamKey {
+        sk,
+        // SAFETY: a live map value.
+        stream: unsafe { (*connection).latest },
+        pad: 0,
+    };
     if STREAMS.insert(&key, &value, 0).is_err() {
         count(Counter::StreamMapFull);
     }
-    0
+    ON
 }
 
 /// A block with its bytes, as it lies in the ring.
