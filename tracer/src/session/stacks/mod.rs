@@ -6,6 +6,7 @@
 //! when somebody asks for the [`Site`] of a number. The bytes are dropped as soon as they are
 //! unwound.
 
+mod measuring;
 mod quota;
 pub mod saved;
 #[cfg(test)]
@@ -33,7 +34,6 @@ use crate::{
     },
     unwind::{
         cfi::Rules,
-        managed::Walkers,
         modules::{Modules, Process},
         trie::{Forgotten, Learned, Trie},
         walk::{Stop, Unwound, unwind},
@@ -364,37 +364,6 @@ impl Stacks {
             }
         }
         !processes.is_empty()
-    }
-
-    /// Unwinds a copy with the mappings known already and keeps nothing; the number of frames. For
-    /// measurements.
-    pub fn unwind_again(&mut self, copy: &StackCopy, bytes: &[u8]) -> usize {
-        let stack = &bytes[..bytes.len().min(copy.len as usize)];
-        self.modules.process(copy.tgid).map_or(0, |process| {
-            unwind(
-                &**process,
-                &mut self.rules,
-                &mut Walkers::none(),
-                copy,
-                stack,
-            )
-            .frames
-            .len()
-        })
-    }
-
-    /// Names the frames of a stack again and keeps nothing; their number. For measurements.
-    pub fn name_again(&mut self, id: StackId) -> usize {
-        self.records.get(&id).map_or(0, |record| {
-            let site = self.naming.site(
-                record.tgid,
-                &record.frames,
-                record.stop.quality(),
-                record.executable.as_deref(),
-                &mut self.modules,
-            );
-            site.frames.len()
-        })
     }
 
     /// How much of a stack is known, without looking up names.
