@@ -5,6 +5,7 @@
 
 mod backends;
 mod bad_input;
+mod bpffs;
 mod command;
 mod daemon;
 mod doctor;
@@ -28,6 +29,7 @@ mod restart;
 mod scenarios;
 mod scenes;
 mod schema;
+mod secrets;
 mod stacks;
 mod targets;
 mod verdicts;
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         backends::TESTS,
         faults::TESTS,
         restart::TESTS,
+        secrets::TESTS,
         output::TESTS,
         live::TESTS,
         lives::TESTS,

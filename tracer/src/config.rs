@@ -41,6 +41,8 @@ pub struct Config {
     /// Ask Java programs for the names of their compiled code, as `--ask-jvms` does.
     #[serde(default)]
     pub ask_jvms: bool,
+    /// Keep requests as examples, as where nothing is said; `false` as with `--no-examples`.
+    pub examples: Option<bool>,
     /// Findings to hide.
     #[serde(default)]
     pub ignore: Ignore,

@@ -116,7 +116,7 @@ impl AttachArgs {
     }
 }
 
-/// How much to track.
+/// How much to track, and what of it to show.
 #[derive(Debug, Default, Args)]
 pub struct RoomArgs {
     /// Track at most this many sockets at one time; further ones are counted [default: 262144]
@@ -124,6 +124,9 @@ pub struct RoomArgs {
     /// Each takes about 180 bytes of kernel memory from the start, used or not.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_SOCKETS))]
     pub max_sockets: Option<u32>,
+    /// Keep no requests as examples, only routes: /users/{}/orders, not /users/alice/orders
+    #[arg(long)]
+    pub no_examples: bool,
 }
 
 /// Most that can be asked for; about 3 GB of kernel memory.

@@ -35,6 +35,16 @@ pub fn load(path: &Path) -> Result<Report, Failure> {
     Ok(report)
 }
 
+/// What of a result is kept for later: no examples of requests.
+#[must_use]
+pub fn kept(report: &Report) -> Report {
+    let mut kept = report.clone();
+    for finding in kept.findings.iter_mut().chain(&mut kept.resolved) {
+        finding.remote.examples.clear();
+    }
+    kept
+}
+
 /// Compares `now` with `then`.
 #[must_use]
 pub fn compare(now: &Report, then: &Report, file: &str) -> Comparison {
@@ -123,6 +133,18 @@ mod tests {
         assert_eq!(comparison.faster, ["up"]);
         assert_eq!(comparison.slower, ["down"]);
         assert_eq!(comparison.unchanged, ["same", "flat"]);
+    }
+
+    #[test]
+    fn no_examples_are_kept() {
+        let mut report = samples::report();
+        report.resolved = report.findings.clone();
+        assert!(!report.findings[0].remote.examples.is_empty());
+        let kept = kept(&report);
+        for finding in kept.findings.iter().chain(&kept.resolved) {
+            assert_eq!(finding.remote.examples, [""; 0]);
+            assert_eq!(finding.id, report.findings[0].id);
+        }
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
         rules: config.rules(),
         debug_directories: config.debug_directories,
         ask_jvms: args.ask_jvms || config.ask_jvms,
+        examples: !args.room.no_examples && config.examples.unwrap_or(true),
         trace_syscalls: args.attach.trace_syscalls(),
         btf: args.attach.btf.clone(),
         pin: None,
@@ -113,7 +114,7 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
         }
     };
     if let Some(file) = save_file {
-        file.write(&json(&report)?)?;
+        file.write(&json(&baseline::kept(&report))?)?;
     }
     write(&report, args, report_file, own_status.is_some())?;
     if let Ended::Broken(message) = &ended {

@@ -59,6 +59,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             rules,
             debug_directories: config.debug_directories,
             ask_jvms: args.ask_jvms || config.ask_jvms,
+            examples: !args.room.no_examples && config.examples.unwrap_or(true),
             trace_syscalls: args.attach.trace_syscalls(),
             btf: args.attach.btf.clone(),
             pin: args.pin.clone().or(config.pin),
@@ -110,8 +111,22 @@ mod tests {
         assert_eq!(from_args.listen.unwrap().to_string(), "[::1]:1");
         assert_eq!(from_args.socket, PathBuf::from("/run/b.sock"));
         let nothing = settings(&parse(&[])).unwrap();
+        assert!(nothing.options.examples && from_args.options.examples);
         assert_eq!(nothing.listen, None);
         assert_eq!(nothing.socket, PathBuf::from(SOCKET_DEFAULT));
+    }
+
+    #[test]
+    fn either_of_them_does_without_examples() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "examples = false\n").unwrap();
+        let config = file.path().to_str().unwrap();
+        for args in [&["--config", config][..], &["--no-examples"]] {
+            assert!(
+                !settings(&parse(args)).unwrap().options.examples,
+                "{args:?}"
+            );
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod routes;
 mod url;
 
 pub use http2::{Block as Http2Block, Requests as Http2Requests};
-pub use redact::redact_target;
+pub use redact::{VARIABLE, redact_target};
 pub use request::{Request, RequestHead};
 pub use routes::Routes;
 pub use url::{Scheme, example, is_ip_literal, origin, template, url};

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 /// Stands for a query value or for whatever was cut off.
 pub(super) const HIDDEN: &str = "…";
 /// Stands for a path segment that varies or may be secret.
-pub(super) const VARIABLE: &str = "{}";
+pub const VARIABLE: &str = "{}";
 /// Keys kept of one query.
 const QUERY_KEYS_MAX: usize = 16;
 /// Path segments kept of one target.

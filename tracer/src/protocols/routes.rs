@@ -206,6 +206,20 @@ impl Routes {
         self.routes.iter().any(|route| route.takes(&new))
     }
 
+    /// The path of the route that a redacted target is of, without a query, and with the number of
+    /// its variable segments.
+    #[must_use]
+    pub fn path_of(&self, target: &str) -> Option<(String, usize)> {
+        let new = Route::of(target, 0);
+        let known = self.routes.iter().find(|route| route.takes(&new))?;
+        let variable = |segment: &&Segment| **segment == Segment::Variable;
+        let path = Route {
+            query: None,
+            ..known.clone()
+        };
+        Some((path.text(), known.segments.iter().filter(variable).count()))
+    }
+
     /// The most frequent route.
     #[must_use]
     pub fn main(&self) -> Option<String> {
@@ -240,6 +254,24 @@ mod tests {
             all,
             [("/covers/{}".to_owned(), 4), ("/health".to_owned(), 1)]
         );
+    }
+
+    #[test]
+    fn a_target_is_of_the_route_that_takes_it() {
+        let mut routes = Routes::default();
+        for target in [
+            "/c/spring",
+            "/c/autumn",
+            "/c/winter",
+            "/c/summer",
+            "/health",
+        ] {
+            routes.add(target, 1);
+        }
+        let path = |target| routes.path_of(target);
+        assert_eq!(path("/c/dawn?size=…"), Some(("/c/{}".to_owned(), 1)));
+        assert_eq!(path("/health"), Some(("/health".to_owned(), 0)));
+        assert_eq!(path("/other"), None);
     }
 
     #[test]

@@ -71,7 +71,6 @@ pub struct SavedCohort {
     site_of: StackOf,
     opener: Option<Site>,
     remote: Remote,
-    examples: Vec<String>,
     callers: Vec<Caller>,
     routes: Vec<(String, u64)>,
 }
@@ -143,6 +142,24 @@ fn host_name(remote: &Remote) -> Option<String> {
     // over a UNIX socket a client has to name some host, and any will do
     (remote.family != Family::Unix && !host.is_empty() && !protocols::is_ip_literal(host))
         .then(|| host.to_ascii_lowercase())
+}
+
+/// The remote end with the route that most requests ask for in place of the first one's; without any
+/// where none was learned, as of what populations are parts of.
+fn kept_remote(entry: &Entry) -> Remote {
+    let mut remote = entry.cohort.remote.as_ref().clone();
+    if let Some(url) = &remote.url {
+        let scheme = match url.starts_with("https") {
+            true => protocols::Scheme::Https,
+            false => protocols::Scheme::Http,
+        };
+        let (family, address, host) = (remote.family, &remote.address, remote.host.as_deref());
+        remote.url = Some(match entry.routes.main() {
+            Some(route) => protocols::url(scheme, family, address, host, &route),
+            None => protocols::origin(scheme, family, address, host),
+        });
+    }
+    remote
 }
 
 impl Cohorts {
@@ -360,15 +377,13 @@ impl Cohorts {
         self.entries.get(&id)
     }
 
-    /// Keeps a request as an example.
-    pub fn add_example(&mut self, id: CohortId, example: impl FnOnce() -> String) {
+    /// Keeps a request as an example, where there is one.
+    pub fn add_example(&mut self, id: CohortId, example: impl FnOnce() -> Option<String>) {
         if let Some(entry) = self.entries.get_mut(&id)
             && entry.examples.len() < EXAMPLES_MAX
         {
-            let example = example();
-            if !entry.examples.contains(&example) {
-                entry.examples.push(example);
-            }
+            let example = example().filter(|example| !entry.examples.contains(example));
+            entry.examples.extend(example);
         }
     }
 
@@ -387,8 +402,7 @@ impl Cohorts {
             site: cohort.site.as_deref().cloned(),
             site_of: cohort.site_of,
             opener: cohort.opener.as_deref().cloned(),
-            remote: cohort.remote.as_ref().clone(),
-            examples: entry.examples.clone(),
+            remote: kept_remote(entry),
             callers: entry.callers.clone(),
             routes: entry.routes.all(),
         })
@@ -419,7 +433,7 @@ impl Cohorts {
             let entry = Entry {
                 cohort,
                 identity: saved.identity,
-                examples: saved.examples,
+                examples: Vec::new(),
                 callers: saved.callers,
                 routes,
                 authorities: 0,

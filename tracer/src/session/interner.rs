@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use crate::protocols::{Request, template};
+use crate::protocols::{Request, VARIABLE, template};
 
 /// Most values kept as they are.
 const INTERNED_MAX: usize = 65_536;
@@ -15,6 +15,10 @@ pub struct Interner<T> {
     numbers: HashMap<T, u32>,
     values: Vec<T>,
     refused: u64,
+    /// Of requests, their routes only.
+    pub routes_only: bool,
+    /// Values with lower numbers are an earlier interner's.
+    restored: u32,
 }
 
 impl<T> Default for Interner<T> {
@@ -23,6 +27,8 @@ impl<T> Default for Interner<T> {
             numbers: HashMap::new(),
             values: Vec::new(),
             refused: 0,
+            routes_only: false,
+            restored: 0,
         }
     }
 }
@@ -59,6 +65,7 @@ impl<T: Clone + Eq + Hash> Interner<T> {
     /// Values that had these numbers in an earlier interner.
     pub fn restore(&mut self, values: Vec<T>) {
         self.numbers = (values.iter().cloned()).zip(0..).collect();
+        self.restored = u32::try_from(values.len()).unwrap_or(u32::MAX);
         self.values = values;
     }
 
@@ -69,10 +76,23 @@ impl<T: Clone + Eq + Hash> Interner<T> {
 }
 
 impl Interner<Request> {
+    /// Whether a request may be one that was made; of those of an earlier session only routes are
+    /// known.
+    pub fn is_exact(&self, request: &Request) -> bool {
+        let earlier = |&number: &u32| number < self.restored;
+        let route =
+            request.target.contains(VARIABLE) && self.numbers.get(request).is_some_and(earlier);
+        !self.routes_only && !route
+    }
+
     /// The number of a request. When there are too many different ones, those to come are known by
     /// their URL template, which is all that findings are told apart by.
     pub fn number_of(&mut self, request: &Request) -> Option<u32> {
-        let number = self.number(request).or_else(|| {
+        let number = match self.routes_only {
+            true => None,
+            false => self.number(request),
+        };
+        let number = number.or_else(|| {
             let shared = Request {
                 target: template(&request.target),
                 ..request.clone()
@@ -114,5 +134,38 @@ mod tests {
         assert!(one.is_some());
         assert_eq!(one, interner.number_of(&request(super::INTERNED_MAX + 2)));
         assert_eq!(interner.refused(), 0);
+    }
+
+    #[test]
+    fn the_routes_of_an_earlier_session_are_no_requests() {
+        let mut interner = Interner::default();
+        let request = |target: &str| Request {
+            method: "GET".to_owned(),
+            target: target.to_owned(),
+            host: None,
+            scheme: Scheme::Http,
+        };
+        interner.restore(vec![request("/prices/{}"), request("/health")]);
+        assert!(!interner.is_exact(&request("/prices/{}")));
+        assert!(interner.is_exact(&request("/health")));
+        assert!(interner.is_exact(&request("/prices/17")));
+        interner.routes_only = true;
+        assert!(!interner.is_exact(&request("/prices/17")));
+    }
+
+    #[test]
+    fn where_asked_only_routes_are_kept() {
+        let mut interner = Interner {
+            routes_only: true,
+            ..Interner::default()
+        };
+        let request = Request {
+            method: "GET".to_owned(),
+            target: "/v1/prices/4711?page=…".to_owned(),
+            host: None,
+            scheme: Scheme::Http,
+        };
+        assert_eq!(interner.number_of(&request), Some(0));
+        assert_eq!(interner.values()[0].target, "/v1/prices/{}?page=…");
     }
 }

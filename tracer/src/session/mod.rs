@@ -102,6 +102,8 @@ pub struct Options {
     pub debug_directories: Vec<PathBuf>,
     /// Ask Java programs for the names of their compiled code.
     pub ask_jvms: bool,
+    /// Keep requests as examples; else their routes only.
+    pub examples: bool,
     /// Kernel type information to use in place of `/sys/kernel/btf/vmlinux`.
     pub btf: Option<PathBuf>,
     /// Directory on a BPF file system where maps and links are kept beyond the end of this
@@ -234,7 +236,7 @@ impl Session {
             watch: Watch::new(target),
             paths: CallPaths::new(ring, stacks),
             processes: Processes::default(),
-            requests: Requests::default(),
+            requests: Requests::new(options.examples),
             streams,
             sockets: Sockets::default(),
             runtimes,

@@ -24,6 +24,19 @@ pub struct Requests {
 }
 
 impl Requests {
+    /// None yet; of those to come, `examples` are kept, or their routes only.
+    pub fn new(examples: bool) -> Requests {
+        let mut requests = Requests::default();
+        requests.interner.routes_only = !examples;
+        requests
+    }
+
+    /// A request as an example, unless there are to be none, or only its route is known.
+    pub fn example(&self, family: Family, address: &str, request: &Request) -> Option<String> {
+        let exact = self.interner.is_exact(request);
+        exact.then(|| shown(family, address, request))
+    }
+
     /// Takes in the heads that came since the last sweep; `true` where the kernel must keep them
     /// until what they say is saved ([`Requests::forget_heads`]).
     ///

@@ -1,7 +1,9 @@
 //! What a session knows, in a form that outlives it: beside pinned maps, for the next daemon.
 //!
-//! It holds nothing that reports don't show: names, numbers, and requests that are redacted
-//! already. Sockets themselves are in the kernel's maps.
+//! It holds nothing that reports don't show: names, numbers, and the routes of requests, but no
+//! request as it was made. Sockets themselves are in the kernel's maps.
+
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use tracer_ebpf::AggKey;
@@ -18,11 +20,11 @@ use crate::{
     kernel::{pins::Pins, probes::Probes},
     model::{CohortId, Ended, Process},
     procs::clock::{Clock, monotonic_ns, thread_cpu_ns},
-    protocols::Request,
+    protocols::{Request, template},
 };
 
 /// Changes with every change of meaning that an older or newer reader would get wrong.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Cohorts kept, those with most open connections first.
 const COHORTS_MAX: usize = 1024;
 /// Choices of cohorts kept.
@@ -47,6 +49,7 @@ struct Saved {
     healed: u64,
     stacks: Vec<SavedStack>,
     tickets: Vec<(u64, u32, u32)>,
+    /// Requests by number, with routes as targets.
     requests: Vec<Request>,
     live: Vec<(u64, u32, u32)>,
     people: Vec<Process>,
@@ -139,7 +142,7 @@ impl Kept<'_> {
             healed: sockets.healed,
             stacks: self.paths.stacks.save(),
             tickets: self.paths.pending.save(),
-            requests: self.requests.interner.values().to_vec(),
+            requests: self.routes(),
             live: self.requests.latest.save(),
             people: self.processes.save(),
             chosen: (sockets.chosen().filter(|(_, id)| kept(id)))
@@ -159,6 +162,42 @@ impl Kept<'_> {
                 .filter_map(|&id| Some((id, sockets.cohorts.save(id)?, engine.save_cohort(id))))
                 .collect(),
         }
+    }
+
+    /// The requests by number, each with the route that its population learned of it; where
+    /// populations differ, with that which says most.
+    fn routes(&self) -> Vec<Request> {
+        let requests = &self.requests.interner;
+        let mut learned: HashMap<u32, (usize, String)> = HashMap::new();
+        for (facts, id) in self.sockets.chosen() {
+            let request = facts.request.and_then(|number| {
+                let request = requests.value(number)?;
+                Some((number, &request.target))
+            });
+            let (Some((number, target)), Some(entry)) = (request, self.sockets.cohorts.get(*id))
+            else {
+                continue;
+            };
+            if let Some((path, variable)) = entry.routes.path_of(target) {
+                let route = (variable, path);
+                let known = learned.entry(number).or_insert_with(|| route.clone());
+                if route < *known {
+                    *known = route;
+                }
+            }
+        }
+        let with_route = |(number, request): (u32, &Request)| {
+            let mut target = template(&request.target);
+            if let Some((_, path)) = learned.remove(&number) {
+                let query = target.find('?').map_or("", |at| &target[at..]);
+                target = format!("{path}{query}");
+            }
+            Request {
+                target,
+                ..request.clone()
+            }
+        };
+        (0..).zip(requests.values()).map(with_route).collect()
     }
 
     /// Takes over what an earlier session saved; `false` when there is nothing that can be read.

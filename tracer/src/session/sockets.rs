@@ -499,8 +499,9 @@ impl Sockets {
             role,
         })?;
         if let Some(request) = request.filter(|r| !r.method.is_empty()) {
-            self.cohorts
-                .add_example(cohort, || requests::shown(family, &address, &request));
+            self.cohorts.add_example(cohort, || {
+                beside.requests.example(family, &address, &request)
+            });
         }
         self.ends.belongs(facts.aggregate(), cohort);
         Some(cohort)

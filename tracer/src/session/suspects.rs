@@ -10,7 +10,6 @@ use tracer_ebpf::STACK_NONE;
 use super::{
     beside::Beside,
     cohorts::{self, Cohorts},
-    requests,
     survey::{Members, Survey},
 };
 use crate::{
@@ -110,10 +109,8 @@ impl Names<'_> {
             } else {
                 Family::Tcp4
             };
-            let example = requests::shown(family, &address, request);
-            if !examples.contains(&example) {
-                examples.push(example);
-            }
+            let example = self.beside.requests.example(family, &address, request);
+            examples.extend(example.filter(|example| !examples.contains(example)));
             if examples.len() == EXAMPLES_MAX {
                 break;
             }

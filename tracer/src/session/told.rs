@@ -226,7 +226,9 @@ fn stream_cohort(
         role: Role::Client,
     });
     if let Some(cohort) = cohort {
-        cohorts.add_example(cohort, || requests::shown(family, &address, request));
+        cohorts.add_example(cohort, || {
+            beside.requests.example(family, &address, request)
+        });
     }
     Ok(cohort)
 }

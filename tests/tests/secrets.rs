@@ -1,0 +1,224 @@
+//! What programs send may be secret: of userinfo, query values, tokens in paths, headers and bodies
+//! nothing is in any output, file, log, metric or pinned map.
+
+use std::{fs, path::Path, process::Command, thread};
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+use tracer_tests::{
+    fixtures,
+    host::{self, seconds},
+    pinned,
+    program::Program,
+    tests, tracer, wait,
+};
+
+use crate::{bpffs::BpfFs, scenes};
+
+tests![
+    no_report_and_no_file_tells_a_secret,
+    no_daemon_and_no_pin_tells_a_secret,
+    only_reports_have_examples,
+];
+
+/// Bytes of a secret in a row that nobody may see.
+const TELLING: usize = 8;
+/// Seconds that are watched.
+const WATCH: u64 = 12;
+
+/// A program with a secret, and its server.
+struct Canary {
+    program: Program,
+    secret: String,
+    _server: Program,
+}
+
+impl Canary {
+    fn start() -> Result<Canary> {
+        host::require_root()?;
+        let (interpreter, path) = fixtures::python("secrets.py")?;
+        let (server, address) = scenes::server("http", "127.0.0.1:0")?;
+        let mut command = Command::new(interpreter);
+        command.arg(path).args([&*address, "5", "900", "leak"]);
+        let mut program = Program::start(&mut command)?;
+        let secret = secret()?;
+        program.write(&format!("{secret}\n"))?;
+        program.line("READY", seconds(20))?;
+        Ok(Canary {
+            program,
+            secret,
+            _server: server,
+        })
+    }
+
+    /// Holds that nothing of the secret is in what `what` names.
+    fn unseen(&self, what: &str, bytes: &[u8]) -> Result<()> {
+        for part in self.secret.as_bytes().windows(TELLING) {
+            let found = bytes.windows(TELLING).position(|window| window == part);
+            if let Some(at) = found {
+                let around = &bytes[at.saturating_sub(60)..(at + 60).min(bytes.len())];
+                let around = String::from_utf8_lossy(around);
+                anyhow::bail!("{what} has `{}`: …{around}…", self.secret);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// 24 letters and digits that nobody can guess.
+fn secret() -> Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    let letters: String = text.chars().filter(char::is_ascii_alphanumeric).collect();
+    Ok(letters.get(..24).context("a UUID")?.to_owned())
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn no_report_and_no_file_tells_a_secret() -> Result<()> {
+    let canary = Canary::start()?;
+    let pid = canary.program.pid().to_string();
+    let directory = TempDir::new()?;
+    let [baseline, recording] = ["base.json", "canary.rec"].map(|name| directory.path().join(name));
+    let (saved, recorded) = (text(&baseline), text(&recording));
+    let time = format!("{}s", seconds(WATCH).as_secs());
+    // one after the other watches the same, so side by side
+    let forms: [&[&str]; 4] = [
+        &["check", "-o", "json", "--save", &saved],
+        &["check", "--verbose"],
+        &["check", "--no-examples", "-o", "json"],
+        &["record", &recorded, "--all-frames", "--full-paths"],
+    ];
+    let mut running = Vec::new();
+    for form in forms {
+        let mut command = tracer::command(&[form, &["--pid", &pid, "-d", &time]].concat())?;
+        running.push(Program::start(command.env("TRACER_LOG", "debug"))?);
+    }
+    let mut id = None;
+    for (form, program) in forms.iter().zip(running) {
+        let ended = program.end(seconds(WATCH + 60))?;
+        ensure!(ended.code() == 0, "{form:?}: {}", ended.stderr);
+        ensure!(
+            ended.stdout.contains("call_with_secret"),
+            "{form:?}: {}",
+            ended.stdout
+        );
+        let what = form.join(" ");
+        canary.unseen(&what, ended.stdout.as_bytes())?;
+        canary.unseen(&what, ended.stderr.as_bytes())?;
+        if form.contains(&"json") {
+            let report = tracer::Report::parse(&ended.stdout)?;
+            report.expect_verdict("leak")?;
+            let finding = report.only()?.clone();
+            let examples = finding["remote"]["examples"]
+                .as_array()
+                .context("examples")?;
+            let wanted = !form.contains(&"--no-examples");
+            ensure!(examples.is_empty() != wanted, "{form:?}: {finding:#}");
+            let url = finding["remote"]["url"].as_str().context("a URL")?;
+            ensure!(url.ends_with("/v1/keys/{}/items/{}?token=…"), "{url}");
+            id = finding["id"].as_str().map(str::to_owned);
+        }
+    }
+    canary.unseen("the baseline", &fs::read(&baseline)?)?;
+    canary.unseen("the recording", &fs::read(&recording)?)?;
+    let id = id.context("no finding")?;
+    for arguments in [
+        &["describe", &id, "--markdown", "--from", &recorded][..],
+        &["describe", &id, "-o", "json", "--from", &recorded],
+        &["replay", &recorded, "-o", "json"],
+    ] {
+        let ended = tracer::run(arguments, seconds(60))?;
+        ensure!(ended.code() == 0, "{arguments:?}: {}", ended.stderr);
+        canary.unseen(&arguments.join(" "), ended.stdout.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn no_daemon_and_no_pin_tells_a_secret() -> Result<()> {
+    let bpffs = BpfFs::mount()?;
+    let canary = Canary::start()?;
+    let daemon = bpffs.daemon_with(canary.program.pid(), &[], |command| {
+        command.env("TRACER_LOG", "debug");
+    })?;
+    let id = wait::for_value("the leak to be found", seconds(60), || {
+        let report = daemon.report()?;
+        if report.verdict() != "leak" {
+            return Ok(None);
+        }
+        Ok(report.only()?["id"].as_str().map(str::to_owned))
+    })?;
+    for arguments in [
+        &["top"][..],
+        &["top", "-o", "wide"],
+        &["top", "-o", "json"],
+        &["top", "-o", "jsonl"],
+        &["top", "-o", "csv"],
+        &["describe", &id],
+        &["describe", &id, "--markdown"],
+        &["describe", &id, "-o", "json"],
+        &["connections"],
+        &["connections", "-o", "json"],
+        &["connections", "-o", "csv"],
+        &["doctor", "-o", "json"],
+    ] {
+        let ended = tracer::run(
+            &[arguments, &["--endpoint", daemon.socket()]].concat(),
+            seconds(60),
+        )?;
+        ensure!(ended.code() == 0, "{arguments:?}: {}", ended.stderr);
+        canary.unseen(&arguments.join(" "), ended.stdout.as_bytes())?;
+    }
+    canary.unseen("metrics", daemon.metrics()?.as_bytes())?;
+    // what came last is taken in, saved, and let go of; the program asks for nothing meanwhile
+    canary.program.signal(libc::SIGSTOP)?;
+    thread::sleep(seconds(10));
+    let maps = pinned::contents(&bpffs.outside())?;
+    canary.program.signal(libc::SIGCONT)?;
+    ensure!(maps.len() > 5, "{} pinned maps", maps.len());
+    for (name, bytes) in &maps {
+        canary.unseen(name, bytes)?;
+    }
+    canary.unseen("the log", daemon.program.stderr().as_bytes())
+}
+
+/// The words of a path may be a secret that nobody can tell from a name: what outlives a watch has
+/// none but those that all requests have.
+fn only_reports_have_examples() -> Result<()> {
+    let bpffs = BpfFs::mount()?;
+    let scene = scenes::python("words.py", "http", 10, 900, "leak")?;
+    let program = &scene.program;
+    let pid = program.pid();
+    let directory = TempDir::new()?;
+    let saved = text(&directory.path().join("base.json"));
+    let time = format!("{}s", seconds(WATCH).as_secs());
+    let pid_text = pid.to_string();
+    let arguments = [
+        "check", "--save", &saved, "-o", "json", "-d", &time, "--pid", &pid_text,
+    ];
+    let check = tracer::start(&arguments)?;
+    let daemon = bpffs.daemon(pid, &[])?;
+    let words = ["lemon", "tulip", "amber", "cedar"];
+    let has = |text: &str| words.iter().any(|word| text.contains(word));
+    wait::until("the leak with its examples", seconds(60), || {
+        let report = daemon.report()?;
+        Ok(report.verdict() == "leak" && has(&report.0.to_string()))
+    })?;
+    let ended = check.end(seconds(WATCH + 60))?;
+    ensure!(has(&ended.stdout), "{}", ended.stdout);
+    let kept = fs::read_to_string(&saved)?;
+    ensure!(kept.contains("/covers/{}") && !has(&kept), "{kept}");
+    program.signal(libc::SIGSTOP)?;
+    thread::sleep(seconds(10));
+    let maps = pinned::contents(&bpffs.outside())?;
+    program.signal(libc::SIGCONT)?;
+    for (name, bytes) in &maps {
+        let text = String::from_utf8_lossy(bytes);
+        let at = words.iter().find_map(|word| text.find(word));
+        let around = at.map(|at| text[at.saturating_sub(200)..].chars().take(300).collect());
+        let around: String = around.unwrap_or_default();
+        ensure!(!has(&text), "{name} has words of paths: {around}");
+    }
+    Ok(())
+}
