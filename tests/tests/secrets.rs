@@ -36,7 +36,7 @@ struct Canary {
 impl Canary {
     fn start() -> Result<Canary> {
         host::require_root()?;
-        let (interpreter, path) = fixtures::python("secrets.py")?;
+        let (interpreter, path) = fixtures::python("canary.py")?;
         let (server, address) = scenes::server("http", "127.0.0.1:0")?;
         let mut command = Command::new(interpreter);
         command.arg(path).args([&*address, "5", "900", "leak"]);
