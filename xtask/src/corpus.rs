@@ -52,7 +52,7 @@ pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
                 "--quiet",
                 "corpus::histories",
             ])
-            .args(["--", "--include-ignored", "--nocapture"]);
+            .args(["--", "--nocapture"]);
         sh::run(&mut command)?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -5,9 +5,13 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, builder::PossibleValuesParser};
 
 mod recordings;
+mod report;
 
-pub use self::recordings::{Record, Replay};
-use super::{Failure, client::Endpoint, stack::Frames, units};
+pub use self::{
+    recordings::{Record, Replay},
+    report::{FrameArgs, ReportArgs},
+};
+use super::{Failure, client::Endpoint, units};
 use crate::{
     engine::kinds,
     kernel::plan::{BACKENDS, SYSCALLS},
@@ -132,28 +136,6 @@ pub struct RoomArgs {
 /// Most that can be asked for; about 3 GB of kernel memory.
 const MOST_SOCKETS: i64 = 1 << 24;
 
-/// Which frames of stacks to show.
-#[derive(Debug, Default, Args)]
-pub struct FrameArgs {
-    /// Show every frame of stacks: those of libraries, the interpreter and the runtime, too
-    #[arg(long)]
-    pub all_frames: bool,
-    /// Show paths as the build recorded them, not only what tells files apart
-    #[arg(long)]
-    pub full_paths: bool,
-}
-
-impl FrameArgs {
-    /// The same for whoever draws stacks.
-    #[must_use]
-    pub fn frames(&self) -> Frames {
-        Frames {
-            all: self.all_frames,
-            full_paths: self.full_paths,
-        }
-    }
-}
-
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
@@ -166,18 +148,9 @@ pub struct Check {
     /// End the watch as soon as a leak of high confidence is found
     #[arg(long)]
     pub until_found: bool,
-    /// Form of the report
-    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
-    pub output: ReportForm,
-    /// Show everything that is known of each finding
-    #[arg(short, long)]
-    pub verbose: bool,
-    /// Which frames.
+    /// What to show of the report.
     #[command(flatten)]
-    pub frames: FrameArgs,
-    /// Let the exit status tell the verdict: 4 for leaks, 5 for inconclusive
-    #[arg(long)]
-    pub exit_code: bool,
+    pub shown: ReportArgs,
     /// Compare with a result kept by --save: which findings are new, gone, slower, faster
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub baseline: Option<PathBuf>,
@@ -511,7 +484,7 @@ mod tests {
         );
         let command = check(&["--user", "nobody", "--", "curl", "-o", "json", "--pid"]);
         assert_eq!(command.command, ["curl", "-o", "json", "--pid"]);
-        assert_eq!(command.output, ReportForm::Table);
+        assert_eq!(command.shown.output, ReportForm::Table);
         assert!(check(&[]).command.is_empty());
     }
 

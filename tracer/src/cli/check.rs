@@ -4,10 +4,9 @@ use std::{num::NonZeroU32, path::Path, time::Duration};
 
 use super::{
     Failure, STATUS_FAILURE, STATUS_INCONCLUSIVE, STATUS_LEAK,
-    args::{Check, ReportForm},
+    args::{Check, ReportArgs, ReportForm},
     baseline,
     command::{Gated, Running},
-    finding::{Detail, Style},
     output,
     output::{OutputFile, Paint},
     preflight,
@@ -123,7 +122,7 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
     }
     Ok(exit_status(
         baseline::verdict(&report),
-        args.exit_code,
+        args.shown.exit_code,
         own_status,
     ))
 }
@@ -205,6 +204,17 @@ pub fn json(report: &Report) -> Result<String, Failure> {
     Ok(text)
 }
 
+/// The report in the form that was asked for.
+///
+/// # Errors
+/// [`Failure`] where it can't be written so.
+pub fn rendered(report: &Report, args: &ReportArgs, paint: Paint) -> Result<String, Failure> {
+    match args.output {
+        ReportForm::Json => json(report),
+        ReportForm::Table => Ok(text::report(report, args.style(paint))),
+    }
+}
+
 fn write(
     report: &Report,
     args: &Check,
@@ -216,19 +226,7 @@ fn write(
         (None, true) => Paint::on(&std::io::stderr()),
         (None, false) => Paint::on(&std::io::stdout()),
     };
-    let style = Style {
-        paint,
-        width: output::width(),
-        detail: match args.verbose {
-            true => Detail::Full,
-            false => Detail::Short,
-        },
-        frames: args.frames.frames(),
-    };
-    let text = match args.output {
-        ReportForm::Json => json(report)?,
-        ReportForm::Table => text::report(report, style),
-    };
+    let text = rendered(report, &args.shown, paint)?;
     match file {
         Some(file) => file.write(&text),
         None if with_command => {

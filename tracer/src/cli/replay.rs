@@ -8,9 +8,7 @@ use super::{
     Failure,
     args::{Replay, ReportForm},
     baseline, check,
-    finding::{Detail, Style},
     output::{self, Paint, clean},
-    text,
 };
 use crate::{
     config::Config,
@@ -29,26 +27,15 @@ pub fn run(args: &Replay) -> Result<u8, Failure> {
     };
     let Replayed { header, mut report } = read(&args.file)?;
     config.ignore.apply(&mut report);
-    match args.output {
-        ReportForm::Json => output::print(&check::json(&report)?)?,
-        ReportForm::Table => {
-            let (version, target) = (clean(&header.tracer), clean(&header.target));
-            output::note(&format!("recorded by tracer {version}, watching {target}"));
-            let style = Style {
-                paint: Paint::on(&std::io::stdout()),
-                width: output::width(),
-                detail: match args.verbose {
-                    true => Detail::Full,
-                    false => Detail::Short,
-                },
-                frames: args.frames.frames(),
-            };
-            output::print(&text::report(&report, style))?;
-        }
+    if args.shown.output == ReportForm::Table {
+        let (version, target) = (clean(&header.tracer), clean(&header.target));
+        output::note(&format!("recorded by tracer {version}, watching {target}"));
     }
+    let paint = Paint::on(&std::io::stdout());
+    output::print(&check::rendered(&report, &args.shown, paint)?)?;
     Ok(check::exit_status(
         baseline::verdict(&report),
-        args.exit_code,
+        args.shown.exit_code,
         None,
     ))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
-use super::{Check, FrameArgs, ReportForm};
+use super::{Check, ReportArgs};
 
 /// Arguments of `record`.
 #[derive(Debug, Args)]
@@ -24,18 +24,9 @@ pub struct Replay {
     /// The recording
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
-    /// Form of the report
-    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
-    pub output: ReportForm,
-    /// Show everything that is known of each finding
-    #[arg(short, long)]
-    pub verbose: bool,
-    /// Which frames.
+    /// What to show of the report.
     #[command(flatten)]
-    pub frames: FrameArgs,
-    /// Let the exit status tell the verdict: 4 for leaks, 5 for inconclusive
-    #[arg(long)]
-    pub exit_code: bool,
+    pub shown: ReportArgs,
     /// Read this configuration (TOML) for the findings to hide
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,

@@ -386,7 +386,6 @@ impl Score {
 }
 
 #[test]
-#[ignore = "takes a minute: cargo xtask corpus --histories"]
 fn hours_are_judged_right() {
     let mut score = Score::default();
     for made in MADE {
