@@ -6,15 +6,18 @@ use tracer_ebpf::{
 
 use super::{
     capture::capture_stack,
-    kernel::Address,
+    kernel::{AF_UNIX, Address, Object, family},
     maps::{LANE_ACCEPT, LANE_UNIX},
     mptcp,
     sockets::{
-        ESTABLISHED, entry, insert, insert_again, listener_is_known, opened_now, read_addresses,
+        ESTABLISHED, LISTEN, SYS_CONNECT, entry, insert, insert_again, listener_is_known,
+        opened_now, read_addresses,
     },
-    task::{active, current_is_target, current_tgid},
+    syscalls::socket,
+    task::{active, current_is_target, current_syscall, current_tgid, first_argument},
     transfers,
 };
+use crate::offset;
 
 /// `accept` gives `sk` to the current process; 0 where it failed.
 #[inline(always)]
@@ -53,10 +56,24 @@ pub fn unix_opened(sk: Address, result: i32) -> u32 {
     unix_opened_for(sk, STACK_NONE)
 }
 
+/// A socket became readable: a UNIX listener, where the current process has connected to it. The
+/// connection stands in the listener's queue then, and its own end is what the call is about.
+#[inline(always)]
+pub fn unix_queued(listener: impl Object) -> u32 {
+    if family(listener) != AF_UNIX || listener.get::<u8>(offset!(skc_state)) != LISTEN {
+        return 0;
+    }
+    if current_syscall() != SYS_CONNECT {
+        return 0;
+    }
+    unix_opened_for(socket(first_argument() as i32), STACK_NONE)
+}
+
 /// The same, for whoever has this stack; [`STACK_NONE`]: for the current function.
 #[inline(always)]
 pub fn unix_opened_for(sk: Address, stack: u32) -> u32 {
-    if sk == 0 || !active() || entry(sk).is_some() || !transfers::first_seen(sk, true) {
+    let is_known = || entry(sk).is_some_and(|known| transfers::is_stale(sk, known.inode) == 0);
+    if sk == 0 || !active() || is_known() || !transfers::first_seen(sk, true) {
         return 0;
     }
     let Some(sock) = entry(sk) else { return 0 };

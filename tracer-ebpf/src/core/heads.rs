@@ -121,8 +121,6 @@ pub extern "C" fn keep_head(sk: u64, turn: u32, place: u64, kept: u64) -> u64 {
         let hello = other == HEADS_TLS && first && keep_hello(sk, lane, buffer.at, buffer.len) != 0;
         return kept | pack(u32::from(hello) * u32::from(HEADS_FIRST), 0);
     }
-    let says = u32::from(response) << HEADS_BITS | u32::from(HEADS_HTTP);
-    let kept = kept | pack(says, 0);
     let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
         return kept;
     };
@@ -131,16 +129,67 @@ pub extern "C" fn keep_head(sk: u64, turn: u32, place: u64, kept: u64) -> u64 {
         return kept;
     }
     let hash = hash_head(lane, len);
+    let says = u32::from(response) << HEADS_BITS | u32::from(HEADS_HTTP);
     let (heads, hash_before) = unpack(kept);
     if hash_before == hash {
         // the same request as before, which user space has or finds in the map
+        return kept | pack(says, 0);
+    }
+    if is_another_line(lane, len) != 0 {
         return kept;
     }
+    let (kept, heads) = (kept | pack(says, 0), heads | says);
     let stored = store_head(sk, turn, pack(lane, len), heads);
     if stored == NO_ROOM {
         return kept;
     }
     pack(stored, hash)
+}
+
+/// Not 0: the first line of the `len` bytes in the lane's window is whole, and has no version of HTTP/1
+/// at its end, so it is of a protocol that has words in common with it. A global function, so that it is
+/// verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn is_another_line(lane: u32, len: u32) -> u32 {
+    match SCRATCH.get_ptr(lane) {
+        Some(scratch) => each_end(scratch, len, |at| first_line_is_other(lane, at, len))
+            .is_some_and(|answer| answer == OTHER)
+            .into(),
+        None => 0,
+    }
+}
+
+/// Answers of [`first_line_is_other`].
+const OTHER: u32 = 1;
+const OF_HTTP: u32 = 2;
+
+/// The same of the line that ends in the eight bytes at `at`. A global function, so that it is verified
+/// once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn first_line_is_other(lane: u32, at: u32, len: u32) -> u32 {
+    const VERSION: u64 = u64::from_le_bytes(*b"HTTP/1.\0");
+    let Some(scratch) = SCRATCH.get_ptr(lane) else {
+        return OF_HTTP;
+    };
+    lines_after(scratch, at, |next| {
+        if next > len {
+            // of what the window had before
+            return OF_HTTP;
+        }
+        let end = next - 1 - u32::from(next > 1 && byte(scratch, next - 2) == b'\r');
+        if end < 8 {
+            return OTHER;
+        }
+        // SAFETY: inside the lane's room.
+        let last = unsafe { place(scratch, end - 8).cast::<u64>().read_unaligned() };
+        if last & (u64::MAX >> 8) == VERSION {
+            OF_HTTP
+        } else {
+            OTHER
+        }
+    })
 }
 
 /// Answer of [`store_head`] where the map is full.

@@ -39,7 +39,8 @@ const LAST_ACK: u8 = 9;
 pub const LISTEN: u8 = 10;
 const CLOSING: u8 = 11;
 
-const SYS_CONNECT: u64 = 42;
+/// Number of the system call `connect`.
+pub const SYS_CONNECT: u64 = 42;
 const SYS_SHUTDOWN: u64 = 48;
 const SHUTDOWN_BOTH: u8 = 3;
 const EADDRNOTAVAIL: u16 = 99;

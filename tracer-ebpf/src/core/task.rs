@@ -181,6 +181,12 @@ pub fn current_syscall() -> u64 {
     user_reg(offset_of!(UserRegs, orig_ax))
 }
 
+/// First argument of that system call.
+#[inline(always)]
+pub fn first_argument() -> u64 {
+    user_reg(offset_of!(UserRegs, di))
+}
+
 /// Second argument of that system call.
 #[inline(always)]
 pub fn second_argument() -> u64 {

@@ -1,11 +1,14 @@
 //! UNIX stream sockets: their opening and their end; the caller's context.
 
 use aya_ebpf::{
-    macros::{fentry, fexit, kprobe, kretprobe},
-    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
+    macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe, raw_tracepoint},
+    programs::{
+        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext,
+        RetProbeContext,
+    },
 };
 
-use super::arguments::{argument, sk_of};
+use super::arguments::{argument, raw, sk_of, typed_socket};
 use crate::core::{
     accepts,
     calls::{ACCEPT, CONNECT, enter, leave},
@@ -59,6 +62,19 @@ pub fn k_unix_accepted(ctx: RetProbeContext) -> u32 {
         Some(call) => accepts::unix_opened(sk_of(call.sk), ctx.ret::<i32>()),
         None => 0,
     }
+}
+
+/// `sk_data_ready(const struct sock *sk)`, 6.3; whoever makes a socket readable: of a UNIX listener
+/// the caller of `connect`. Accepting is not seen by it.
+#[btf_tracepoint(function = "sk_data_ready")]
+pub fn unix_queued(ctx: BtfTracePointContext) -> u32 {
+    accepts::unix_queued(typed_socket(&ctx))
+}
+
+/// The same, raw.
+#[raw_tracepoint(tracepoint = "sk_data_ready")]
+pub fn raw_unix_queued(ctx: RawTracePointContext) -> u32 {
+    accepts::unix_queued(raw(&ctx, 0))
 }
 
 /// `int unix_release(struct socket *sock)`: the last descriptor was closed.

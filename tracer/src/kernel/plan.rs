@@ -174,7 +174,7 @@ const fn only(probes: &'static [Probe]) -> Choice {
 const OWNER_AT_ONCE: &str = "the owner and the stack of an accepted socket at once, not at its \
                              first transfer or the next descriptor scan";
 const UNIX_OPEN_AT_ONCE: &str =
-    "UNIX connections that are opened and never used, with the stack that opened them";
+    "UNIX connections that are accepted and never used, with the stack that accepted them";
 const TRANSFERS: &str = "activity, request counts and URLs";
 const UNIX_END_AT_ONCE: &str = "the end of UNIX sockets at once, not at the next descriptor scan";
 
@@ -222,6 +222,8 @@ const UNIX_OPEN: &[Choice] = &[
         ],
         adds: UNIX_OPEN_AT_ONCE,
     },
+    only(&[tp("unix_queued", "sk_data_ready")]),
+    only(&[raw("raw_unix_queued", "sk_data_ready")]),
     Choice {
         probes: &[syscalls("syscall_opened")],
         adds: UNIX_OPEN_AT_ONCE,
