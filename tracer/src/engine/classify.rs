@@ -32,7 +32,7 @@ pub enum Class {
     /// Idle after its first exchange, and not to be used for requests: it speaks a protocol of its
     /// own, or was upgraded to one.
     Quiet,
-    /// Idle between uses.
+    /// Idle between uses, no longer than before.
     Reused,
     /// The same, for long enough that a pool would rather have used it than opened another.
     Parked,
@@ -202,7 +202,7 @@ fn client(
     } else if upgraded(c) {
         (Class::Quiet, idle_ns)
     } else if reused {
-        match idle_ns >= settings.stuck_ns {
+        match idle_ns >= settings.stuck_ns.max(rhythm_ns(c, settings)) {
             true => (Class::Parked, idle_ns),
             false => (Class::Reused, idle_ns),
         }
@@ -215,6 +215,13 @@ fn client(
     } else {
         (Class::Quiet, idle_ns)
     }
+}
+
+/// How long it may be idle as it has been so far: a multiple of the mean time between its uses.
+fn rhythm_ns(c: &Connection, settings: &Settings) -> u64 {
+    let uses = u64::from(c.turns.saturating_sub(1)).max(1);
+    let used_for_ns = c.turn_ns.map_or(0, |turn| turn.saturating_sub(c.opened_ns));
+    settings.parked.gaps * (used_for_ns / uses)
 }
 
 /// Whether a response, or what an upgraded connection carries, has been arriving for longer than an

@@ -88,9 +88,20 @@ impl Rules<'_> {
         let parked = self.settings().parked;
         let tally = &self.state.tally;
         let longest = tally.class(Class::Parked).stuck_max_ns;
-        tally.passed_over(self.sight.now_ns) >= parked.passed_over
+        self.parked_beyond_chance()
+            && tally.passed_over(self.sight.now_ns) >= parked.passed_over
             && longest as f64 / 1e9 >= parked.longest_s
             && tally.parked_for(parked.long_s) >= parked.long_share
+    }
+
+    /// Whether more are idle for longer than before than where every gap is as long as chance will.
+    fn parked_beyond_chance(&self) -> bool {
+        let parked = self.settings().parked;
+        let tally = &self.state.tally;
+        let count = tally.class(Class::Parked).count;
+        let all = tally.class(Class::Reused).count + count;
+        let by_chance = f64::from(all) * (-(parked.gaps as f64)).exp();
+        f64::from(count) > by_chance + parked.deviations * by_chance.sqrt()
     }
 
     /// Growth, or a standing stock of connections whose condition is proof by itself.

@@ -63,6 +63,9 @@ pub struct Settings {
     pub forgotten_times: u64,
     /// Connections that are reused: a pool that warms up under load looks the same for a minute.
     pub pooled: Growing,
+    /// So many entries that are used as often as ever, and more all the time: few pools have a bound
+    /// beyond this.
+    pub pooled_in_use: u32,
     /// Requests without an answer.
     pub unanswered: Growing,
     /// A level at which timeouts hold what is used once and replaced.
@@ -155,6 +158,11 @@ pub struct Plateau {
 /// What connections look like that were used for a while and are not given back to their pool.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Parked {
+    /// Idle for this many times as long as it was between its uses so far: gaps that come at random
+    /// exceed it one time in e³ = 20, those of a steady rhythm never.
+    pub gaps: u64,
+    /// So many standard deviations beyond that share, of all that are reused, are no chance.
+    pub deviations: f64,
     /// Share of them that must have been idle when the youngest was opened: a pool that has an idle
     /// connection opens none, but pools of several threads pass each other's over.
     pub passed_over: f64,
@@ -227,6 +235,7 @@ impl Default for Settings {
                 ceiling: Confidence::Medium,
                 speak_low: false,
             },
+            pooled_in_use: 50,
             unanswered: Growing {
                 medium_seconds: 20.0,
                 high_seconds: 60.0,
@@ -241,6 +250,8 @@ impl Default for Settings {
                 held_s: 20.0,
             },
             parked: Parked {
+                gaps: 3,
+                deviations: 3.0,
                 passed_over: 0.8,
                 longest_s: 20.0,
                 long_s: 12.0,

@@ -40,8 +40,27 @@ fn used(from: f64, end: f64, period: f64) -> Life {
     life.close(end)
 }
 
+/// The same, every `period` seconds on average and at any time.
+fn used_at_any_time(noise: &mut Noise, from: f64, end: f64, period: f64) -> Life {
+    let uses = noise.arrivals(from + 0.1, end, 1.0 / period);
+    let life = uses.into_iter().fold(
+        opened(from).at(2, 1).request(from + 0.1, 0.02),
+        |life, at| life.request(at, 0.02),
+    );
+    life.close(end)
+}
+
 /// A pool that follows a wanted size, asked for every minute: the youngest go first.
 fn following(seconds: f64, wanted: impl Fn(f64) -> f64) -> Vec<Life> {
+    followed(seconds, wanted, |from, end| used(from, end, 60.0))
+}
+
+/// The same, of which each entry is used from its opening to its end as `life` says.
+fn followed(
+    seconds: f64,
+    wanted: impl Fn(f64) -> f64,
+    mut life: impl FnMut(f64, f64) -> Life,
+) -> Vec<Life> {
     let mut since: Vec<f64> = Vec::new();
     let mut lives = Vec::new();
     let mut at = 0.0;
@@ -51,12 +70,12 @@ fn following(seconds: f64, wanted: impl Fn(f64) -> f64) -> Vec<Life> {
             since.push(at + 0.2 * since.len() as f64);
         }
         while since.len() > wanted {
-            lives.extend(since.pop().map(|from| used(from, at, 60.0)));
+            lives.extend(since.pop().map(|from| life(from, at)));
         }
         at += 60.0;
     }
     let rest = since.into_iter();
-    lives.extend(rest.map(|from| used(from, seconds + 60.0, 60.0)));
+    lives.extend(rest.map(|from| life(from, seconds + 60.0)));
     lives
 }
 
@@ -176,6 +195,18 @@ const MADE: &[Made] = &[
         lives: |_, s, n| {
             following(s, |at| {
                 12.0 - 10.0 * (at / (n * HOUR) * std::f64::consts::TAU).cos()
+            })
+        },
+    },
+    Made {
+        name: "healthy: a pool that follows a day of n hours, used at any time",
+        leaks: false,
+        hours: 8.0,
+        numbers: &[2.0, 4.0, 8.0],
+        lives: |noise, s, n| {
+            let wanted = |at: f64| 20.0 - 15.0 * (at / (n * HOUR) * std::f64::consts::TAU).cos();
+            followed(s, wanted, |from, end| {
+                used_at_any_time(noise, from, end, 60.0)
             })
         },
     },
@@ -453,4 +484,8 @@ fn hours_are_judged_right() {
     let unknown = score.wrong.len() as u32 - score.known;
     assert_eq!(unknown, 0, "{:?}", score.wrong);
     assert!(precision >= 1.0 && recall >= 0.95, "{precision} {recall}");
+    assert_eq!(
+        score.taken_back, 0,
+        "no healthy one is suspected on its way"
+    );
 }

@@ -34,6 +34,23 @@ fn rule(rules: &Rules<'_>, before: &[Fit]) -> Option<Fit> {
             ..fit
         })
         .or_else(|| rules.growth(SPEC.kind, MASK, rules.settings().pooled))
+        .map(|fit| in_use(rules, fit))
+}
+
+/// Entries that are used as often as ever are a pool at work: it takes more of them to be sure that
+/// it has no bound.
+fn in_use(rules: &Rules<'_>, fit: Fit) -> Fit {
+    let all = rules.gather(MASK).count;
+    let enough = rules.settings().pooled_in_use;
+    if rules.gather(PARKED).count * 2 >= all || all >= enough {
+        return fit;
+    }
+    let minutes = f64::from(enough - all) / fit.ground.per_minute().max(0.1);
+    Fit {
+        confidence: Confidence::Low,
+        settle_seconds: Some((minutes * 60.0).min(3600.0)),
+        ..fit
+    }
 }
 
 const DOCUMENTATION: &str = r#"
@@ -42,6 +59,8 @@ that is reached: each burst, or each checkout that finds nothing idle at that mo
 
 **Healthy look-alikes.** A pool that warms up under load: it levels off, so this kind is never said
 before a minute has passed, unless new ones are opened while the others have been idle for long.
+A pool that grows with its work: as long as most of its entries are used as often as before, fewer
+than fifty are no more than a suspicion.
 
 **Confidence.** Medium at most: twenty and more, growing over a minute; or eight, growing over twenty seconds while idle
 ones were passed over.
