@@ -1,11 +1,12 @@
 //! What programs send may be secret: of userinfo, query values, tokens in paths, headers and bodies
 //! nothing is in any output, file, log, metric or pinned map.
 
-use std::{fs, path::Path, process::Command, thread};
+use std::{fs, os::unix::fs::FileExt, path::Path, process::Command, thread};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tracer_tests::{
+    daemon::Daemon,
     fixtures,
     host::{self, seconds},
     pinned,
@@ -18,6 +19,7 @@ use crate::{bpffs::BpfFs, scenes};
 tests![
     no_report_and_no_file_tells_a_secret,
     no_daemon_and_no_pin_tells_a_secret,
+    without_examples_no_memory_has_a_secret,
     only_reports_have_examples,
 ];
 
@@ -181,6 +183,54 @@ fn no_daemon_and_no_pin_tells_a_secret() -> Result<()> {
         canary.unseen(name, bytes)?;
     }
     canary.unseen("the log", daemon.program.stderr().as_bytes())
+}
+
+/// What the daemon read of requests is gone from its memory, from what it gave back and from its
+/// stacks. Mapped rings are the kernel's, and no part of this.
+fn without_examples_no_memory_has_a_secret() -> Result<()> {
+    let canary = Canary::start()?;
+    let daemon = Daemon::start(&[canary.program.pid()], &["--no-examples"])?;
+    wait::until("the leak to be found", seconds(60), || {
+        Ok(daemon.report()?.verdict() == "leak")
+    })?;
+    canary.program.signal(libc::SIGSTOP)?;
+    thread::sleep(seconds(10));
+    let memory = anonymous_memory(daemon.program.pid())?;
+    canary.program.signal(libc::SIGCONT)?;
+    let bytes: usize = memory.iter().map(|(_, bytes)| bytes.len()).sum();
+    ensure!(bytes > 1 << 20, "{bytes} bytes of memory");
+    let route = b"/v1/keys/{}/items/{}";
+    let known = |(_, bytes): &(String, Vec<u8>)| bytes.windows(route.len()).any(|w| w == route);
+    ensure!(memory.iter().any(known), "the route is in no memory");
+    memory
+        .iter()
+        .try_for_each(|(range, bytes)| canary.unseen(range, bytes))
+}
+
+/// What is mapped of no file, by its range.
+fn anonymous_memory(pid: u32) -> Result<Vec<(String, Vec<u8>)>> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let memory = fs::File::open(format!("/proc/{pid}/mem"))?;
+    let mut found = Vec::new();
+    for line in maps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [range, permissions, _, _, inode, name @ ..] = &*words else {
+            continue;
+        };
+        let special = name.first().is_some_and(|name| name.starts_with("[v"));
+        if !permissions.starts_with("rw") || *inode != "0" || special {
+            continue;
+        }
+        let (from, to) = range.split_once('-').context("a range")?;
+        let [from, to] = [from, to].map(|text| u64::from_str_radix(text, 16));
+        let (from, to) = (from?, to?);
+        let mut bytes = vec![0; usize::try_from(to - from)?];
+        // pages that were never touched read as zeros; what ended meanwhile is not read
+        if memory.read_exact_at(&mut bytes, from).is_ok() {
+            found.push((line.to_owned(), bytes));
+        }
+    }
+    Ok(found)
 }
 
 /// The words of a path may be a secret that nobody can tell from a name: what outlives a watch has

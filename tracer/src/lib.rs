@@ -26,6 +26,8 @@ mod session;
 mod symbols;
 pub mod testing;
 mod unwind;
+mod wiping;
 
 pub use cli::run;
 pub use reader::run_if_asked as run_reader_if_asked;
+pub use wiping::Wiping;

@@ -63,6 +63,7 @@ use crate::{
     },
     recording::Tape,
     runtimes::{self, Runtimes, Wishes},
+    wiping,
 };
 
 /// Most sockets tracked at one time where nothing else is said; about 45 MB of kernel memory when
@@ -387,6 +388,8 @@ impl Session {
             &mut self.requests.interner,
             &self.probes.socks,
         )?;
+        // what runtimes tell has requests, too
+        wiping::stack();
         self.runtimes.begin_sweep();
         let (mut beside, sockets, engine) = self.parts();
         engine.begin_sweep(now_ns, reconciled);

@@ -9,6 +9,7 @@ use crate::{
     kernel::probes::Probes,
     model::{Family, Remote},
     protocols::{Request, Scheme, example, origin, sniff, template, url},
+    wiping,
 };
 
 /// The requests of a session.
@@ -26,6 +27,9 @@ pub struct Requests {
 impl Requests {
     /// None yet; of those to come, `examples` are kept, or their routes only.
     pub fn new(examples: bool) -> Requests {
+        if !examples {
+            wiping::begin();
+        }
         let mut requests = Requests::default();
         requests.interner.routes_only = !examples;
         requests
@@ -56,6 +60,7 @@ impl Requests {
         }
         let any = !heads.is_empty();
         self.learn(heads);
+        wiping::stack();
         Ok(keep && any)
     }
 
