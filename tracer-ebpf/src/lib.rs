@@ -30,6 +30,7 @@ pub use abi::go::{
     GO_SCHEME_BYTES, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoFinalizedKey, GoKey,
     GoLayout, GoProcess, GoStack, STACK_GO, go_stack_hash,
 };
+pub use abi::greetings::{GREETING_BYTES, Greeting};
 pub use abi::socket::{
     AWAITED, AWAITED_BY_NOBODY, AWAITED_UNKNOWN, AggKey, AggValue, ErrorKey, HEAD_TLS, HEADS_ASKED,
     HEADS_FIRST, HEADS_HTTP, HEADS_HTTP2, HEADS_LATEST, HEADS_PLAINTEXT, HEADS_TLS, HOST_BYTES,

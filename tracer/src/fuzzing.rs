@@ -32,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ruby", ruby_frames),
     ("http", http_bytes),
     ("http2", http2_blocks),
+    ("services", first_messages),
     ("btf", btf),
     ("config", config),
     ("recording", recording),
@@ -104,6 +105,7 @@ pub fn proc_files(data: &[u8]) {
     let _ = procs::parse::effective_ids(&text);
     let _ = procs::parse::open_files_limit(&text);
     let _ = procs::parse::socket_inode(&text);
+    let _ = procs::parse::unix_listeners(&text).count();
     let _ = procs::parse::cgroup_mounts(&text);
     let memberships = procs::parse::cgroups(&text);
     let _ = procs::parse::container_id_of(&memberships);
@@ -154,6 +156,21 @@ pub fn http2_blocks(data: &[u8]) {
         }
         rest = after;
     }
+}
+
+/// A first message of any protocol: who sent it, the port and the length, then its bytes.
+pub fn first_messages(data: &[u8]) {
+    let [flags, low, high, more, bytes @ ..] = data else {
+        return;
+    };
+    let message = protocols::Message {
+        bytes,
+        len: bytes.len() + usize::from(*more) * usize::from(flags >> 1),
+        sent: flags & 1 == 0,
+        port: u16::from_le_bytes([*low, *high]),
+    };
+    let said = protocols::hear(&message, None);
+    let _ = said.map(|said| protocols::hear(&message, Some(said.service)));
 }
 
 /// The kernel's type information.

@@ -233,6 +233,9 @@ pub struct Remote {
     pub host: Option<String>,
     /// Redacted URL template: variable path segments are `{}`, query values `…`.
     pub url: Option<String>,
+    /// Process id and name of who listens at the other end of a UNIX socket.
+    #[serde(default)]
+    pub peer: Option<(u32, String)>,
 }
 
 /// The process a connection belongs to.

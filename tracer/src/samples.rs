@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     model::{Confidence, Family, Frame, Kind, Owner, Role, StackOf, StackQuality},
     report::{
-        CallSite, Connections, Coverage, EphemeralPorts, Finding, FindingState, Instance,
+        CallSite, Connections, Coverage, EphemeralPorts, Finding, FindingState, Instance, NamedBy,
         ProcessInfo, RemoteInfo, Report, Resources, SCHEMA, StackFrame, Verdict,
     },
 };
@@ -76,6 +76,9 @@ pub fn finding() -> Finding {
             host: Some("127.0.0.1".to_owned()),
             path: None,
             url: Some("http://127.0.0.1:8080/v2/{}/tags/list".to_owned()),
+            named_by: NamedBy::Url,
+            not_higher_because: None,
+            peer: None,
             examples: vec!["GET http://127.0.0.1:8080/v2/app/tags/list".to_owned()],
         },
         connections: Connections {

@@ -84,6 +84,8 @@ counters! {
     StreamMapFull = 20, "stream_map_full";
     /// A header block of HTTP/2 found no room in its ring: requests that refer to it have no URL.
     BlockRingFull = 21, "block_ring_full";
+    /// A connection's first message found no room in its ring: its protocol may have no name.
+    GreetingRingFull = 22, "greeting_ring_full";
 }
 
 const _: () = {

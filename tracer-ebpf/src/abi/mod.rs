@@ -5,6 +5,7 @@ pub mod config;
 pub mod counters;
 pub mod frames;
 pub mod go;
+pub mod greetings;
 pub mod socket;
 pub mod stack;
 pub mod streams;

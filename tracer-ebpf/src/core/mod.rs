@@ -7,6 +7,7 @@ pub mod capture;
 pub mod descriptors;
 pub mod ends;
 pub mod frames;
+pub mod greetings;
 pub mod handles;
 pub mod heads;
 pub mod hello;

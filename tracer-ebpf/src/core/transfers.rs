@@ -9,6 +9,7 @@ use tracer_ebpf::{
 use super::{
     capture::capture_stack,
     ends::fold_socket,
+    greetings,
     heads::{HEADS_BITS, keep_head, pack, unpack},
     http2::{miss_frames, take_frames},
     kernel::{AF_UNIX, Address, Object, family, inode, netns},
@@ -82,6 +83,9 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
                 lose_track(sock);
             }
         }
+        if matches!(transfer, Transfer::Received) && greetings::is_first(sock) {
+            greetings::pass_on(sk, bytes as u32, 0);
+        }
         if speaks_http2(sock) {
             let place = pack(lane(sock, false), bytes as u32);
             let lost = match transfer {
@@ -147,6 +151,9 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
             }
             if sent && speaks_http2(sock) {
                 forget_http2(sock, take_frames(sk, place, stack));
+            }
+            if sent && greetings::is_awaited(sock) {
+                greetings::pass_on(sk, bytes as u32, 1);
             }
         }
     }

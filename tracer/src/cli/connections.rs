@@ -35,9 +35,15 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
     })
     .elastic(24),
     Column::<ConnectionRow>::new("REMOTE", |c, _| {
-        Cell::Text(c.url.clone().unwrap_or_else(|| c.remote.clone()))
+        Cell::Text(match (&c.url, &c.peer) {
+            (Some(url), _) => url.clone(),
+            (None, Some(peer)) => format!("unix:{} ({}, pid {})", c.remote, peer.comm, peer.pid),
+            (None, None) => c.remote.clone(),
+        })
     })
     .elastic(20),
+    Column::<ConnectionRow>::new("NAMED BY", |c, _| Cell::Text(c.named_by.name().to_owned()))
+        .wide(),
     Column::<ConnectionRow>::new("ROLE", |c, _| Cell::Text(c.role.name().to_owned())).wide(),
     Column::<ConnectionRow>::new("FAMILY", |c, _| Cell::Text(c.family.name().to_owned())).wide(),
     Column::<ConnectionRow>::new("LOCAL PORT", |c, _| {
@@ -150,7 +156,7 @@ mod tests {
     use crate::{
         cli::args::{Cli, Command},
         model::{Family, Role},
-        report::CallSite,
+        report::{CallSite, NamedBy},
     };
 
     fn args(words: &[&str]) -> ConnectionsArgs {
@@ -173,6 +179,9 @@ mod tests {
             local_port: Some(40_000),
             remote: "10.0.0.7:443".to_owned(),
             url: (pid == 1).then(|| "http://h/a".to_owned()),
+            named_by: NamedBy::Address,
+            not_higher_because: None,
+            peer: None,
             opened_at: samples::start(),
             preexisting: false,
             age_seconds: age,

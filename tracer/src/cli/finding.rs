@@ -276,7 +276,15 @@ pub fn remote(finding: &Finding) -> String {
     match (&remote.url, &finding.local) {
         (Some(url), _) => clean(url).into_owned(),
         (None, Some(local)) => format!("accepted on {}", clean(local)),
-        (None, None) => clean(address).into_owned(),
+        (None, None) => match &remote.peer {
+            Some(peer) => format!(
+                "unix:{} ({}, pid {})",
+                clean(address),
+                clean(&peer.comm),
+                peer.pid
+            ),
+            None => clean(address).into_owned(),
+        },
     }
 }
 
@@ -298,6 +306,13 @@ fn remote_lines(finding: &Finding, detail: Detail) -> Vec<String> {
             .take(most)
             .map(|example| clean(example).into_owned()),
     );
+    if let (Detail::Full, Some(because)) = (detail, &known.not_higher_because) {
+        lines.push(format!(
+            "(by {}: {})",
+            known.named_by.name(),
+            clean(because)
+        ));
+    }
     lines
 }
 

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Identity, hints, library, program, verdict};
+use super::{Identity, hints, library, naming, program, verdict};
 use crate::{
     engine::{self, Counts, Judgement},
     model::{Cohort, Confidence, Family, GoPools, Process, Role, StackQuality},
     report::{
         CallSite, CalledBy, Caller, Connections, Coverage, Finding, FindingState, GoInfo, Instance,
-        Population, ProcessInfo, RemoteInfo, Report, Resources, ResponseCount, SCHEMA, StackFrame,
-        Verdict,
+        Peer, Population, ProcessInfo, RemoteInfo, Report, Resources, ResponseCount, SCHEMA,
+        StackFrame, Verdict,
     },
 };
 
@@ -363,12 +363,16 @@ fn process(suspect: &Suspect) -> ProcessInfo {
 fn remote(cohort: &Cohort, examples: Vec<String>) -> RemoteInfo {
     let remote = &cohort.remote;
     let unix = remote.family == Family::Unix;
+    let (named_by, not_higher_because) = naming::of_remote(remote, cohort.role);
     RemoteInfo {
         family: remote.family,
         address: remote.address.clone(),
         host: remote.host.clone(),
         path: unix.then(|| remote.address.clone()),
         url: remote.url.clone(),
+        named_by,
+        not_higher_because,
+        peer: (remote.peer.clone()).map(|(pid, comm)| Peer { pid, comm }),
         examples,
     }
 }
@@ -461,6 +465,7 @@ mod tests {
                     address: "10.0.0.7:80".to_owned(),
                     host: Some("api".to_owned()),
                     url: Some("http://api/v2/{}".to_owned()),
+                    peer: None,
                 }),
                 role: Role::Client,
             },

@@ -6,6 +6,7 @@ mod hints;
 mod identity;
 mod library;
 mod lives;
+pub mod naming;
 mod resources;
 mod verdict;
 

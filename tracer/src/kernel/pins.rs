@@ -300,6 +300,7 @@ mod tests {
         "HTTP2",
         "STREAMS",
         "BLOCKS",
+        "GREETINGS",
         "UV_FAILED",
         "UV_HANDLES",
     ];

@@ -6,6 +6,7 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod clock;
+pub mod listeners;
 pub mod maps;
 pub mod parse;
 pub mod presence;

@@ -117,6 +117,27 @@ pub fn socket_inode(link: &str) -> Option<u64> {
         .ok()
 }
 
+/// `__SO_ACCEPTCON` (include/linux/net.h): the socket listens.
+const LISTENS: u32 = 1 << 16;
+
+/// Inode and path of the sockets that listen, of `/proc/PID/net/unix`; an abstract name begins with `@`.
+pub fn unix_listeners(table: &str) -> impl Iterator<Item = (u64, &str)> {
+    table.lines().skip(1).filter_map(|line| {
+        // number, references, protocol, flags, type, state, inode, path
+        let mut rest = line;
+        let mut word = || {
+            let (word, after) = rest.trim_start().split_once(' ')?;
+            rest = after;
+            Some(word)
+        };
+        let (_, _, _) = (word()?, word()?, word()?);
+        let flags = u32::from_str_radix(word()?, 16).ok()?;
+        let (_, _) = (word()?, word()?);
+        let inode = word()?.parse().ok()?;
+        (flags & LISTENS != 0).then_some((inode, rest))
+    })
+}
+
 /// One line of `/proc/PID/cgroup`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
@@ -255,6 +276,17 @@ mod tests {
     use super::*;
 
     const ID: &str = "4f1d0a5c9b8e7f6a4f1d0a5c9b8e7f6a4f1d0a5c9b8e7f6a4f1d0a5c9b8e7f6a";
+
+    #[test]
+    fn listeners_of_unix_sockets() {
+        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+            00000000dce8903e: 00000003 00000000 00000000 0001 03 43160633 /run/a\n\
+            00000000a5d1d827: 00000002 00000000 00010000 0001 01 43158179 /run/a b\n\
+            00000000a5d1d828: 00000002 00000000 00010000 0001 01     1234 @name\n\
+            00000000a5d1d829: 00000002 00000000 00010000 0001 01\n";
+        let found: Vec<_> = unix_listeners(table).collect();
+        assert_eq!(found, [(43_158_179, "/run/a b"), (1_234, "@name")]);
+    }
 
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {

@@ -5,18 +5,22 @@
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod generated;
 mod hpack;
 mod http1;
 mod http2;
 mod redact;
 mod request;
 mod routes;
+mod services;
 mod url;
 
 pub use http2::{Block as Http2Block, Requests as Http2Requests};
 pub use redact::{VARIABLE, redact_target};
 pub use request::{Request, RequestHead};
 pub use routes::Routes;
+pub use services::{Message, Service, hear};
 pub use url::{Scheme, example, is_ip_literal, origin, template, url};
 
 /// What the first bytes of a request say; `None` where they are not of this protocol.

@@ -22,9 +22,9 @@ pub struct RequestHead {
 /// What is kept of one request: redacted already.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Request {
-    /// Method; empty where only the host is known (TLS).
+    /// Method; empty where only the host is known (TLS), and of other protocols than HTTP.
     pub method: String,
-    /// Target with redacted values.
+    /// Target with redacted values; of other protocols the database, behind a slash.
     pub target: String,
     /// Host the request names.
     pub host: Option<String>,
@@ -33,13 +33,14 @@ pub struct Request {
 }
 
 impl Request {
-    /// What the connection of such a request speaks.
+    /// What the connection of such a request speaks; `None`: what its first bytes say.
     #[must_use]
-    pub fn protocol(&self) -> Protocol {
-        // a host without a request is all that TLS shows
-        match self.method.is_empty() {
-            true => Protocol::Tls,
-            false => Protocol::Http,
+    pub fn protocol(&self) -> Option<Protocol> {
+        match (self.scheme, self.method.is_empty()) {
+            (Scheme::Of(_), _) => None,
+            // a host without a request is all that TLS shows
+            (_, true) => Some(Protocol::Tls),
+            (_, false) => Some(Protocol::Http),
         }
     }
 }

@@ -1,19 +1,39 @@
 //! Routes, learned from the requests of a population: whatever varies between its members is `{}`.
 //!
-//! What one target looks like says little: `/covers/spring.webp` may be a page or one of thousands.
-//! A segment is held to vary where more than [`ALIKE_MAX`] targets differ in nothing else.
+//! What one target looks like says little: `/covers/spring.webp` may be a page or one of thousands. So
+//! targets are kept as they are, as long as there is room, and what varies is worked out from all of
+//! them: where many segments stand in one place, each of them in few requests.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
+};
 
 use super::url::template;
 
-/// Targets that may differ in one segment and still be routes of their own.
+/// Segments that may stand in one place, each in few requests, and still be names of their own.
 const ALIKE_MAX: usize = 3;
-/// Routes kept; beyond that the most similar become one.
-const ROUTES_MAX: usize = 16;
+/// The same where what follows them differs, too.
+const UNLIKE_MAX: usize = 7;
+/// Segments in one place of which so many are about equally frequent are no names that somebody wrote
+/// into a program.
+const NAMES_MAX: usize = 15;
+/// Requests that are few.
+const FEW: u64 = 3;
+/// Targets kept as they are; beyond that the most similar become one.
+const SEEN_MAX: usize = 192;
+/// Routes told of.
+const ROUTES_MAX: usize = 64;
 /// Segments told apart.
 const SEGMENTS_MAX: usize = 32;
 
+/// Languages that pages are written in, by ISO 639-1, but for codes that are words of programs, too.
+const LANGUAGES: &str = "ar bg bn ca cs da de el en es et eu fa fi fr ga gl he hi hr hu hy it ja ka kk km \
+                         ko lt lv mk mn ms nb ne nl nn pl pt ro ru sk sl sq sr sv sw ta te th tr uk ur \
+                         uz vi zh";
+
 /// One segment of a route.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Segment {
     Constant(Box<str>),
     Variable,
@@ -23,6 +43,27 @@ impl Segment {
     fn takes(&self, other: &Segment) -> bool {
         *self == Segment::Variable || self == other
     }
+
+    /// Whether it is the language of a page, with or without a country: `en`, `pt-BR`.
+    fn is_language(&self) -> bool {
+        let Segment::Constant(text) = self else {
+            return false;
+        };
+        let (language, country) = text.split_once(['-', '_']).unwrap_or((text, "XX"));
+        LANGUAGES.split(' ').any(|known| known == language)
+            && country.len() == 2
+            && country.bytes().all(|b| b.is_ascii_alphabetic())
+    }
+
+    /// Whether it is the number of a release: `1.4.2`, `v2.0`. (`v2` is a name.)
+    fn is_release(&self) -> bool {
+        let Segment::Constant(text) = self else {
+            return false;
+        };
+        let numbers = text.strip_prefix('v').unwrap_or(text);
+        let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        numbers.contains('.') && numbers.split('.').all(number)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +72,8 @@ struct Route {
     /// Keys of its query, as redaction leaves them.
     query: Option<Box<str>>,
     count: u64,
+    /// Several targets became this one: it stands for all that it takes.
+    joined: bool,
 }
 
 impl Route {
@@ -52,6 +95,7 @@ impl Route {
             segments,
             query,
             count,
+            joined: false,
         }
     }
 
@@ -60,15 +104,16 @@ impl Route {
             && (self.segments.iter().zip(&other.segments)).all(|(a, b)| a.takes(b))
     }
 
-    /// Positions in which two routes of the same length differ; `None` for different lengths.
-    fn differences(&self, other: &Route) -> Option<Vec<usize>> {
-        (self.segments.len() == other.segments.len()).then(|| {
-            (self.segments.iter().zip(&other.segments))
-                .enumerate()
-                .filter(|(_, (a, b))| a != b)
-                .map(|(at, _)| at)
-                .collect()
-        })
+    fn variables(&self) -> usize {
+        let variable = |segment: &&Segment| **segment == Segment::Variable;
+        self.segments.iter().filter(variable).count()
+    }
+
+    fn add(&mut self, other: &Route) {
+        self.count += other.count;
+        if self.query != other.query {
+            self.query = None;
+        }
     }
 
     fn text(&self) -> String {
@@ -93,108 +138,45 @@ impl Route {
 /// The routes of one population, learned from redacted targets; bounded.
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
-    routes: Vec<Route>,
+    seen: Vec<Route>,
+    /// What was learned from those seen.
+    learned: OnceLock<Vec<Route>>,
 }
 
 impl Routes {
     /// Adds a redacted target that was seen `count` times.
     pub fn add(&mut self, target: &str, count: u64) {
         let new = Route::of(target, count);
-        if let Some(known) = self.routes.iter_mut().find(|route| route.takes(&new)) {
-            known.count += count;
-            if known.query != new.query {
-                known.query = None;
-            }
-            return;
+        self.learned.take();
+        let same = |route: &Route| route.segments == new.segments;
+        let at = (self.seen.iter().position(same))
+            .or_else(|| self.seen.iter().position(|r| r.joined && r.takes(&new)));
+        match at {
+            Some(at) => self.seen[at].add(&new),
+            None => self.seen.push(new),
         }
-        let mut latest = new.clone();
-        self.routes.push(new);
-        // what becomes one route may be alike to others again
-        while let Some(joined) =
-            (0..latest.segments.len()).find_map(|at| self.generalize(&latest, at))
-        {
-            latest = joined;
-        }
-        while self.routes.len() > ROUTES_MAX {
-            if !self.join_most_similar() {
-                // all of different lengths: the least frequent says least
-                let least = self.routes.iter().map(|r| r.count).min();
-                let Some(i) = self.routes.iter().position(|r| Some(r.count) == least) else {
-                    return;
-                };
-                self.routes.swap_remove(i);
-            }
+        if self.seen.len() > SEEN_MAX {
+            self.seen = learned(std::mem::take(&mut self.seen), SEEN_MAX / 2);
         }
     }
 
-    /// Makes a segment variable where too many routes differ from `like` in it alone; the route
-    /// that these became.
-    fn generalize(&mut self, like: &Route, at: usize) -> Option<Route> {
-        let alike = |route: &Route| {
-            like.differences(route)
-                .is_some_and(|d| d.iter().all(|&i| i == at))
-        };
-        let count = self.routes.iter().filter(|route| alike(route)).count();
-        if count <= ALIKE_MAX {
-            return None;
-        }
-        let (these, rest) = self.routes.drain(..).partition(alike);
-        self.routes = rest;
-        self.join(these, &[at]);
-        self.routes.last().cloned()
+    fn learned(&self) -> &[Route] {
+        self.learned
+            .get_or_init(|| learned(self.seen.clone(), ROUTES_MAX))
     }
 
-    /// Puts one route in the place of several.
-    fn join(&mut self, these: Vec<Route>, vary: &[usize]) {
-        let mut these = these.into_iter();
-        let Some(mut joined) = these.next() else {
-            return;
-        };
-        for &at in vary {
-            if let Some(segment) = joined.segments.get_mut(at) {
-                *segment = Segment::Variable;
-            }
-        }
-        for route in these {
-            joined.count += route.count;
-            if joined.query != route.query {
-                joined.query = None;
-            }
-        }
-        let (taken, rest): (Vec<Route>, Vec<Route>) =
-            self.routes.drain(..).partition(|route| joined.takes(route));
-        self.routes = rest;
-        joined.count += taken.iter().map(|route| route.count).sum::<u64>();
-        self.routes.push(joined);
-    }
-
-    /// Joins the two routes of one length that differ least; `false` when there are none.
-    fn join_most_similar(&mut self) -> bool {
-        let mut best: Option<(usize, usize, Vec<usize>)> = None;
-        for (i, a) in self.routes.iter().enumerate() {
-            for (j, b) in self.routes.iter().enumerate().skip(i + 1) {
-                if let Some(differences) = a.differences(b)
-                    && best
-                        .as_ref()
-                        .is_none_or(|(_, _, d)| differences.len() < d.len())
-                {
-                    best = Some((i, j, differences));
-                }
-            }
-        }
-        let Some((i, j, differences)) = best else {
-            return false;
-        };
-        let b = self.routes.swap_remove(j);
-        let a = self.routes.swap_remove(i);
-        self.join(vec![a, b], &differences);
-        true
+    /// The route that a redacted target is of: the one with the fewest variable segments.
+    fn route_of(&self, target: &str) -> Option<&Route> {
+        let new = Route::of(target, 0);
+        let all = self.learned().iter().filter(|route| route.takes(&new));
+        all.min_by_key(|route| route.variables())
     }
 
     /// All routes with their counts, the most frequent first.
     #[must_use]
     pub fn all(&self) -> Vec<(String, u64)> {
-        let mut all: Vec<(String, u64)> = self.routes.iter().map(|r| (r.text(), r.count)).collect();
+        let mut all: Vec<(String, u64)> =
+            self.learned().iter().map(|r| (r.text(), r.count)).collect();
         all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         all
     }
@@ -202,22 +184,19 @@ impl Routes {
     /// Whether a redacted target is of one of the routes.
     #[must_use]
     pub fn knows(&self, target: &str) -> bool {
-        let new = Route::of(target, 0);
-        self.routes.iter().any(|route| route.takes(&new))
+        self.route_of(target).is_some()
     }
 
     /// The path of the route that a redacted target is of, without a query, and with the number of
     /// its variable segments.
     #[must_use]
     pub fn path_of(&self, target: &str) -> Option<(String, usize)> {
-        let new = Route::of(target, 0);
-        let known = self.routes.iter().find(|route| route.takes(&new))?;
-        let variable = |segment: &&Segment| **segment == Segment::Variable;
+        let known = self.route_of(target)?;
         let path = Route {
             query: None,
             ..known.clone()
         };
-        Some((path.text(), known.segments.iter().filter(variable).count()))
+        Some((path.text(), known.variables()))
     }
 
     /// The most frequent route.
@@ -225,6 +204,150 @@ impl Routes {
     pub fn main(&self) -> Option<String> {
         self.all().into_iter().next().map(|(text, _)| text)
     }
+}
+
+/// At most `room` routes for these: the more have to become one, the more requests are few.
+fn learned(mut routes: Vec<Route>, room: usize) -> Vec<Route> {
+    let total: u64 = routes.iter().map(|route| route.count).sum();
+    let mut few = FEW;
+    loop {
+        let longer = Longer::than(&routes);
+        let mut by_length: BTreeMap<usize, Vec<Route>> = BTreeMap::new();
+        for route in routes {
+            by_length
+                .entry(route.segments.len())
+                .or_default()
+                .push(route);
+        }
+        routes = by_length
+            .into_values()
+            .flat_map(|alike| joined(alike, 0, few, &longer))
+            .collect();
+        if routes.len() <= room || few > total {
+            break;
+        }
+        few *= 2;
+    }
+    if routes.len() > room {
+        // of different lengths: the least frequent say least
+        routes.sort_by_key(|route| std::cmp::Reverse(route.count));
+        routes.truncate(room);
+    }
+    routes
+}
+
+/// Those of some routes, which are of one length and the same before `at`, with what varies from there
+/// on as variable.
+fn joined(mut routes: Vec<Route>, at: usize, few: u64, longer: &Longer) -> Vec<Route> {
+    if routes.len() < 2 || routes[0].segments.len() == at {
+        let mut routes = routes.into_iter();
+        let Some(mut first) = routes.next() else {
+            return Vec::new();
+        };
+        for route in routes {
+            first.add(&route);
+            first.joined = true;
+        }
+        return vec![first];
+    }
+    for segment in varying(&routes, at, few, longer) {
+        for route in routes.iter_mut().filter(|r| r.segments[at] == segment) {
+            route.segments[at] = Segment::Variable;
+            route.joined = true;
+        }
+    }
+    let mut by_segment: BTreeMap<Segment, Vec<Route>> = BTreeMap::new();
+    for route in routes {
+        by_segment
+            .entry(route.segments[at].clone())
+            .or_default()
+            .push(route);
+    }
+    by_segment
+        .into_values()
+        .flat_map(|alike| joined(alike, at + 1, few, longer))
+        .collect()
+}
+
+/// Beginnings of routes after which others go on: what ends so is the name of something.
+struct Longer(BTreeSet<Vec<Segment>>);
+
+impl Longer {
+    fn than(routes: &[Route]) -> Longer {
+        let beginnings = routes.iter().flat_map(|route| {
+            let segments = &route.segments;
+            (1..segments.len()).map(|end| segments[..end].to_vec())
+        });
+        Longer(beginnings.collect())
+    }
+}
+
+/// Which segments in one place of these routes are values rather than names.
+fn varying(routes: &[Route], at: usize, few: u64, longer: &Longer) -> Vec<Segment> {
+    let mut counts: BTreeMap<&Segment, u64> = BTreeMap::new();
+    let mut after: BTreeMap<&Segment, Vec<&[Segment]>> = BTreeMap::new();
+    for route in routes {
+        let segment = &route.segments[at];
+        if *segment != Segment::Variable {
+            *counts.entry(segment).or_default() += route.count;
+            after
+                .entry(segment)
+                .or_default()
+                .push(&route.segments[at + 1..]);
+        }
+    }
+    let mut varying: Vec<Segment> = Vec::new();
+    for looks in [Segment::is_language, Segment::is_release] {
+        let such: Vec<&Segment> = counts.keys().copied().filter(|s| looks(s)).collect();
+        if such.len() > ALIKE_MAX {
+            varying.extend(such.into_iter().cloned());
+        }
+    }
+    counts.retain(|segment, _| !varying.contains(segment));
+    // the last segments, but the only ones: however often each is asked for, nobody can tell words of
+    // programs from words of people
+    if at > 1 && routes[0].segments.len() == at + 1 {
+        let is_name = |route: &&Route| longer.0.contains(&route.segments);
+        let last = routes.iter().filter(|route| !is_name(route));
+        let last: BTreeSet<&Segment> = last.map(|route| &route.segments[at]).collect();
+        let last = last.into_iter().filter(|s| counts.contains_key(*s));
+        let last: Vec<Segment> = last.cloned().collect();
+        if last.len() > ALIKE_MAX {
+            counts.retain(|segment, _| !last.contains(segment));
+            varying.extend(last);
+        }
+    }
+    let rare: Vec<&Segment> = counts
+        .iter()
+        .filter(|(_, count)| **count <= few)
+        .map(|(segment, _)| *segment)
+        .collect();
+    // one tail that many have in common; that values follow says nothing: of what, the names before tell
+    let mut tails: BTreeMap<&[Segment], usize> = BTreeMap::new();
+    for segment in &rare {
+        let tails_of = after.get(*segment).into_iter().flatten();
+        let says = |tail: &&&[Segment]| {
+            tail.is_empty() || tail.iter().any(|next| *next != Segment::Variable)
+        };
+        for tail in tails_of.filter(says) {
+            *tails.entry(tail).or_default() += 1;
+        }
+    }
+    let alike = tails.values().copied().max().unwrap_or_default();
+    if alike > ALIKE_MAX || rare.len() > UNLIKE_MAX {
+        varying.extend(rare.into_iter().cloned());
+    }
+    if counts.len() > NAMES_MAX {
+        let mut sorted: Vec<u64> = counts.values().copied().collect();
+        sorted.sort_unstable();
+        let usual = sorted[sorted.len() / 2] * 4;
+        let even = counts.iter().filter(|(_, count)| **count <= usual);
+        let even: Vec<Segment> = even.map(|(segment, _)| (*segment).clone()).collect();
+        if even.len() > NAMES_MAX {
+            varying.extend(even);
+        }
+    }
+    varying
 }
 
 #[cfg(test)]
@@ -282,6 +405,43 @@ mod tests {
     }
 
     #[test]
+    fn names_are_told_from_values_by_how_often_each_is_asked_for() {
+        let mut routes = Routes::default();
+        for number in 0..40 {
+            for name in ["/health", "/login", "/logout", "/metrics"] {
+                routes.add(name, 1);
+            }
+            for name in ["users", "orders", "carts", "items"] {
+                routes.add(&format!("/api/{name}"), 1);
+                routes.add(&format!("/api/{name}/{number}"), 1);
+            }
+        }
+        let all = routes.all();
+        assert_eq!(all.len(), 12, "{all:?}");
+        assert!(all.contains(&("/api/carts/{}".to_owned(), 40)), "{all:?}");
+    }
+
+    #[test]
+    fn words_in_the_last_place_vary_however_often_each_is_asked_for() {
+        let mut routes = Routes::default();
+        for word in ["lemon", "tulip", "amber", "cedar"] {
+            routes.add(&format!("/covers/{word}"), 100);
+        }
+        assert_eq!(routes.all(), [("/covers/{}".to_owned(), 400)]);
+    }
+
+    #[test]
+    fn languages_and_releases_vary() {
+        let mut routes = Routes::default();
+        for language in ["en", "de-DE", "fr", "pt-BR"] {
+            for release in ["1.0", "v1.2", "2.0.1", "2.1"] {
+                routes.add(&format!("/{language}/docs/{release}/index.html"), 50);
+            }
+        }
+        assert_eq!(routes.main().as_deref(), Some("/{}/docs/{}/index.html"));
+    }
+
+    #[test]
     fn numbers_vary_at_once() {
         assert_eq!(
             learned(&["/orders/17/items"]),
@@ -292,9 +452,9 @@ mod tests {
     #[test]
     fn two_variable_segments_are_learned() {
         let mut routes = Routes::default();
-        for a in ["x", "y", "z", "u", "v", "w"] {
+        for a in 'a'..='t' {
             for b in ["k", "l", "m", "n", "o", "p"] {
-                routes.add(&format!("/of/{a}/{b}"), 1);
+                routes.add(&format!("/of/shop-{a}/{b}"), 1);
             }
         }
         assert_eq!(routes.main().as_deref(), Some("/of/{}/{}"));

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::redact::{VARIABLE, secret, uuid};
+use super::{
+    Service,
+    redact::{VARIABLE, secret, uuid},
+};
 use crate::model::Family;
 
 /// Scheme of a URL.
@@ -14,6 +17,22 @@ pub enum Scheme {
     Http,
     /// TLS.
     Https,
+    /// Another protocol. A target is the name of a database.
+    Of(Service),
+}
+
+impl Scheme {
+    /// That of a URL.
+    #[must_use]
+    pub fn of_url(url: &str) -> Scheme {
+        let name = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        let name = name.strip_suffix("+unix").unwrap_or(name);
+        match Service::named(name) {
+            Some(service) => Scheme::Of(service),
+            None if name == "https" => Scheme::Https,
+            None => Scheme::Http,
+        }
+    }
 }
 
 /// The template of a redacted target: path segments that vary (numbers, UUIDs, hashes, long or
@@ -88,6 +107,8 @@ pub fn origin(scheme: Scheme, family: Family, address: &str, host: Option<&str>)
     let (name, default_port) = match scheme {
         Scheme::Http => ("http", ":80"),
         Scheme::Https => ("https", ":443"),
+        // always with its port
+        Scheme::Of(service) => (service.name(), "/"),
     };
     if family == Family::Unix {
         let mut out = format!("{name}+unix://");
@@ -107,6 +128,11 @@ pub fn origin(scheme: Scheme, family: Family, address: &str, host: Option<&str>)
         Some(host) => host,
         None => address,
     };
+    if let (Scheme::Of(_), Some(host), Some((_, port))) = (scheme, host, address.rsplit_once(':'))
+        && !host.contains(':')
+    {
+        return format!("{name}://{host}:{port}");
+    }
     let authority = match authority.strip_suffix(default_port) {
         // Not the end of a bare IPv6 address.
         Some(short) if !short.contains(':') || short.ends_with(']') => short,

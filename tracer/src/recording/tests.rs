@@ -61,6 +61,7 @@ fn cohort() -> (Cohort, Identity) {
         address: "10.0.0.1:80".to_owned(),
         host: None,
         url: Some("http://10.0.0.1/a/{}".to_owned()),
+        peer: None,
     };
     let cohort = Cohort {
         process: Arc::new(process),

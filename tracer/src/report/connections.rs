@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::CallSite;
+use super::{CallSite, NamedBy, Peer};
 use crate::model::{Family, Role};
 
 /// One open socket, as `tracer connections -o json` lists it.
@@ -28,8 +28,17 @@ pub struct ConnectionRow {
     pub local_port: Option<u16>,
     /// Remote address and port, or UNIX path.
     pub remote: String,
-    /// Latest request, redacted.
+    /// Latest request, redacted; of protocols without URLs their name, the server and the database.
     pub url: Option<String>,
+    /// What the name of the other end was taken from.
+    #[serde(default)]
+    pub named_by: NamedBy,
+    /// Why from nothing better; nothing where there is no better.
+    #[serde(default)]
+    pub not_higher_because: Option<String>,
+    /// Who listens at the other end of a UNIX socket.
+    #[serde(default)]
+    pub peer: Option<Peer>,
     /// When it was opened.
     pub opened_at: Timestamp,
     /// It was there before tracing: `opened_at` is when it was first seen.

@@ -6,6 +6,7 @@
 mod connections;
 mod doctor;
 mod go;
+mod naming;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ use crate::model::{Confidence, Family, Frame, Kind, Owner, Role, Site, StackOf, 
 pub use connections::{ConnectionList, ConnectionRow};
 pub use doctor::{Capability, Doctor, EventStatus, Refusal};
 pub use go::GoInfo;
+pub use naming::{NamedBy, Peer};
 
 /// Version of the JSON layout.
 pub const SCHEMA: u32 = 1;
@@ -426,8 +428,17 @@ pub struct RemoteInfo {
     pub host: Option<String>,
     /// UNIX path.
     pub path: Option<String>,
-    /// URL template.
+    /// URL template; of protocols without URLs their name, the server and the database.
     pub url: Option<String>,
+    /// What the name was taken from.
+    #[serde(default)]
+    pub named_by: NamedBy,
+    /// Why from nothing better; nothing where there is no better.
+    #[serde(default)]
+    pub not_higher_because: Option<String>,
+    /// Who listens at the other end of a UNIX socket.
+    #[serde(default)]
+    pub peer: Option<Peer>,
     /// Redacted requests, such as `GET http://127.0.0.1:8080/v2/app/tags/list`.
     pub examples: Vec<String>,
 }

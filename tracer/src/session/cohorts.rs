@@ -149,10 +149,10 @@ fn host_name(remote: &Remote) -> Option<String> {
 fn kept_remote(entry: &Entry) -> Remote {
     let mut remote = entry.cohort.remote.as_ref().clone();
     if let Some(url) = &remote.url {
-        let scheme = match url.starts_with("https") {
-            true => protocols::Scheme::Https,
-            false => protocols::Scheme::Http,
-        };
+        let scheme = protocols::Scheme::of_url(url);
+        if matches!(scheme, protocols::Scheme::Of(_)) {
+            return remote;
+        }
         let (family, address, host) = (remote.family, &remote.address, remote.host.as_deref());
         remote.url = Some(match entry.routes.main() {
             Some(route) => protocols::url(scheme, family, address, host, &route),
@@ -487,6 +487,7 @@ mod tests {
             address: address.to_owned(),
             host: host.map(str::to_owned),
             url: None,
+            peer: None,
         })
     }
 

@@ -5,6 +5,7 @@ mod call_paths;
 mod cohorts;
 mod ends;
 mod facts;
+mod greetings;
 mod interner;
 mod latest_requests;
 mod lifetimes;
@@ -41,6 +42,7 @@ pub use self::surroundings::{BTF, Surroundings};
 use self::{
     beside::Beside,
     call_paths::{CallPaths, Came},
+    greetings::Greetings,
     losses::Losses,
     processes::Processes,
     requests::Requests,
@@ -219,6 +221,8 @@ impl Session {
             .map_err(|e| StartError::Failed(format!("stacks can't be received: {e}")))?;
         let streams =
             Streams::new(&mut probes).map_err(|e| StartError::Unsupported(e.to_string()))?;
+        let greetings =
+            Greetings::new(&mut probes).map_err(|e| StartError::Unsupported(e.to_string()))?;
         target.enlist(&options.target, &probes);
         let blame = Arc::new(runtimes::blame(options.rules));
         let mut runtimes = Runtimes::new(Wishes {
@@ -237,7 +241,7 @@ impl Session {
             watch: Watch::new(target),
             paths: CallPaths::new(ring, stacks),
             processes: Processes::default(),
-            requests: Requests::new(options.examples),
+            requests: Requests::new(options.examples, greetings),
             streams,
             sockets: Sockets::default(),
             runtimes,

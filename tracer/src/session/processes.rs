@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     model::Process,
-    procs::{self, Clock, Presence},
+    procs::{self, Clock, Presence, clock::monotonic_ns, listeners::Listeners},
 };
 
 /// Processes remembered; beyond this the ended ones are dropped.
@@ -23,6 +23,8 @@ pub struct Processes {
     /// Processes that ended, of which more than the name is kept while somebody holds a socket of
     /// theirs.
     held: HashSet<u32>,
+    /// Who listens on UNIX sockets.
+    listeners: Listeners,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,11 @@ impl Processes {
                     ..Known::new(unknown(pid))
                 },
             })
+    }
+
+    /// Who listens on the UNIX socket that a process is connected to.
+    pub fn listener(&mut self, pid: u32, path: &str) -> Option<(u32, String)> {
+        self.listeners.of(pid, path, monotonic_ns())
     }
 
     /// Whether it was found to have ended, and sockets of it were still held.

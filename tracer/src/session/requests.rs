@@ -4,7 +4,11 @@ use std::{io, sync::Arc};
 
 use tracer_ebpf::{HEAD_TLS, Head, HeadKey};
 
-use super::{interner::Interner, latest_requests::LatestRequests};
+use super::{
+    greetings::{self, Greetings},
+    interner::Interner,
+    latest_requests::LatestRequests,
+};
 use crate::{
     kernel::probes::Probes,
     model::{Family, Remote},
@@ -22,15 +26,20 @@ pub struct Requests {
     /// Request heads (key, turn) that were taken, but stay in the kernel until what they say is
     /// saved.
     taken: Vec<(HeadKey, u32)>,
+    /// What connections begin with that have no requests.
+    greetings: Option<Greetings>,
 }
 
 impl Requests {
     /// None yet; of those to come, `examples` are kept, or their routes only.
-    pub fn new(examples: bool) -> Requests {
+    pub fn new(examples: bool, greetings: Greetings) -> Requests {
         if !examples {
             wiping::begin();
         }
-        let mut requests = Requests::default();
+        let mut requests = Requests {
+            greetings: Some(greetings),
+            ..Requests::default()
+        };
         requests.interner.routes_only = !examples;
         requests
     }
@@ -47,6 +56,9 @@ impl Requests {
     /// # Errors
     /// The kernel's, when the map can't be read.
     pub fn take_heads(&mut self, probes: &Probes) -> io::Result<bool> {
+        if let Some(greetings) = &mut self.greetings {
+            greetings.take(&mut self.interner, &mut self.latest);
+        }
         let mut heads = Vec::new();
         let keep = probes.pins().is_some();
         if keep {
@@ -68,7 +80,13 @@ impl Requests {
     fn learn(&mut self, mut heads: Vec<(HeadKey, Head)>) {
         heads.sort_unstable_by_key(|(key, head)| (key.sk, head.opened_ns, head.turn));
         for (key, head) in heads {
-            if let Some(number) = request(&head).and_then(|r| self.interner.number_of(&r)) {
+            let Some(said) = request(&head) else {
+                continue;
+            };
+            let known = self.latest.request(key.sk, head.opened_ns);
+            let known = known.and_then(|number| self.interner.value(number));
+            let said = greetings::with_name(said, known);
+            if let Some(number) = self.interner.number_of(&said) {
                 self.latest.set_request(key.sk, head.opened_ns, number);
             }
         }
@@ -143,7 +161,7 @@ pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -
         address: address.to_owned(),
         host: request.and_then(|r| r.host.clone()),
         url: request.map(|r| match r.method.is_empty() {
-            true => origin(r.scheme, family, address, r.host.as_deref()),
+            true => named(family, address, r),
             false => url(
                 r.scheme,
                 family,
@@ -152,13 +170,23 @@ pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -
                 &template(&r.target),
             ),
         }),
+        peer: None,
     })
+}
+
+/// All that is known of a connection without requests: its server, and the database.
+fn named(family: Family, address: &str, of: &Request) -> String {
+    let origin = origin(of.scheme, family, address, of.host.as_deref());
+    match greetings::service(of) {
+        Some(_) => format!("{origin}{}", of.target),
+        None => origin,
+    }
 }
 
 /// A request as findings show it.
 pub fn shown(family: Family, address: &str, request: &Request) -> String {
     if request.method.is_empty() {
-        return origin(request.scheme, family, address, request.host.as_deref());
+        return named(family, address, request);
     }
     let url = url(
         request.scheme,

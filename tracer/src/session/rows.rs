@@ -1,6 +1,6 @@
 //! One connection as lists show it.
 
-use tracer_ebpf::{SOCK_PREEXISTING, Sock};
+use tracer_ebpf::{HEADS_HTTP, HEADS_TLS, SOCK_PREEXISTING, Sock};
 
 use super::{
     beside::Beside,
@@ -8,9 +8,10 @@ use super::{
     sockets::{Scan, opener_says_more},
 };
 use crate::{
-    model::{Family, Holder},
+    findings::naming::{self, Rung},
+    model::{Family, Holder, Role},
     procs::{Clock, clock::monotonic_ns},
-    report::{CallSite, ConnectionRow},
+    report::{CallSite, ConnectionRow, NamedBy, Peer},
 };
 
 /// The row of a socket.
@@ -45,6 +46,16 @@ pub fn row(
             module: frame.module.clone(),
         })
     });
+    let peer = (family == Family::Unix && role == Role::Client)
+        .then(|| beside.processes.listener(process.pid, &remote))
+        .flatten()
+        .map(|(pid, comm)| Peer { pid, comm });
+    let (named_by, not_higher_because) = match (&url, family) {
+        (Some(url), _) => naming::of_url(url.rsplit(' ').next().unwrap_or(url)),
+        (None, Family::Unix) => Some(naming::of_unix(&remote, peer.is_some())),
+        (None, _) => None,
+    }
+    .unwrap_or_else(|| of_address(sock, role));
     let last = sock
         .at_ns(sock.sent_ticks.max(sock.received_ticks))
         .unwrap_or(sock.opened_ns);
@@ -62,6 +73,9 @@ pub fn row(
         local_port: (family != Family::Unix).then_some(sock.local_port),
         remote,
         url,
+        named_by,
+        not_higher_because,
+        peer,
         opened_at: clock.date(sock.opened_ns),
         preexisting: sock.flags & SOCK_PREEXISTING != 0,
         age_seconds: seconds_between(sock.opened_ns, now_ns),
@@ -71,6 +85,24 @@ pub fn row(
         call_site,
         inode: sock.inode,
     }
+}
+
+/// Why a connection has no better name than its address.
+fn of_address(sock: &Sock, role: Role) -> Rung {
+    let because = if role == Role::Server {
+        "It was accepted: of its peer the address is known, and no request was seen on it."
+    } else if sock.heads & HEADS_TLS != 0 {
+        "Its TLS handshake names no server in the clear, or was not seen."
+    } else if sock.heads & HEADS_HTTP != 0 {
+        "Of its request neither target nor host is known."
+    } else if sock.flags & SOCK_PREEXISTING != 0 {
+        "It was opened before watching began, and nothing that it sent since names its server."
+    } else if sock.sent_ticks == 0 {
+        "Nothing was sent on it."
+    } else {
+        "What it sent first is neither a request nor a message of a known protocol."
+    };
+    (NamedBy::Address, Some(because.to_owned()))
 }
 
 fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {

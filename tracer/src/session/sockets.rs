@@ -13,6 +13,7 @@ use super::{
     cohorts::{Cohorts, Member},
     ends::Ends,
     facts::{self, Facts},
+    greetings,
     records::{self, YOUNG_NS},
     requests,
     survey::Survey,
@@ -22,6 +23,7 @@ use crate::{
     engine::Engine,
     kernel::probes::Probes,
     model::{CohortId, Connection, Ended, Holder, Remote, Role, Site, StackOf},
+    protocols::Request,
     runtimes::told::Stream,
     symbols::helpers,
 };
@@ -381,6 +383,9 @@ impl Sockets {
                 request: beside.requests.latest.request(sk, sock.opened_ns),
             },
         );
+        let request = facts.request.and_then(|n| beside.requests.value(n));
+        // of its messages only the first are known
+        facts.reused &= request.is_none_or(|request| greetings::service(request).is_none());
         let attempt = u32::try_from(self.cohorts.len()).unwrap_or(u32::MAX);
         // whose it is may turn out when the same request is seen again
         if facts.reused
@@ -416,8 +421,9 @@ impl Sockets {
         facts: &Facts,
     ) -> Connection {
         let mut seen = records::connection(sk, sock, holder);
-        if let Some(request) = facts.request.and_then(|n| beside.requests.value(n)) {
-            seen.protocol = request.protocol();
+        let request = facts.request.and_then(|n| beside.requests.value(n));
+        if let Some(protocol) = request.and_then(Request::protocol) {
+            seen.protocol = protocol;
         }
         if let Some(said) = self.told.of(sk, sock) {
             said.told.correct(&mut seen);
@@ -450,6 +456,7 @@ impl Sockets {
                 address: address.clone(),
                 host: None,
                 url: None,
+                peer: None,
             }),
         };
         let opener = beside.site(open_stack);

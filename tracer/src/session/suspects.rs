@@ -15,7 +15,7 @@ use super::{
 use crate::{
     engine::{Judgement, Level},
     findings::Suspect,
-    model::{Cohort, Family, Remote, Site},
+    model::{Cohort, Family, Remote, Role, Site},
     protocols::{self, Routes},
     report::{CalledBy, Caller},
 };
@@ -73,7 +73,12 @@ impl Names<'_> {
                 }
             }
         }
-        cohort.remote = self.remote(&judgement, &cohort, members);
+        let mut remote = self.remote(&judgement, &cohort, members);
+        if remote.family == Family::Unix && cohort.role == Role::Client {
+            let processes = &mut self.beside.processes;
+            remote.peer = processes.listener(pid, &remote.address);
+        }
+        cohort.remote = Arc::new(remote);
         Some(Suspect {
             go,
             cohort,
@@ -180,10 +185,11 @@ impl Names<'_> {
 
     /// The other end as its members have it: the address most of them go to, the host that all of
     /// them name, the route that most of them ask for.
-    fn remote(&self, judgement: &Judgement, cohort: &Cohort, members: &Members) -> Arc<Remote> {
+    fn remote(&self, judgement: &Judgement, cohort: &Cohort, members: &Members) -> Remote {
         let mut remote = cohort.remote.as_ref().clone();
         let mut addresses: BTreeMap<String, u64> = BTreeMap::new();
         let mut hosts: BTreeMap<String, u64> = BTreeMap::new();
+        let mut databases: BTreeMap<String, u64> = BTreeMap::new();
         let mut routes = Routes::default();
         let mut scheme = None;
         let mut requests: Vec<(u32, u64)> = Vec::new();
@@ -204,6 +210,8 @@ impl Names<'_> {
             }
             if !request.method.is_empty() {
                 routes.add(&request.target, count);
+            } else if !request.target.is_empty() {
+                *databases.entry(request.target.clone()).or_default() += count;
             }
         }
         let most = |counts: &BTreeMap<String, u64>| {
@@ -228,10 +236,7 @@ impl Names<'_> {
         if let Some(route) = learned {
             let scheme = scheme.or_else(|| {
                 let url = remote.url.as_deref()?;
-                Some(match url.starts_with("https") {
-                    true => protocols::Scheme::Https,
-                    false => protocols::Scheme::Http,
-                })
+                Some(protocols::Scheme::of_url(url))
             });
             let host = match hosts.len() {
                 0 | 1 => remote.host.clone(),
@@ -245,15 +250,14 @@ impl Names<'_> {
                 &route,
             ));
         } else if let (Some(scheme), true) = (scheme, hosts.len() < 2) {
-            remote.url = Some(protocols::origin(
-                scheme,
-                remote.family,
-                &remote.address,
-                remote.host.as_deref(),
-            ));
+            let host = remote.host.as_deref();
+            let origin = protocols::origin(scheme, remote.family, &remote.address, host);
+            // the database that all have, of those that name one
+            let database = most(&databases).filter(|_| databases.len() == 1);
+            remote.url = Some(origin + &database.unwrap_or_default());
         } else if judgement.level != Level::Leaf {
             remote.url = None;
         }
-        Arc::new(remote)
+        remote
     }
 }

@@ -71,6 +71,14 @@ impl Probes {
         self.ring("BLOCKS")
     }
 
+    /// The ring of first messages, for its only reader.
+    ///
+    /// # Errors
+    /// As [`Probes::stack_copies`].
+    pub(crate) fn greetings(&mut self) -> Result<RingBuf<MapData>, ProbeError> {
+        self.ring("GREETINGS")
+    }
+
     fn ring(&mut self, name: &str) -> Result<RingBuf<MapData>, ProbeError> {
         let ring = self.ebpf.take_map(name);
         let ring = ring.ok_or_else(|| ProbeError::Load(format!("no map {name} is left")))?;

@@ -1,0 +1,99 @@
+//! The first messages of clients' connections that speak neither HTTP nor TLS: user space tells the
+//! protocol by them, and a database's name.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_user as raw_probe_read_user, macros::map, maps::RingBuf,
+};
+use tracer_ebpf::{
+    Counter, GREETING_BYTES, Greeting, HEADS_HTTP, HEADS_HTTP2, HEADS_PLAINTEXT, HEADS_TLS,
+    ROLE_CLIENT, SOCK_PREEXISTING, Sock,
+};
+
+use super::{
+    kernel::read_user,
+    maps::{bounded, count},
+    sockets::entry,
+    user_buffer::UserBuffer,
+};
+use crate::config;
+
+/// Messages on their way to user space.
+#[map]
+static GREETINGS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+
+/// Turns of a connection whose beginnings are looked at: what is asked for first may be encryption, then
+/// comes who asks, then what about.
+const TURNS: u32 = 4;
+/// `BPF_RB_NO_WAKEUP`: user space looks when it sweeps.
+const NO_WAKEUP: u64 = 1;
+/// First byte of a password message of PostgreSQL, which holds nothing else.
+const PASSWORD: u8 = b'p';
+/// The command AUTH of Redis in an array of two or three texts (`*2\r\n$4\r\nAUTH`): where it stands,
+/// and what it is.
+const COMMAND_AT: u64 = 8;
+const AUTH: u32 = u32::from_le_bytes(*b"AUTH");
+/// Letters as large ones.
+const LARGE: u32 = 0xdfdf_dfdf;
+
+/// Whether the beginning of a client's turn, which was just looked at, is to be passed on.
+#[inline(always)]
+pub fn is_awaited(sock: &Sock) -> bool {
+    const OTHERS: u16 = HEADS_HTTP | HEADS_TLS | HEADS_HTTP2 | HEADS_PLAINTEXT;
+    sock.role == ROLE_CLIENT && sock.turns <= TURNS && sock.heads & OTHERS == 0
+}
+
+/// Whether what a client receives comes before anything it sends.
+#[inline(always)]
+pub fn is_first(sock: &Sock) -> bool {
+    sock.role == ROLE_CLIENT
+        && sock.last_direction == 0
+        && sock.flags & SOCK_PREEXISTING == 0
+        && config!(want_heads) != 0
+}
+
+/// Hands the first bytes of what the current call transferred to user space, but for passwords. A
+/// global function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pass_on(sk: u64, bytes: u32, sent: u32) -> u32 {
+    let buffer = UserBuffer::current(bytes);
+    let Some(sock) = entry(sk) else { return 0 };
+    if buffer.at == 0 || (sent != 0 && read_user::<u8>(buffer.at) == PASSWORD) {
+        return 0;
+    }
+    let mut kept = buffer.len;
+    if kept >= GREETING_BYTES as u32 {
+        kept = GREETING_BYTES as u32 - 1;
+    }
+    let command: u32 = read_user(buffer.at + COMMAND_AT);
+    if command & LARGE == AUTH && kept > COMMAND_AT as u32 + 4 {
+        kept = COMMAND_AT as u32 + 4;
+    }
+    let Some(mut entry) = GREETINGS.reserve::<Greeting>(0) else {
+        count(Counter::GreetingRingFull);
+        return 0;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: the reserved entry is ours until submitted, and what user space reads of it (all but the
+    // bytes behind those kept) is written here; the mask is less than the room.
+    unsafe {
+        (*record).sk = sk;
+        (*record).opened_ns = sock.opened_ns;
+        (*record).len = bytes;
+        (*record).kept = kept;
+        (*record).sent = sent;
+        (*record).port = u32::from(sock.remote_port);
+        let failed = raw_probe_read_user(
+            (&raw mut (*record).bytes).cast::<c_void>(),
+            bounded::<{ GREETING_BYTES as u32 - 1 }>(kept),
+            buffer.at as *const c_void,
+        );
+        if failed != 0 {
+            (*record).kept = 0;
+        }
+    }
+    entry.submit(NO_WAKEUP);
+    1
+}

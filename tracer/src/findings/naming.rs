@@ -1,0 +1,132 @@
+//! On which rung of the ladder of names a remote stands, and why on no higher one.
+
+use crate::{
+    model::{Family, Remote, Role},
+    protocols::Service,
+    report::NamedBy,
+};
+
+/// A rung, and why it is none that is higher; the highest has no reason.
+pub type Rung = (NamedBy, Option<String>);
+
+/// What a URL says: its scheme, and whether there is more than an authority.
+fn parts(url: &str) -> Option<(&str, bool)> {
+    let (scheme, rest) = url.split_once("://")?;
+    Some((scheme.trim_end_matches("+unix"), rest.contains('/')))
+}
+
+/// Why a name that a URL holds is not a better one.
+#[must_use]
+pub fn of_url(url: &str) -> Option<Rung> {
+    let (scheme, has_path) = parts(url)?;
+    if let Some(service) = Service::named(scheme) {
+        let because = match (service.has_databases(), has_path) {
+            (true, false) => {
+                "The protocol has no URLs, and the messages that were seen name no database."
+            }
+            _ => "The protocol has no URLs, and of its messages nothing else is kept.",
+        };
+        return Some((NamedBy::Protocol, Some(because.to_owned())));
+    }
+    Some(match (scheme, has_path) {
+        (_, true) => (NamedBy::Url, None),
+        ("https", false) => (
+            NamedBy::Sni,
+            Some("What is sent is encrypted, and no request was seen before it was.".to_owned()),
+        ),
+        (_, false) => (
+            NamedBy::Host,
+            Some("The request names a host and no target.".to_owned()),
+        ),
+    })
+}
+
+/// The rung of a UNIX socket without a URL.
+#[must_use]
+pub fn of_unix(path: &str, has_peer: bool) -> Rung {
+    let because = |text: &str| Some(text.to_owned());
+    match (path, has_peer) {
+        ("(unnamed)", _) => (
+            NamedBy::Pair,
+            because("The ends of a socket pair have no names."),
+        ),
+        (_, true) => (
+            NamedBy::UnixPeer,
+            because("Nothing that was sent is a request of a known protocol."),
+        ),
+        (_, false) => (
+            NamedBy::UnixPath,
+            because(
+                "Nothing that was sent is a request of a known protocol, and which process listens \
+                 there was not found.",
+            ),
+        ),
+    }
+}
+
+/// The rung of a finding's remote.
+#[must_use]
+pub fn of_remote(remote: &Remote, role: Role) -> Rung {
+    if let Some(rung) = remote.url.as_deref().and_then(of_url) {
+        return rung;
+    }
+    if remote.family == Family::Unix {
+        return of_unix(&remote.address, remote.peer.is_some());
+    }
+    if remote.host.is_some() {
+        let because = "The connections have no URL in common.";
+        return (NamedBy::Host, Some(because.to_owned()));
+    }
+    let because = match role {
+        Role::Server => "The peers are many; named is the address where they were accepted.",
+        Role::Client => {
+            "Nothing that was sent on the connections is a request, a TLS handshake with a server \
+             name or a message of a known protocol, or they have none in common."
+        }
+    };
+    (NamedBy::Address, Some(because.to_owned()))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_tells_what_it_was_made_from() {
+        for (url, rung) in [
+            ("http://127.0.0.1:8080/v2/{}", NamedBy::Url),
+            ("https://api.test/", NamedBy::Url),
+            ("https://api.test", NamedBy::Sni),
+            ("http+unix://%2Frun%2Fdocker.sock/v1.43/info", NamedBy::Url),
+            ("postgres://10.0.0.7:5432/orders", NamedBy::Protocol),
+            ("redis+unix://%2Frun%2Fredis.sock", NamedBy::Protocol),
+            ("http://proxy.test:443", NamedBy::Host),
+        ] {
+            let (named_by, because) = of_url(url).unwrap();
+            assert_eq!(named_by, rung, "{url}");
+            assert_eq!(because.is_none(), rung == NamedBy::Url, "{url}");
+        }
+        assert_eq!(of_url("no URL"), None);
+    }
+
+    #[test]
+    fn what_has_no_url_stands_lower_and_says_why() {
+        let mut remote = Remote {
+            family: Family::Tcp4,
+            address: "10.0.0.7:5000".to_owned(),
+            host: None,
+            url: None,
+            peer: None,
+        };
+        let rung = |remote: &Remote| of_remote(remote, Role::Client).0;
+        assert_eq!(rung(&remote), NamedBy::Address);
+        remote.family = Family::Unix;
+        remote.address = "/run/docker.sock".to_owned();
+        assert_eq!(rung(&remote), NamedBy::UnixPath);
+        remote.peer = Some((7, "dockerd".to_owned()));
+        assert_eq!(rung(&remote), NamedBy::UnixPeer);
+        remote.address = "(unnamed)".to_owned();
+        assert_eq!(rung(&remote), NamedBy::Pair);
+    }
+}
