@@ -20,6 +20,7 @@ mod languages;
 mod live;
 mod lives;
 mod moved;
+mod names;
 mod node;
 mod output;
 mod pairs;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         java::TESTS,
         languages::TESTS,
         moved::TESTS,
+        names::TESTS,
         node::TESTS,
         stacks::TESTS,
         verdicts::TESTS,

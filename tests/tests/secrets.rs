@@ -14,13 +14,14 @@ use tracer_tests::{
     tests, tracer, wait,
 };
 
-use crate::{bpffs::BpfFs, scenes};
+use crate::{bpffs::BpfFs, names, scenes};
 
 tests![
     no_report_and_no_file_tells_a_secret,
     no_daemon_and_no_pin_tells_a_secret,
     without_examples_no_memory_has_a_secret,
     only_reports_have_examples,
+    no_first_message_tells_a_secret,
 ];
 
 /// Bytes of a secret in a row that nobody may see.
@@ -55,16 +56,20 @@ impl Canary {
 
     /// Holds that nothing of the secret is in what `what` names.
     fn unseen(&self, what: &str, bytes: &[u8]) -> Result<()> {
-        for part in self.secret.as_bytes().windows(TELLING) {
-            let found = bytes.windows(TELLING).position(|window| window == part);
-            if let Some(at) = found {
-                let around = &bytes[at.saturating_sub(60)..(at + 60).min(bytes.len())];
-                let around = String::from_utf8_lossy(around);
-                anyhow::bail!("{what} has `{}`: …{around}…", self.secret);
-            }
-        }
-        Ok(())
+        unseen(&self.secret, what, bytes)
     }
+}
+
+fn unseen(secret: &str, what: &str, bytes: &[u8]) -> Result<()> {
+    for part in secret.as_bytes().windows(TELLING) {
+        let found = bytes.windows(TELLING).position(|window| window == part);
+        if let Some(at) = found {
+            let around = &bytes[at.saturating_sub(60)..(at + 60).min(bytes.len())];
+            let around = String::from_utf8_lossy(around);
+            anyhow::bail!("{what} has `{secret}`: …{around}…");
+        }
+    }
+    Ok(())
 }
 
 /// 24 letters and digits that nobody can guess.
@@ -271,4 +276,33 @@ fn only_reports_have_examples() -> Result<()> {
         ensure!(!has(&text), "{name} has words of paths: {around}");
     }
     Ok(())
+}
+
+/// Who logs in to a database, and with what, is nowhere; which database, is.
+fn no_first_message_tells_a_secret() -> Result<()> {
+    let bpffs = BpfFs::mount()?;
+    let mut program = names::protocols()?;
+    let secret = secret()?;
+    let daemon = bpffs.daemon_with(program.pid(), &[], |command| {
+        command.env("TRACER_LOG", "debug");
+    })?;
+    let opened = names::open(&mut program, &secret)?;
+    let mut rows = Vec::new();
+    wait::until("all connections to be named", seconds(20), || {
+        rows = daemon.connections(1000)?.0;
+        Ok(names::misnamed(&rows, &opened).is_none())
+    })?;
+    for row in &rows {
+        unseen(&secret, "connections", row.to_string().as_bytes())?;
+    }
+    let report = daemon.report()?;
+    unseen(&secret, "the report", report.0.to_string().as_bytes())?;
+    unseen(&secret, "metrics", daemon.metrics()?.as_bytes())?;
+    thread::sleep(seconds(10));
+    let maps = pinned::contents(&bpffs.outside())?;
+    ensure!(maps.len() > 5, "{} pinned maps", maps.len());
+    for (name, bytes) in &maps {
+        unseen(&secret, name, bytes)?;
+    }
+    unseen(&secret, "the log", daemon.program.stderr().as_bytes())
 }

@@ -25,7 +25,7 @@ static GREETINGS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 
 /// Turns of a connection whose beginnings are looked at: what is asked for first may be encryption, then
 /// comes who asks, then what about.
-const TURNS: u32 = 4;
+const TURNS: u32 = 8;
 /// `BPF_RB_NO_WAKEUP`: user space looks when it sweeps.
 const NO_WAKEUP: u64 = 1;
 /// First byte of a password message of PostgreSQL, which holds nothing else.

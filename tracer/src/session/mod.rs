@@ -42,14 +42,12 @@ pub use self::surroundings::{BTF, Surroundings};
 use self::{
     beside::Beside,
     call_paths::{CallPaths, Came},
-    greetings::Greetings,
     losses::Losses,
     processes::Processes,
     requests::Requests,
     saved::{Kept, Saving},
     schedule::Schedule,
     sockets::Sockets,
-    stack_ring::StackRing,
     stacks::Stacks,
     streams::Streams,
     survey::Survey,
@@ -214,15 +212,7 @@ impl Session {
         let surroundings = Surroundings::read(options.btf.as_deref());
         let target = target::filter(&options.target, &mut config)?;
         let mut probes = start::load(&options, config)?;
-        let copies = probes
-            .stack_copies()
-            .map_err(|e| StartError::Unsupported(e.to_string()))?;
-        let ring = StackRing::start(copies)
-            .map_err(|e| StartError::Failed(format!("stacks can't be received: {e}")))?;
-        let streams =
-            Streams::new(&mut probes).map_err(|e| StartError::Unsupported(e.to_string()))?;
-        let greetings =
-            Greetings::new(&mut probes).map_err(|e| StartError::Unsupported(e.to_string()))?;
+        let rings = start::rings(&mut probes)?;
         target.enlist(&options.target, &probes);
         let blame = Arc::new(runtimes::blame(options.rules));
         let mut runtimes = Runtimes::new(Wishes {
@@ -239,10 +229,10 @@ impl Session {
             surroundings,
             probes,
             watch: Watch::new(target),
-            paths: CallPaths::new(ring, stacks),
+            paths: CallPaths::new(rings.stacks, stacks),
             processes: Processes::default(),
-            requests: Requests::new(options.examples, greetings),
-            streams,
+            requests: Requests::new(options.examples, rings.greetings),
+            streams: rings.streams,
             sockets: Sockets::default(),
             runtimes,
             engine: Engine::new(Settings::default()),

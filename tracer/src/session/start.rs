@@ -2,7 +2,7 @@
 
 use tracer_ebpf::Config;
 
-use super::{Options, StartError};
+use super::{Options, StartError, greetings::Greetings, stack_ring::StackRing, streams::Streams};
 use crate::kernel::probes::{ProbeError, Probes, Setup};
 
 /// Loads and attaches the probes.
@@ -47,6 +47,31 @@ pub fn load(options: &Options, config: Config) -> Result<Probes, StartError> {
             ProbeError::Pin(error) => StartError::Target(error.to_string()),
             error => StartError::Unsupported(format!("{error}{advice}")),
         }
+    })
+}
+
+/// What the programs pass on, each with its only reader.
+pub struct Rings {
+    /// Copies of stacks.
+    pub stacks: StackRing,
+    /// Header blocks of HTTP/2.
+    pub streams: Streams,
+    /// First messages.
+    pub greetings: Greetings,
+}
+
+/// Those of the programs that were loaded.
+///
+/// # Errors
+/// When one is not there, or can't be used.
+pub fn rings(probes: &mut Probes) -> Result<Rings, StartError> {
+    let unsupported = |error: ProbeError| StartError::Unsupported(error.to_string());
+    let copies = probes.stack_copies().map_err(unsupported)?;
+    Ok(Rings {
+        stacks: StackRing::start(copies)
+            .map_err(|e| StartError::Failed(format!("stacks can't be received: {e}")))?,
+        streams: Streams::new(probes).map_err(unsupported)?,
+        greetings: Greetings::new(probes).map_err(unsupported)?,
     })
 }
 
