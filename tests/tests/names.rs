@@ -1,19 +1,23 @@
 //! Every connection has the best name that there is for it, says what it was taken from, and why from
 //! nothing better.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tracer_tests::{
     daemon::Daemon,
     fixtures,
     host::{self, seconds},
     program::Program,
+    runner::NotApplicable,
     tests, wait,
 };
 
-tests![each_connection_has_its_best_name];
+tests![
+    each_connection_has_its_best_name,
+    an_address_has_the_name_that_was_resolved,
+];
 
 /// The program with a connection of each protocol, which waits for its secret.
 pub fn protocols() -> Result<Program> {
@@ -64,5 +68,33 @@ fn each_connection_has_its_best_name() -> Result<()> {
         Ok(last.is_none())
     });
     ensure!(named.is_ok(), "{}", last.unwrap_or_default());
+    Ok(())
+}
+
+fn an_address_has_the_name_that_was_resolved() -> Result<()> {
+    host::require_root()?;
+    let symbols = fs::read_to_string("/proc/kallsyms")?;
+    if !symbols.contains("__traceiter_sock_recv_length") {
+        let why = "without the tracepoint sock_recv_length nothing of UDP is seen";
+        bail!(NotApplicable(why.to_owned()));
+    }
+    let (interpreter, path) = fixtures::python("resolves.py")?;
+    let mut program = Program::start(Command::new(interpreter).arg(path))?;
+    program.line("READY", seconds(20))?;
+    let daemon = Daemon::start(&[program.pid()], &[])?;
+    program.write("go\n")?;
+    program.line("OPEN", seconds(20))?;
+    let mut row = Value::Null;
+    let named = wait::until("the name", seconds(20), || {
+        let (rows, _) = daemon.connections(1000)?;
+        let is_it = |row: &&Value| row["remote"] == "127.0.0.9:7000";
+        row = rows.iter().find(is_it).cloned().unwrap_or_default();
+        Ok(row["named_by"] == "dns" && row["host"] == "queue.shop.test:7000")
+    });
+    ensure!(named.is_ok(), "{row:#}");
+    ensure!(
+        row["url"].is_null() && row["not_higher_because"].is_string(),
+        "{row:#}"
+    );
     Ok(())
 }

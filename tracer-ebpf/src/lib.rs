@@ -15,6 +15,7 @@ extern crate std;
 
 mod abi;
 
+pub use abi::answers::{ANSWER_BYTES, Answer};
 pub use abi::config::{
     CallKey, CallValue, Config, FILTER_CGROUP, FILTER_HOST, FILTER_PROCESS, Offsets, SCAN_NUMBER,
     SCAN_UNSTORED,

@@ -32,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ruby", ruby_frames),
     ("http", http_bytes),
     ("http2", http2_blocks),
+    ("dns", dns_answers),
     ("services", first_messages),
     ("btf", btf),
     ("config", config),
@@ -171,6 +172,11 @@ pub fn first_messages(data: &[u8]) {
     };
     let said = protocols::hear(&message, None);
     let _ = said.map(|said| protocols::hear(&message, Some(said.service)));
+}
+
+/// An answer of a DNS server.
+pub fn dns_answers(data: &[u8]) {
+    let _ = protocols::dns::read(data);
 }
 
 /// The kernel's type information.

@@ -236,6 +236,9 @@ pub struct Remote {
     /// Process id and name of who listens at the other end of a UNIX socket.
     #[serde(default)]
     pub peer: Option<(u32, String)>,
+    /// Name, with the port, that the process resolved to the address.
+    #[serde(default)]
+    pub resolved: Option<String>,
 }
 
 /// The process a connection belongs to.

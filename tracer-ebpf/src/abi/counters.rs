@@ -86,6 +86,8 @@ counters! {
     BlockRingFull = 21, "block_ring_full";
     /// A connection's first message found no room in its ring: its protocol may have no name.
     GreetingRingFull = 22, "greeting_ring_full";
+    /// An answer to a DNS query found no room in its ring: its addresses may have no name.
+    AnswerRingFull = 23, "answer_ring_full";
 }
 
 const _: () = {

@@ -1,6 +1,7 @@
 //! What the programs do, whichever way they are attached.
 
 pub mod accepts;
+pub mod answers;
 pub mod asked;
 pub mod calls;
 pub mod capture;

@@ -7,6 +7,7 @@ use tracer_ebpf::{
 };
 
 use super::{
+    answers,
     capture::capture_stack,
     ends::fold_socket,
     greetings,
@@ -54,7 +55,12 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         Some(sock) if sock.family != AF_UNIX as u8 || is_stale(sk, sock.inode) == 0 => sock,
         // every transfer of every process that is not watched comes by here: only UNIX sockets of
         // those that are can be new
-        None if family(object) != AF_UNIX || !current_is_target() => return,
+        None if family(object) != AF_UNIX || !current_is_target() => {
+            if matches!(transfer, Transfer::Received) && answers::comes_by(object) {
+                answers::pass_on_answer(bytes as u32, 0);
+            }
+            return;
+        }
         _ => {
             if begin_to_follow(sk) == 0 {
                 return;
@@ -82,6 +88,9 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
             } else {
                 lose_track(sock);
             }
+        }
+        if matches!(transfer, Transfer::Received) && sock.remote_port == answers::PORT {
+            answers::pass_on_answer(bytes as u32, 1);
         }
         if matches!(transfer, Transfer::Received) && greetings::is_first(sock) {
             greetings::pass_on(sk, bytes as u32, 0);

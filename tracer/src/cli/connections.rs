@@ -38,7 +38,7 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
         Cell::Text(match (&c.url, &c.peer) {
             (Some(url), _) => url.clone(),
             (None, Some(peer)) => format!("unix:{} ({}, pid {})", c.remote, peer.comm, peer.pid),
-            (None, None) => c.remote.clone(),
+            (None, None) => c.host.as_ref().unwrap_or(&c.remote).clone(),
         })
     })
     .elastic(20),
@@ -129,10 +129,10 @@ fn matches(row: &ConnectionRow, args: &ConnectionsArgs) -> bool {
         .state
         .as_ref()
         .is_none_or(|state| normal(state) == normal(&row.state));
-    let remote = args
-        .remote
-        .as_ref()
-        .is_none_or(|wanted| row.remote.contains(wanted) || contains(&row.url, wanted));
+    let remote = args.remote.as_ref().is_none_or(|wanted| {
+        let named = contains(&row.url, wanted) || contains(&row.host, wanted);
+        row.remote.contains(wanted) || named
+    });
     let site = args.call_site.as_ref().is_none_or(|wanted| {
         let site = row.call_site.as_ref();
         site.is_some_and(|site| site.function.contains(wanted) || contains(&site.file, wanted))
@@ -182,6 +182,7 @@ mod tests {
             named_by: NamedBy::Address,
             not_higher_because: None,
             peer: None,
+            host: None,
             opened_at: samples::start(),
             preexisting: false,
             age_seconds: age,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{StackOf, StackQuality},
-    report::{Finding, FindingState, LibrarySite, Resources},
+    report::{Finding, FindingState, LibrarySite, NamedBy, Resources},
 };
 
 /// Lines shown of a stack; `describe` has all.
@@ -283,7 +283,10 @@ pub fn remote(finding: &Finding) -> String {
                 clean(&peer.comm),
                 peer.pid
             ),
-            None => clean(address).into_owned(),
+            None => match (&remote.host, remote.named_by) {
+                (Some(name), NamedBy::Dns) => format!("{} ({})", clean(name), clean(address)),
+                _ => clean(address).into_owned(),
+            },
         },
     }
 }

@@ -367,7 +367,7 @@ fn remote(cohort: &Cohort, examples: Vec<String>) -> RemoteInfo {
     RemoteInfo {
         family: remote.family,
         address: remote.address.clone(),
-        host: remote.host.clone(),
+        host: (remote.host.clone()).or_else(|| remote.resolved.clone()),
         path: unix.then(|| remote.address.clone()),
         url: remote.url.clone(),
         named_by,
@@ -466,6 +466,7 @@ mod tests {
                     host: Some("api".to_owned()),
                     url: Some("http://api/v2/{}".to_owned()),
                     peer: None,
+                    resolved: None,
                 }),
                 role: Role::Client,
             },

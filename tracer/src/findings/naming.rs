@@ -77,6 +77,10 @@ pub fn of_remote(remote: &Remote, role: Role) -> Rung {
         let because = "The connections have no URL in common.";
         return (NamedBy::Host, Some(because.to_owned()));
     }
+    let rung = match remote.resolved {
+        Some(_) => NamedBy::Dns,
+        None => NamedBy::Address,
+    };
     let because = match role {
         Role::Server => "The peers are many; named is the address where they were accepted.",
         Role::Client => {
@@ -84,7 +88,7 @@ pub fn of_remote(remote: &Remote, role: Role) -> Rung {
              name or a message of a known protocol, or they have none in common."
         }
     };
-    (NamedBy::Address, Some(because.to_owned()))
+    (rung, Some(because.to_owned()))
 }
 
 #[cfg(test)]
@@ -118,6 +122,7 @@ mod tests {
             host: None,
             url: None,
             peer: None,
+            resolved: None,
         };
         let rung = |remote: &Remote| of_remote(remote, Role::Client).0;
         assert_eq!(rung(&remote), NamedBy::Address);

@@ -301,6 +301,7 @@ mod tests {
         "STREAMS",
         "BLOCKS",
         "GREETINGS",
+        "ANSWERS",
         "UV_FAILED",
         "UV_HANDLES",
     ];

@@ -3,6 +3,7 @@
 //! Nothing but method, redacted target and host leaves this module: no header values, no body, no
 //! userinfo, no query values.
 
+pub mod dns;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]

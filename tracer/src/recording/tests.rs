@@ -62,6 +62,7 @@ fn cohort() -> (Cohort, Identity) {
         host: None,
         url: Some("http://10.0.0.1/a/{}".to_owned()),
         peer: None,
+        resolved: None,
     };
     let cohort = Cohort {
         process: Arc::new(process),

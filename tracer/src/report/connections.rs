@@ -39,6 +39,9 @@ pub struct ConnectionRow {
     /// Who listens at the other end of a UNIX socket.
     #[serde(default)]
     pub peer: Option<Peer>,
+    /// The name, with the port, that the process resolved to the address, where nothing better names it.
+    #[serde(default)]
+    pub host: Option<String>,
     /// When it was opened.
     pub opened_at: Timestamp,
     /// It was there before tracing: `opened_at` is when it was first seen.

@@ -424,7 +424,7 @@ pub struct RemoteInfo {
     pub family: Family,
     /// Address and port, or `unix` with `path`.
     pub address: String,
-    /// Host the requests name.
+    /// Host the requests name; else, where `named_by` is `dns`, the name that was resolved, with the port.
     pub host: Option<String>,
     /// UNIX path.
     pub path: Option<String>,

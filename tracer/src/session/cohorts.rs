@@ -488,6 +488,7 @@ mod tests {
             host: host.map(str::to_owned),
             url: None,
             peer: None,
+            resolved: None,
         })
     }
 

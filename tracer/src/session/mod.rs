@@ -17,6 +17,7 @@ mod processes;
 mod records;
 mod report;
 mod requests;
+mod resolved;
 mod resources;
 mod responses;
 mod rows;
@@ -231,7 +232,7 @@ impl Session {
             watch: Watch::new(target),
             paths: CallPaths::new(rings.stacks, stacks),
             processes: Processes::default(),
-            requests: Requests::new(options.examples, rings.greetings),
+            requests: Requests::new(options.examples, rings.greetings, rings.resolved),
             streams: rings.streams,
             sockets: Sockets::default(),
             runtimes,

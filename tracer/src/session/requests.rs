@@ -8,6 +8,7 @@ use super::{
     greetings::{self, Greetings},
     interner::Interner,
     latest_requests::LatestRequests,
+    resolved::Resolved,
 };
 use crate::{
     kernel::probes::Probes,
@@ -28,16 +29,19 @@ pub struct Requests {
     taken: Vec<(HeadKey, u32)>,
     /// What connections begin with that have no requests.
     greetings: Option<Greetings>,
+    /// Names that processes resolved.
+    resolved: Option<Resolved>,
 }
 
 impl Requests {
     /// None yet; of those to come, `examples` are kept, or their routes only.
-    pub fn new(examples: bool, greetings: Greetings) -> Requests {
+    pub fn new(examples: bool, greetings: Greetings, resolved: Resolved) -> Requests {
         if !examples {
             wiping::begin();
         }
         let mut requests = Requests {
             greetings: Some(greetings),
+            resolved: Some(resolved),
             ..Requests::default()
         };
         requests.interner.routes_only = !examples;
@@ -58,6 +62,9 @@ impl Requests {
     pub fn take_heads(&mut self, probes: &Probes) -> io::Result<bool> {
         if let Some(greetings) = &mut self.greetings {
             greetings.take(&mut self.interner, &mut self.latest);
+        }
+        if let Some(resolved) = &mut self.resolved {
+            resolved.take();
         }
         let mut heads = Vec::new();
         let keep = probes.pins().is_some();
@@ -100,6 +107,14 @@ impl Requests {
                 let _ = probes.heads.remove(&key);
             }
         }
+    }
+
+    /// The name by which a process knew an address (`address:port`) when it connected to it, with the
+    /// port.
+    pub fn resolved(&self, tgid: u32, address: &str, opened_ns: u64) -> Option<String> {
+        let name = self.resolved.as_ref()?.name(tgid, address, opened_ns)?;
+        let (_, port) = address.rsplit_once(':')?;
+        Some(format!("{name}:{port}"))
     }
 
     /// What the request of a number says.
@@ -171,6 +186,7 @@ pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -
             ),
         }),
         peer: None,
+        resolved: None,
     })
 }
 

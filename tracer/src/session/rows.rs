@@ -50,12 +50,22 @@ pub fn row(
         .then(|| beside.processes.listener(process.pid, &remote))
         .flatten()
         .map(|(pid, comm)| Peer { pid, comm });
+    let resolves = url.is_none() && family != Family::Unix && role == Role::Client;
+    let host = resolves
+        .then(|| {
+            let requests = &beside.requests;
+            requests.resolved(sock.tgid, &remote, sock.opened_ns)
+        })
+        .flatten();
     let (named_by, not_higher_because) = match (&url, family) {
         (Some(url), _) => naming::of_url(url.rsplit(' ').next().unwrap_or(url)),
         (None, Family::Unix) => Some(naming::of_unix(&remote, peer.is_some())),
         (None, _) => None,
     }
-    .unwrap_or_else(|| of_address(sock, role));
+    .unwrap_or_else(|| match (of_address(sock, role), &host) {
+        ((_, because), Some(_)) => (NamedBy::Dns, because),
+        (rung, None) => rung,
+    });
     let last = sock
         .at_ns(sock.sent_ticks.max(sock.received_ticks))
         .unwrap_or(sock.opened_ns);
@@ -76,6 +86,7 @@ pub fn row(
         named_by,
         not_higher_because,
         peer,
+        host,
         opened_at: clock.date(sock.opened_ns),
         preexisting: sock.flags & SOCK_PREEXISTING != 0,
         age_seconds: seconds_between(sock.opened_ns, now_ns),

@@ -457,6 +457,7 @@ impl Sockets {
                 host: None,
                 url: None,
                 peer: None,
+                resolved: None,
             }),
         };
         let opener = beside.site(open_stack);

@@ -2,7 +2,10 @@
 
 use tracer_ebpf::Config;
 
-use super::{Options, StartError, greetings::Greetings, stack_ring::StackRing, streams::Streams};
+use super::{
+    Options, StartError, greetings::Greetings, resolved::Resolved, stack_ring::StackRing,
+    streams::Streams,
+};
 use crate::kernel::probes::{ProbeError, Probes, Setup};
 
 /// Loads and attaches the probes.
@@ -58,6 +61,8 @@ pub struct Rings {
     pub streams: Streams,
     /// First messages.
     pub greetings: Greetings,
+    /// Answers to DNS queries.
+    pub resolved: Resolved,
 }
 
 /// Those of the programs that were loaded.
@@ -72,6 +77,7 @@ pub fn rings(probes: &mut Probes) -> Result<Rings, StartError> {
             .map_err(|e| StartError::Failed(format!("stacks can't be received: {e}")))?,
         streams: Streams::new(probes).map_err(unsupported)?,
         greetings: Greetings::new(probes).map_err(unsupported)?,
+        resolved: Resolved::new(probes).map_err(unsupported)?,
     })
 }
 

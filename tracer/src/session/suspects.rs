@@ -78,6 +78,11 @@ impl Names<'_> {
             let processes = &mut self.beside.processes;
             remote.peer = processes.listener(pid, &remote.address);
         }
+        if remote.url.is_none() && remote.host.is_none() && cohort.role == Role::Client {
+            let opened_ns = judgement.first_seen_ns;
+            let requests = &self.beside.requests;
+            remote.resolved = requests.resolved(pid, &remote.address, opened_ns);
+        }
         cohort.remote = Arc::new(remote);
         Some(Suspect {
             go,

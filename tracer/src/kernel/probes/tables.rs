@@ -79,6 +79,14 @@ impl Probes {
         self.ring("GREETINGS")
     }
 
+    /// The ring of answers to DNS queries, for its only reader.
+    ///
+    /// # Errors
+    /// As [`Probes::stack_copies`].
+    pub(crate) fn answers(&mut self) -> Result<RingBuf<MapData>, ProbeError> {
+        self.ring("ANSWERS")
+    }
+
     fn ring(&mut self, name: &str) -> Result<RingBuf<MapData>, ProbeError> {
         let ring = self.ebpf.take_map(name);
         let ring = ring.ok_or_else(|| ProbeError::Load(format!("no map {name} is left")))?;

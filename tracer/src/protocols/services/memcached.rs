@@ -45,11 +45,13 @@ pub(super) fn read(message: &Message<'_>) -> Option<Option<String>> {
     let mut words = line.split(' ');
     let command = words.next()?;
     if STORING.contains(&command) {
-        // key, flags, expiry, length: no other has such a line
+        // key, flags, expiry, length, and as many bytes behind it
         let words: Vec<&str> = words.collect();
         let number = |word: &&str| word.trim_start_matches('-').parse::<u32>().is_ok();
         let fits = (4..=6).contains(&words.len()) && words[1..4].iter().all(number);
-        return fits.then_some(None);
+        let bytes: usize = words.get(3)?.parse().ok()?;
+        let whole = message.len == line.len() + 2 + bytes + 2;
+        return (fits && (whole || message.port == PORT)).then_some(None);
     }
     (message.port == PORT && COMMANDS.contains(&command)).then_some(None)
 }
@@ -76,6 +78,7 @@ mod tests {
         let name = Some(("memcached", None));
         assert_eq!(heard(&sent(b"set a 0 60 2\r\nhi\r\n", 1)), name);
         assert_eq!(heard(&sent(b"set a = 1\r\n", 1)), None);
+        assert_eq!(heard(&sent(b"set a 1 2 3\n", 1)), None);
         assert_eq!(heard(&sent(b"get a\r\n", 1)), None);
         assert_eq!(heard(&sent(b"get a\r\n", 11211)), name);
         let mut noop = [0; 24];
