@@ -283,7 +283,7 @@ pub struct Cohort {
 }
 
 /// Who has a descriptor for a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Holder {
     /// The process that opened or accepted it.
     Opener,
@@ -292,11 +292,12 @@ pub enum Holder {
     /// No descriptor was found at the last complete scan.
     Nobody,
     /// No scan has looked for it yet.
+    #[default]
     Unknown,
 }
 
 /// One live connection as a sweep saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Connection {
     /// The kernel's socket address; with `opened_ns` it identifies the connection.
     pub sk: u64,

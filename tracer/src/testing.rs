@@ -18,6 +18,14 @@ pub use crate::{
     symbols::symbolize::Names,
 };
 
+/// The judgements.
+pub mod engine {
+    pub use crate::{
+        engine::{Engine, Lineage, Settings},
+        model::{CohortId, Connection, Role},
+    };
+}
+
 /// The process that reads foreign files in our place.
 pub mod reader {
     pub use crate::reader::start_from;

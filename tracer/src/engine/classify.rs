@@ -193,7 +193,14 @@ fn client(
     }
     let since_turn_ns = now_ns.saturating_sub(c.turn_ns.unwrap_or(c.opened_ns));
     if streaming(now_ns, c, idle_ns, since_turn_ns, settings) {
-        (Class::Stream, since_turn_ns)
+        // of what is upgraded every message may look like a request
+        let since_opened_ns = now_ns.saturating_sub(c.opened_ns);
+        let going_on_ns = if upgraded(c) {
+            since_opened_ns
+        } else {
+            since_turn_ns
+        };
+        (Class::Stream, going_on_ns)
     } else if idle_ns < settings.idle_ns
         || matches!(c.pool, PoolState::Reading | PoolState::Response)
     {

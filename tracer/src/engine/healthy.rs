@@ -12,7 +12,7 @@ use super::{
     history::{IDLE, Mask},
     population::{Counts, Level, State},
 };
-use crate::model::{CohortId, Confidence, Kind, Role};
+use crate::model::{CohortId, Confidence, Ended, Kind, Role};
 
 /// Populations told of; the rest is small.
 const WATCHED_MAX: usize = 32;
@@ -69,15 +69,12 @@ pub fn because(sight: &Sight<'_>, state: &State) -> String {
         Class::Quiet,
         Class::Old,
     ]));
-    let closed_after = |n: u64| {
-        let mean_s = state.closed_lifetime_ns as f64 / n as f64 / 1e9;
-        match mean_s {
-            s if s < 10.0 => format!("{s:.1} s"),
-            s => format!("{s:.0} s"),
-        }
-    };
     if open == 0 {
-        return format!("each was closed, after {} on average", closed_after(closed));
+        return closed_because(&Ended {
+            count: closed,
+            lifetime_ns: state.closed_lifetime_ns,
+            turns: state.closed_turns,
+        });
     }
     if tally.reused > 0 {
         let uses = tally.turns.max(u64::from(tally.reused));
@@ -110,6 +107,19 @@ pub fn because(sight: &Sight<'_>, state: &State) -> String {
     } else {
         format!("{open} idle, their number does not grow")
     }
+}
+
+/// The same of connections none of which is left.
+#[must_use]
+pub fn closed_because(ended: &Ended) -> String {
+    let mean_s = ended.lifetime_ns as f64 / ended.count.max(1) as f64 / 1e9;
+    let mean = match mean_s {
+        s if s < 0.001 => format!("{:.0} µs", s * 1e6),
+        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s if s < 10.0 => format!("{s:.1} s"),
+        s => format!("{s:.0} s"),
+    };
+    format!("each was closed, after {mean} on average")
 }
 
 /// Growth of a process's clients that no judgement is about: too little of everything to accuse

@@ -35,7 +35,7 @@ use crate::model::{CohortId, Confidence, Connection, Ended, Kind, Role};
 
 pub use self::{
     classify::Class,
-    healthy::Watched,
+    healthy::{Watched, closed_because},
     history::Mask,
     input::{Input, Observer},
     population::{Counts, Level, Lineage},
@@ -45,6 +45,9 @@ use self::{
     history::{Schedule, Tally},
     population::State,
 };
+
+/// Leaves without room whose process is remembered.
+const CROWDED_OUT_MAX: usize = 65_536;
 
 /// What the engine thinks of one population.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,6 +105,9 @@ pub struct Engine {
     reconciled: bool,
     ever_reconciled: bool,
     overflow: u64,
+    /// Leaves that there is no room for, with what they are parts of: they count as parts of their
+    /// process.
+    crowded_out: HashMap<CohortId, (CohortId, Role)>,
     candidates: u64,
     observer: Option<Box<dyn Observer>>,
 }
@@ -120,6 +126,7 @@ impl Engine {
             reconciled: false,
             ever_reconciled: false,
             overflow: 0,
+            crowded_out: HashMap::new(),
             candidates: 0,
             observer: None,
         }
@@ -131,6 +138,9 @@ impl Engine {
         self.tell(Input::Enroll(leaf, role, lineage));
         if let Some(state) = self.state(leaf, role) {
             state.lineage = Some(lineage);
+            self.crowded_out.remove(&leaf);
+        } else if self.crowded_out.len() < CROWDED_OUT_MAX {
+            self.crowded_out.insert(leaf, (lineage.process, role));
         }
     }
 
@@ -164,8 +174,12 @@ impl Engine {
         }
         self.tell(Input::Observe(leaf, role, connection));
         let seen = classify::classify(self.now_ns, role, connection, &self.settings)?;
-        if self.filling.contains_key(&leaf) || self.state(leaf, role).is_some() {
-            let tally = self.filling.entry(leaf).or_default();
+        let counted = match self.filling.contains_key(&leaf) || self.state(leaf, role).is_some() {
+            true => Some(leaf),
+            false => self.crowded_out.get(&leaf).map(|(process, _)| *process),
+        };
+        if let Some(counted) = counted {
+            let tally = self.filling.entry(counted).or_default();
             tally.add(self.now_ns, connection, &seen);
         }
         Some(seen.class)
@@ -206,9 +220,18 @@ impl Engine {
         let now_ns = self.now_ns;
         for state in self.cohorts.values_mut() {
             state.tally = Tally::default();
+            state.unkept = None;
         }
         let mut seen = std::mem::take(&mut self.filling);
+        let crowded_out: HashMap<CohortId, Role> = self.crowded_out.values().copied().collect();
         for (id, tally) in seen.drain() {
+            if let Some(&role) = crowded_out.get(&id) {
+                if let Some(process) = self.state_at(id, role, Level::Process) {
+                    process.tally.merge(&tally);
+                    process.unkept = Some(tally);
+                }
+                continue;
+            }
             let Some(leaf) = self.cohorts.get_mut(&id) else {
                 continue;
             };
@@ -369,7 +392,12 @@ impl Engine {
     }
 
     fn state_at(&mut self, id: CohortId, role: Role, level: Level) -> Option<&mut State> {
-        let full = self.cohorts.len() >= self.settings.max_cohorts;
+        // what is judged of a whole process is worth more than one more of its parts
+        let max = match level {
+            Level::Leaf => self.settings.max_cohorts * 3 / 4,
+            _ => self.settings.max_cohorts,
+        };
+        let full = self.cohorts.len() >= max;
         match self.cohorts.entry(id) {
             std::collections::hash_map::Entry::Occupied(e) => Some(e.into_mut()),
             std::collections::hash_map::Entry::Vacant(_) if full => {

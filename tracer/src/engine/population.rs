@@ -93,6 +93,8 @@ pub struct State {
     pub lineage: Option<Lineage>,
     /// As of the last complete sweep.
     pub tally: Tally,
+    /// Of a process: what of that is of leaves that there was no room for.
+    pub unkept: Option<Box<Tally>>,
     pub history: History,
     pub closed: u64,
     pub closed_lifetime_ns: u64,
@@ -118,6 +120,7 @@ impl State {
             level,
             lineage: None,
             tally: Tally::default(),
+            unkept: None,
             history: History::default(),
             closed: 0,
             closed_lifetime_ns: 0,
@@ -138,8 +141,9 @@ impl State {
             tally: Tally::default(),
             ..self.clone()
         };
-        for state in left {
-            rest.tally.merge(&state.tally);
+        let left = left.iter().map(|state| &state.tally);
+        for tally in left.chain(self.unkept.as_deref()) {
+            rest.tally.merge(tally);
         }
         for part in parts {
             rest.history.subtract(&part.history);

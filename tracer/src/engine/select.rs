@@ -236,11 +236,12 @@ impl<'a> Selection<'a> {
         let Some(state) = self.state(id) else {
             return;
         };
-        if holding < 2 {
+        let open = |id: &CohortId| self.state(*id).map_or(0, |s| s.tally.open);
+        let unkept = state.unkept.as_ref().map_or(0, |unkept| unkept.open);
+        if holding < 2 && unkept == 0 {
             return;
         }
-        let open = |id: &CohortId| self.state(*id).map_or(0, |s| s.tally.open);
-        if left.iter().map(open).sum::<u32>() < self.sight.settings.min_survivors {
+        if unkept + left.iter().map(open).sum::<u32>() < self.sight.settings.min_survivors {
             return;
         }
         let of = |ids: &[CohortId]| -> Vec<&State> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{Engine, Judgement, Settings, State, explain_servers};
+use super::{Engine, Judgement, Level, Lineage, Settings, State, explain_servers};
 use crate::model::{
     CohortId, Confidence, Connection, Ended, Framing, Holder, Kind, PoolState, Protocol,
     ResponseState, Role,
@@ -16,26 +16,8 @@ fn idle(sk: u64, opened_ns: u64) -> Connection {
     Connection {
         sk,
         opened_ns,
-        sent_ns: None,
-        received_ns: None,
-        turn_ns: None,
-        peer_closed_ns: None,
-        closed_ns: None,
-        turns: 0,
-        unread: 0,
-        fd: None,
-        holder: Holder::Unknown,
         connected: true,
-        reset: false,
-        shutdown: false,
-        preexisting: false,
-        error: 0,
-        last_was_send: false,
-        awaited: None,
-        pair: false,
-        pool: PoolState::Unknown,
-        protocol: Protocol::Unknown,
-        response: None,
+        ..Connection::default()
     }
 }
 
@@ -281,9 +263,47 @@ fn too_many_cohorts_are_counted_and_cost_nothing() {
     };
     engine.ended(CohortId(99), Role::Client, &one);
     engine.end_sweep();
-    assert_eq!(engine.overflow(), 16);
-    assert!(engine.connections(CohortId(9)).is_some());
-    assert!(engine.connections(CohortId(10)).is_none());
+    // a quarter is for what they are parts of
+    assert_eq!(engine.overflow(), 19);
+    assert!(engine.connections(CohortId(6)).is_some());
+    assert!(engine.connections(CohortId(7)).is_none());
+}
+
+#[test]
+fn what_finds_no_room_counts_for_its_process() {
+    let mut engine = Engine::new(Settings {
+        max_cohorts: 8,
+        ..Settings::default()
+    });
+    let process = CohortId(1_000);
+    for second in 1..=120u32 {
+        engine.begin_sweep(u64::from(second) * SECOND, true);
+        for i in 0..second {
+            let lineage = Lineage {
+                site: CohortId(2_000 + i),
+                authority: CohortId(3_000 + i),
+                process,
+                sited: true,
+                pairs: false,
+            };
+            if i + 1 == second {
+                engine.enroll(CohortId(i), Role::Client, lineage);
+            }
+            let opened_ns = u64::from(i) * SECOND;
+            engine.observe(CohortId(i), Role::Client, &idle(u64::from(i), opened_ns));
+        }
+        engine.end_sweep();
+    }
+    let whole = engine.connections(process).map(|counts| counts.open);
+    assert_eq!(whole, Some(120));
+    let judged = engine.judge();
+    let [judgement] = judged.as_slice() else {
+        panic!("{judged:?}");
+    };
+    assert_eq!(
+        (judgement.level, judgement.confidence),
+        (Level::Process, Confidence::Medium)
+    );
 }
 
 #[test]

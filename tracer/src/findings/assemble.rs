@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Identity, hints, library, naming, program, verdict};
+use super::{Identity, hints, library, naming, program, stragglers, verdict};
 use crate::{
     engine::{self, Counts, Judgement},
     model::{Cohort, Confidence, Family, GoPools, Process, Role, StackQuality},
@@ -67,6 +67,8 @@ pub struct Inputs<'a> {
     pub suspects: Vec<Suspect>,
     /// The others.
     pub watched: Vec<Watched>,
+    /// Those of which no connection lived long enough to be looked at.
+    pub brief: Vec<Population>,
     /// Limits of the watched processes.
     pub resources: Vec<Resources>,
     /// Reasons of the collector's own why nothing can be concluded, as sentences: a target that
@@ -90,7 +92,7 @@ pub fn assemble(inputs: Inputs<'_>) -> Report {
         let id = suspect.identity.id(program(&suspect.cohort.process));
         groups.entry(id).or_default().push(suspect);
     }
-    let mut findings: Vec<Finding> = library::merged(groups)
+    let mut findings: Vec<Finding> = stragglers::joined(library::merged(groups))
         .into_iter()
         .filter_map(|(id, group)| finding(id, group, &inputs))
         .collect();
@@ -125,7 +127,9 @@ pub fn assemble(inputs: Inputs<'_>) -> Report {
         settle_seconds,
         findings,
         resolved: Vec::new(),
-        populations: inputs.watched.iter().map(population).collect(),
+        populations: (inputs.watched.iter().map(population))
+            .chain(inputs.brief)
+            .collect(),
         ignored: 0,
         resources: inputs.resources,
         baseline: None,
@@ -143,7 +147,11 @@ fn worst_first(a: &Finding, b: &Finding) -> std::cmp::Ordering {
 /// One finding from all suspects with its id: the worst one gives process, stack and words.
 fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<Finding> {
     group.sort_by(|a, b| {
-        let key = |s: &Suspect| (s.judgement.confidence, s.judgement.connections.outlived);
+        let own = |s: &Suspect| s.cohort.site.as_deref().is_some_and(|site| site.own);
+        let key = |s: &Suspect| {
+            let judgement = &s.judgement;
+            (own(s), judgement.confidence, judgement.connections.outlived)
+        };
         key(b)
             .cmp(&key(a))
             .then(a.cohort.process.pid.cmp(&b.cohort.process.pid))
@@ -207,6 +215,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         evidence.push("No stack could be taken, so the call site is unknown.".to_owned());
     }
     evidence.extend(site.and_then(|site| hints::explain(site, program(&cohort.process))));
+    evidence.extend(stragglers::sentence(&group, worst));
     if let Some(library) = &library {
         let own = site.filter(|site| site.own).and_then(call_site);
         evidence.push(library::sentence(library, own.as_ref(), &called_by));
@@ -390,202 +399,4 @@ impl Inputs<'_> {
 /// Two decimals are enough for people and steady enough for comparisons.
 fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::model::{CohortId, Frame, Kind, Remote, Site, StackOf};
-
-    const SECOND: u64 = 1_000_000_000;
-
-    fn suspect(pid: u32, line: u32, confidence: Confidence) -> Suspect {
-        let frame = Frame {
-            function: "main.fetch".to_owned(),
-            file: Some("/src/main.go".to_owned()),
-            line: Some(line),
-            module: Some("/app".to_owned()),
-            inlined: false,
-            address: None,
-        };
-        Suspect {
-            judgement: Judgement {
-                cohort: CohortId(pid),
-                kind: Kind::NeverClosed,
-                also: vec![],
-                confidence,
-                level: engine::Level::Leaf,
-                members: vec![CohortId(pid)],
-                about: engine::Mask::default(),
-                back: false,
-                responses: vec![],
-                connections: Counts {
-                    open: 10 * u64::from(pid),
-                    outlived: 9 * u64::from(pid),
-                    opened: 11 * u64::from(pid),
-                    closed: u64::from(pid),
-                    peak_open: 10 * u64::from(pid),
-                },
-                requests: 10,
-                leaked_per_request: 0.9,
-                growth_per_minute: 6.0,
-                burst_period_seconds: None,
-                oldest_opened_ns: Some(95 * SECOND),
-                first_seen_ns: 110 * SECOND,
-                evidence: vec!["Numbers.".to_owned()],
-                advice: "Close it.",
-                settle_seconds: (confidence == Confidence::Low).then_some(12.3),
-            },
-            cohort: Cohort {
-                process: Arc::new(Process {
-                    pid,
-                    ns_pid: None,
-                    start_ticks: 1,
-                    comm: "app".to_owned(),
-                    exe: Some("/app".to_owned()),
-                    runtime: None,
-                    container_id: None,
-                }),
-                site: Some(Arc::new(Site {
-                    frames: vec![frame],
-                    owners: Vec::new(),
-                    call_site: Some(0),
-                    own: true,
-                    quality: StackQuality::Complete,
-                    library: false,
-                    own_frames: Vec::new(),
-                    line_in_function: Some(line - 20),
-                })),
-                site_of: StackOf::Request,
-                opener: None,
-                remote: Arc::new(Remote {
-                    family: Family::Tcp4,
-                    address: "10.0.0.7:80".to_owned(),
-                    host: Some("api".to_owned()),
-                    url: Some("http://api/v2/{}".to_owned()),
-                    peer: None,
-                    resolved: None,
-                }),
-                role: Role::Client,
-            },
-            identity: Identity {
-                level: engine::Level::Leaf,
-                role: Role::Client,
-                place: Some(crate::findings::Place {
-                    function: "main.fetch".to_owned(),
-                    file: None,
-                    line: Some(line),
-                    line_in_function: Some(line - 20),
-                }),
-                authority: crate::findings::Authority::Host("api".to_owned()),
-            },
-            examples: vec!["GET http://api/v2/7".to_owned()],
-            callers: Vec::new(),
-            called_by: Vec::new(),
-            go: None,
-            pod: None,
-        }
-    }
-
-    fn report(suspects: Vec<Suspect>, lost_events: u64, unsettled: Vec<String>) -> Report {
-        let start = Timestamp::UNIX_EPOCH;
-        assemble(Inputs {
-            started_at: start,
-            duration_seconds: 20.0,
-            clock: (100 * SECOND, start),
-            coverage: Coverage {
-                lost_events,
-                ..Coverage::default()
-            },
-            node: None,
-            suspects,
-            now_ns: 120 * SECOND,
-            watched: Vec::new(),
-            resources: Vec::new(),
-            unsettled,
-        })
-    }
-
-    #[test]
-    fn replicas_with_one_leak_are_one_finding() {
-        let r = report(
-            vec![
-                suspect(1, 24, Confidence::High),
-                suspect(3, 24, Confidence::High),
-                suspect(2, 24, Confidence::Medium),
-            ],
-            0,
-            vec![],
-        );
-        assert_eq!(r.verdict, Verdict::Leak);
-        let [f] = r.findings.as_slice() else {
-            panic!("{r:?}");
-        };
-        assert_eq!(f.process.pid, 3);
-        let instances: Vec<(u32, u64)> =
-            f.instances.iter().map(|i| (i.pid, i.connections)).collect();
-        assert_eq!(instances, [(3, 30), (1, 10), (2, 20)]);
-        assert_eq!(f.connections.outlived, 54);
-        assert_eq!((f.requests, f.leaked_per_request), (30, 1.8));
-        assert_eq!(f.growth_per_minute, 18.0);
-        assert_eq!(f.remote.examples, ["GET http://api/v2/7"]);
-        assert_eq!(
-            f.oldest_opened_at.map(|t| t.to_string()).as_deref(),
-            Some("1969-12-31T23:59:55Z")
-        );
-        assert_eq!(
-            f.instances[0].first_seen_at.to_string(),
-            "1970-01-01T00:00:10Z"
-        );
-    }
-
-    #[test]
-    fn worst_comes_first() {
-        let r = report(
-            vec![
-                suspect(9, 24, Confidence::Low),
-                suspect(1, 25, Confidence::Medium),
-                suspect(1, 26, Confidence::High),
-            ],
-            0,
-            vec![],
-        );
-        let lines: Vec<Option<u32>> = r
-            .findings
-            .iter()
-            .map(|f| f.call_site.as_ref().and_then(|c| c.line))
-            .collect();
-        assert_eq!(lines, [Some(26), Some(25), Some(24)]);
-        // A proven leak beside it settles the verdict.
-        assert_eq!((r.verdict, r.settle_seconds), (Verdict::Leak, None));
-    }
-
-    #[test]
-    fn without_a_stack_it_is_reported_with_less_confidence() {
-        let mut s = suspect(1, 24, Confidence::High);
-        s.cohort.site = None;
-        let r = report(vec![s], 0, vec![]);
-        let f = &r.findings[0];
-        assert_eq!(r.verdict, Verdict::Leak);
-        assert_eq!(f.confidence, Confidence::Medium);
-        assert_eq!(f.stack_quality, StackQuality::None);
-        assert_eq!((&f.call_site, f.stack_of), (&None, None));
-    }
-
-    #[test]
-    fn verdicts() {
-        assert_eq!(report(vec![], 0, vec![]).verdict, Verdict::Clean);
-        let low = report(vec![suspect(1, 24, Confidence::Low)], 0, vec![]);
-        assert_eq!(low.verdict, Verdict::Inconclusive);
-        assert_eq!(low.settle_seconds, Some(13.0));
-        assert_eq!(low.inconclusive_because.len(), 1);
-        let lost = report(vec![], 7, vec!["It ended.".to_owned()]);
-        assert_eq!(lost.verdict, Verdict::Inconclusive);
-        assert_eq!(lost.inconclusive_because.len(), 2);
-        let leak = report(vec![suspect(1, 24, Confidence::Medium)], 7, vec![]);
-        assert_eq!(leak.verdict, Verdict::Leak);
-        assert!(leak.inconclusive_because.is_empty());
-    }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Suspects by the id of their finding.
-type Groups<'a> = BTreeMap<String, Vec<&'a Suspect>>;
+pub type Groups<'a> = BTreeMap<String, Vec<&'a Suspect>>;
 
 /// Folders below which each library has one of its own: what precedes its name, and how many parts
 /// of the path the name has.

@@ -60,6 +60,7 @@ impl Lives {
         for id in missing {
             if let Some(life) = self.by_id.get_mut(&id) {
                 let known = because.get(&id).cloned();
+                let known = counted_in(&life.finding, report).or(known);
                 life.finding.state = FindingState::Resolved;
                 life.finding.resolved_at = Some(now);
                 life.finding.resolved_because =
@@ -123,6 +124,17 @@ impl Lives {
             self.by_id.remove(&id);
         }
     }
+}
+
+/// Where what had no call site of its own is counted now: with those that have one.
+fn counted_in(missing: &Finding, report: &Report) -> Option<String> {
+    let mut same = report.findings.iter().filter(|known| {
+        known.process.pid == missing.process.pid
+            && known.remote.address == missing.remote.address
+            && known.role == missing.role
+    });
+    let known = same.find(|known| missing.call_site.is_none() && known.call_site.is_some())?;
+    Some(format!("It is counted in finding {} now.", known.id))
 }
 
 #[cfg(test)]

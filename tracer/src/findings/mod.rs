@@ -8,6 +8,9 @@ mod library;
 mod lives;
 pub mod naming;
 mod resources;
+mod stragglers;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use assemble::{Inputs, Suspect, Watched, assemble, unexplained};

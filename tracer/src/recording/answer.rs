@@ -12,7 +12,7 @@ use crate::{
     engine::{self, Engine, Judgement},
     findings::{self, Identity, Inputs, Lives, Suspect, Watched},
     model::{Cohort, CohortId, GoPools, Process, Remote, Site, StackOf},
-    report::{CalledBy, Caller, Coverage, Report, Resources},
+    report::{CalledBy, Caller, Coverage, Population, Report, Resources},
 };
 
 /// The names of a population.
@@ -105,6 +105,9 @@ pub struct Answer {
     pub coverage: Coverage,
     /// Limits of the watched processes.
     pub resources: Vec<Resources>,
+    /// What was closed before anybody looked.
+    #[serde(default)]
+    pub brief: Vec<Population>,
     /// The collector's own reasons why nothing can be concluded.
     pub unsettled: Vec<String>,
     /// Servers and clients with connections between them.
@@ -173,6 +176,7 @@ impl Answer {
             node: None,
             suspects,
             watched,
+            brief: self.brief,
             resources: self.resources,
             unsettled,
         });

@@ -45,27 +45,8 @@ pub fn unknown(slot: u32) -> Member {
         role: Role::Client,
         connection: Connection {
             sk: u64::from(slot),
-            opened_ns: 0,
-            sent_ns: None,
-            received_ns: None,
-            turn_ns: None,
-            peer_closed_ns: None,
-            closed_ns: None,
-            turns: 0,
-            unread: 0,
-            fd: None,
             holder: Holder::Opener,
-            connected: false,
-            reset: false,
-            shutdown: false,
-            preexisting: false,
-            error: 0,
-            last_was_send: false,
-            awaited: None,
-            pair: false,
-            pool: PoolState::Unknown,
-            protocol: Protocol::Unknown,
-            response: None,
+            ..Connection::default()
         },
     }
 }

@@ -100,6 +100,7 @@ fn answer(engine: &mut Engine, tape: &Tape) -> Report {
         now_ns: 61 * SECOND + 123_456_790,
         coverage,
         resources: Vec::new(),
+        brief: Vec::new(),
         unsettled: vec!["Something was not seen.".to_owned()],
         pairs: vec![(CohortId(8), CohortId(9))],
         cohorts: vec![(LEAF, Named::of(&cohort, &identity, &[]).without_url())],

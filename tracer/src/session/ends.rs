@@ -1,11 +1,11 @@
 //! Connections that ended: what the kernel has counted of them, delivered to the engine.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
 };
 
-use tracer_ebpf::{AggKey, AggValue, ROLE_SERVER};
+use tracer_ebpf::{AggKey, AggValue, ROLE_SERVER, Sock};
 
 use super::lifetimes::Lifetimes;
 use crate::{
@@ -19,6 +19,43 @@ const AGGREGATES_FULL: f64 = 0.75;
 /// Aggregates whose cohort is remembered.
 const COHORTS_MAX: usize = 131_072;
 
+/// Connections too brief for any sweep to see one of them: what they had in common, without their
+/// stacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Brief {
+    /// Opening process.
+    pub tgid: u32,
+    role: u8,
+    family: u8,
+    addr: [u32; 4],
+    port: u16,
+}
+
+impl Brief {
+    fn of(key: &AggKey) -> Brief {
+        Brief {
+            tgid: key.tgid,
+            role: key.role,
+            family: key.family,
+            addr: key.addr,
+            port: key.port,
+        }
+    }
+
+    /// The same as of a socket.
+    pub fn sock(&self) -> Sock {
+        Sock {
+            tgid: self.tgid,
+            role: self.role,
+            family: self.family,
+            remote_addr: self.addr,
+            remote_port: self.port,
+            local_port: self.port,
+            ..Sock::default()
+        }
+    }
+}
+
 /// What is known of ended connections. `AGG` only ever grows, so what was delivered before is
 /// subtracted.
 #[derive(Debug, Default)]
@@ -27,6 +64,8 @@ pub struct Ends {
     cohorts: HashMap<AggKey, CohortId>,
     /// What the engine was already told of each aggregate.
     delivered: HashMap<AggKey, Ended>,
+    /// What ended and belongs to no cohort.
+    brief: BTreeMap<Brief, Ended>,
     lifetimes: Lifetimes,
 }
 
@@ -76,7 +115,13 @@ impl Ends {
             .for_each(|key, value| current.push((*key, *value)))?;
         self.lifetimes
             .current(current.iter().map(|(_, value)| value));
+        self.brief.clear();
         for (key, value) in &current {
+            if !self.cohorts.contains_key(key) {
+                let brief = self.brief.entry(Brief::of(key)).or_default();
+                brief.count += value.closed;
+                brief.lifetime_ns = brief.lifetime_ns.saturating_add(value.lifetime_ns);
+            }
             if let Some((cohort, ended)) = self.news(key, value) {
                 let role = match key.role {
                     ROLE_SERVER => Role::Server,
@@ -114,6 +159,14 @@ impl Ends {
         Some((cohort, ended))
     }
 
+    /// Connections that ended before any sweep saw one like them: the most first, `most` at most.
+    pub fn brief(&self, most: usize) -> Vec<(Brief, &Ended)> {
+        let mut all: Vec<_> = self.brief.iter().map(|(of, ended)| (*of, ended)).collect();
+        all.sort_by_key(|(_, ended)| std::cmp::Reverse(ended.count));
+        all.truncate(most);
+        all
+    }
+
     /// Lifetimes of all that ended.
     pub fn lifetimes(&self) -> &Lifetimes {
         &self.lifetimes
@@ -139,6 +192,7 @@ impl Ends {
         Ends {
             cohorts: cohorts.collect(),
             delivered: delivered.collect(),
+            brief: BTreeMap::new(),
             lifetimes,
         }
     }

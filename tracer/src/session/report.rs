@@ -5,20 +5,22 @@ use std::collections::{BTreeMap, HashMap};
 use tracer_ebpf::Counter;
 
 use super::{
-    Health, Session, SessionError, Status, peers, resources::resources, rows::row, survey::Survey,
-    suspects::Names,
+    Health, Session, SessionError, Status, peers, records, resources::resources, rows::row,
+    survey::Survey, suspects::Names,
 };
 use crate::{
-    engine::Judgement,
+    engine::{self, Judgement},
     findings::{self, Inputs},
     model::CohortId,
     procs::{Presence, clock::monotonic_ns},
     recording::{Answer, Named, Shown},
-    report::{ConnectionList, Coverage, Doctor, Finding, Report, SCHEMA},
+    report::{ConnectionList, Coverage, Doctor, Finding, Population, Report, SCHEMA},
 };
 
 /// A watch shorter than this can't tell a leak from work in progress.
 const SHORT_WATCH_SECONDS: f64 = 10.0;
+/// Remotes told of to which all connections were too brief to be looked at.
+const BRIEF_MAX: usize = 16;
 /// Fewer sockets without an owner are no reason to doubt the rest.
 const OWNERLESS_MAX: u64 = 5;
 
@@ -36,6 +38,7 @@ impl Session {
         let growth = self.growth_by_process(&judgements);
         let watched = self.watched(&judgements);
         let unexplained = self.engine.unexplained(&judgements);
+        let brief = self.brief();
         let over = self.over(&judgements);
         let (beside, sockets, _) = self.parts();
         let mut names = Names {
@@ -90,6 +93,7 @@ impl Session {
             now_ns: monotonic_ns(),
             suspects,
             watched,
+            brief,
             resources: resources(&self.probes, &survey, &growth).map_err(SessionError::Maps)?,
             unsettled,
         };
@@ -182,6 +186,7 @@ impl Session {
             ended_ns,
             now_ns: inputs.now_ns,
             coverage: inputs.coverage.clone(),
+            brief: inputs.brief.clone(),
             resources: inputs.resources.clone(),
             unsettled: inputs.unsettled[from_engine..].to_vec(),
             pairs,
@@ -199,6 +204,29 @@ impl Session {
             let entry = self.sockets.cohorts.get(watched.cohort)?;
             let cohort = entry.cohort.clone();
             Some(findings::Watched { watched, cohort })
+        })
+        .collect()
+    }
+
+    /// What was opened and closed between two sweeps.
+    fn brief(&mut self) -> Vec<Population> {
+        let all = self.sockets.ends.brief(BRIEF_MAX).into_iter();
+        all.map(|(brief, ended)| {
+            let process = self.processes.get(brief.tgid);
+            let sock = brief.sock();
+            let (family, role) = (records::family(&sock), records::role(&sock));
+            Population {
+                pid: process.pid,
+                comm: process.comm.clone(),
+                call_site: None,
+                remote: records::address(&self.probes, &sock, family, role),
+                role,
+                open: 0,
+                opened: ended.count,
+                closed: ended.count,
+                reused: 0,
+                healthy_because: engine::closed_because(ended),
+            }
         })
         .collect()
     }

@@ -480,9 +480,8 @@ impl Sockets {
                 site_of = opened;
             }
         }
-        // Helpers that dial and send give way to who has both done.
-        if role == Role::Client
-            && site_of == StackOf::Request
+        // Helpers that dial and send, or receive and answer, give way to who has both done.
+        if site_of == StackOf::Request
             && let (Some(opener), Some(request)) = (&opener, &site)
             && let Some(common) = helpers::common_owner(opener, request)
         {

@@ -6,12 +6,14 @@
 
 mod churn;
 mod golang;
+mod judging;
 mod keepalive;
 mod load;
 mod memory;
 mod page;
 mod peers;
 mod profile;
+mod programs;
 mod row;
 mod stacks;
 mod stall;
@@ -60,6 +62,7 @@ const SECTIONS: &[Section] = &[
     stacks::SECTION,
     stall::SECTION,
     memory::SECTION,
+    judging::SECTION,
 ];
 
 /// What a section measures with.

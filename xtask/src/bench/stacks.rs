@@ -1,9 +1,8 @@
 //! Copying, unwinding and naming stacks.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::{Bar, Bench, Row, Section};
-use crate::sh;
+use super::{Bench, Row, Section, programs};
 
 /// What a stack costs.
 pub const SECTION: Section = Section {
@@ -27,41 +26,5 @@ const BARS: &[(&str, f64)] = &[
 ];
 
 fn run(bench: &Bench) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = Vec::new();
-    for _ in 0..bench.rounds(7) {
-        let mut cargo = sh::cargo();
-        cargo.args([
-            "bench",
-            "--quiet",
-            "--package",
-            "tracer",
-            "--bench",
-            "stacks",
-        ]);
-        if let Some(toolchain) = &bench.ready.ebpf_toolchain {
-            cargo.env("TRACER_EBPF_TOOLCHAIN", toolchain);
-        }
-        for line in sh::capture(&mut cargo)?.lines() {
-            let fields: Vec<&str> = line.split('\t').collect();
-            let [name, unit, value] = fields[..] else {
-                continue;
-            };
-            let value: f64 = value.parse().with_context(|| line.to_owned())?;
-            match rows.iter_mut().find(|row| row.name == name) {
-                Some(row) => row.samples.push(value),
-                None => {
-                    let unit = ["µs", "ms", "ns", "MiB"]
-                        .into_iter()
-                        .find(|known| *known == unit);
-                    let row = Row::new(name, unit.unwrap_or_default(), vec![value]);
-                    let bar = BARS.iter().find(|(of, _)| *of == name);
-                    rows.push(match bar {
-                        Some((_, most)) => row.bar(Bar::AtMost(*most)),
-                        None => row,
-                    });
-                }
-            }
-        }
-    }
-    Ok(rows)
+    programs::run(bench, "stacks", 7, BARS)
 }

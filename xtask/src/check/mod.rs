@@ -34,10 +34,6 @@ const LONG_FILES: &[(&str, &str)] = &[
         "tracer/src/engine/history.rs",
         "what a tally counts, and the series that are made of it",
     ),
-    (
-        "tracer/src/findings/assemble.rs",
-        "one report from its parts; a third is tests",
-    ),
     ("tracer/src/model.rs", "the plain values of all rooms"),
     (
         "tracer/src/runtimes/go/pclntab.rs",

@@ -22,6 +22,14 @@ pub fn table(out: &mut String, report: &Report, paint: Paint) {
         .filter(|p| !leak || p.open > SMALL || p.closed > SMALL)
         .collect();
     if told.is_empty() {
+        if !leak
+            && report
+                .coverage
+                .as_ref()
+                .is_some_and(|c| c.sockets_seen == 0)
+        {
+            let _ = writeln!(out, "\nNo connection was open, and none was opened.");
+        }
         return;
     }
     let _ = writeln!(out, "\n{}", paint.bold("Healthy"));

@@ -1,0 +1,101 @@
+//! Connections that belong to a finding although their own call site is not known.
+//!
+//! What was open before the watch has no stack, and a stack may be taken at a moment that shows
+//! nothing of the application, or another line of the same function. Such connections are more of
+//! what leaks beside them, not a leak of their own.
+
+use std::collections::BTreeMap;
+
+use super::{Suspect, library::Groups};
+use crate::{
+    engine::Level,
+    model::{Frame, Role},
+};
+
+/// Moves what only stands there to the finding that grows, or is sure, at the same remote.
+pub fn joined(mut groups: Groups<'_>) -> Groups<'_> {
+    let mut homes: BTreeMap<String, String> = BTreeMap::new();
+    for (id, group) in &groups {
+        let found = (groups.iter())
+            .filter(|(other, known)| *other != id && belongs(group, known))
+            .max_by_key(|(_, known)| outlived(known));
+        if let Some((home, _)) = found {
+            homes.insert(id.clone(), home.clone());
+        }
+    }
+    // a home that has to move itself is none
+    let moving: Vec<String> = homes.keys().cloned().collect();
+    homes.retain(|_, home| !moving.contains(home));
+    for (id, home) in homes {
+        let group = groups.remove(&id).unwrap_or_default();
+        groups.entry(home).or_default().extend(group);
+    }
+    groups
+}
+
+/// How many of the connections of a finding have another call site than it, or none, as a sentence.
+pub fn sentence(group: &[&Suspect], worst: &Suspect) -> Option<String> {
+    let place = place(worst)?;
+    let without = outlived(
+        &(group.iter().copied())
+            .filter(|suspect| self::place(suspect).is_none())
+            .collect::<Vec<_>>(),
+    );
+    let elsewhere = (group.iter())
+        .filter_map(|suspect| self::place(suspect))
+        .find(|other| same_function(place, other) && other.line != place.line);
+    if without > 0 {
+        let have = if without == 1 { "has" } else { "have" };
+        return Some(format!(
+            "{without} more to the same remote {have} no call site of their own (opened before the \
+             watch, or their stacks could not be taken or named)."
+        ));
+    }
+    elsewhere
+        .and_then(|other| other.line)
+        .map(|line| format!("Others of them were last seen at line {line} of the same function."))
+}
+
+/// Whether all of `group` may belong to what is known of `known`.
+fn belongs(group: &[&Suspect], known: &[&Suspect]) -> bool {
+    group
+        .iter()
+        .all(|suspect| stands(suspect) && known.iter().any(|other| beside(suspect, other)))
+        && outlived(group) <= outlived(known)
+}
+
+/// It is not seen to grow.
+fn stands(suspect: &Suspect) -> bool {
+    let judgement = &suspect.judgement;
+    judgement.growth_per_minute <= 0.0
+        && !matches!(judgement.level, Level::Process | Level::Site)
+        && suspect.cohort.role == Role::Client
+}
+
+fn beside(suspect: &Suspect, other: &Suspect) -> bool {
+    let (a, b) = (&suspect.judgement, &other.judgement);
+    let Some(known) = place(other) else {
+        return false;
+    };
+    suspect.cohort.process.pid == other.cohort.process.pid
+        && other.cohort.role == Role::Client
+        && suspect.cohort.remote.address == other.cohort.remote.address
+        && (a.kind == b.kind || b.also.contains(&a.kind))
+        && a.confidence <= b.confidence
+        && b.growth_per_minute > 0.0
+        && place(suspect).is_none_or(|place| same_function(place, known))
+}
+
+/// The frame to change, if it is the application's own.
+fn place(suspect: &Suspect) -> Option<&Frame> {
+    let site = suspect.cohort.site.as_deref().filter(|site| site.own)?;
+    site.blamed()
+}
+
+fn same_function(a: &Frame, b: &Frame) -> bool {
+    (&a.function, &a.file) == (&b.function, &b.file)
+}
+
+fn outlived(group: &[&Suspect]) -> u64 {
+    group.iter().map(|s| s.judgement.connections.outlived).sum()
+}
