@@ -12,7 +12,12 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{fixtures, go, host, program::Program};
 
 /// The libraries that the Python programs use; exact, so that a new release breaks nothing unseen.
-const PYTHON_PACKAGES: [&str; 3] = ["requests==2.34.2", "httpx==0.28.1", "aiohttp==3.14.5"];
+const PYTHON_PACKAGES: [&str; 4] = [
+    "requests==2.34.2",
+    "httpx==0.28.1",
+    "aiohttp==3.14.5",
+    "h2==4.4.1",
+];
 /// Connections a second, and how many at most: more than is watched and then shown to gdb.
 const PACE: [&str; 2] = ["4", "1200"];
 
@@ -468,7 +473,10 @@ fn rust(debug: bool) -> Result<PathBuf> {
 }
 
 /// An environment of Debian's Python with the libraries, made at the first use.
-fn python_with_packages() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it can't be made.
+pub fn python_with_packages() -> Result<PathBuf> {
     let name: String = PYTHON_PACKAGES.join("-").replace("==", "-");
     let place = host::cache()?.join("python").join(name);
     let python = place.join("bin/python");

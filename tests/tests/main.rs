@@ -15,6 +15,7 @@ mod frames;
 mod go;
 mod go_views;
 mod hostile;
+mod http2_tls;
 mod java;
 mod languages;
 mod live;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         moved::TESTS,
         names::TESTS,
         node::TESTS,
+        http2_tls::TESTS,
         stacks::TESTS,
         verdicts::TESTS,
         command::TESTS,

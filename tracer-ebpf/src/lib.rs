@@ -51,6 +51,7 @@ pub use abi::streams::{
     BLOCK_BYTES_MAX, Block, FRAME_HEADER_BYTES, FRAME_ROOM, Flow, Http2, STREAM_ANSWERED,
     STREAM_REQUESTED, Stream, StreamKey,
 };
+pub use abi::tls::{MATCHES_SURE, TlsHttp2, TlsKey};
 
 /// Why a ring buffer or map record was refused.
 #[cfg(feature = "user")]

@@ -355,6 +355,8 @@ pub enum Protocol {
     Http,
     /// TLS, or HTTP/2: its requests can't be told apart from outside.
     Tls,
+    /// It is no connection, but one of several requests that share one (HTTP/2).
+    Stream,
 }
 
 /// A response of HTTP/1 in the clear, as its first bytes and the bytes received since tell.

@@ -10,3 +10,4 @@ pub mod greetings;
 pub mod socket;
 pub mod stack;
 pub mod streams;
+pub mod tls;

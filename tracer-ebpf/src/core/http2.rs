@@ -25,6 +25,7 @@ use super::{
     maps::{LANE_SENT, SCRATCH, bounded, count},
     notes::note,
     sockets::entry,
+    submitted::who_submitted,
     user_buffer::{Pieces, UserBuffer},
 };
 
@@ -226,11 +227,11 @@ pub extern "C" fn take_frames(sk: u64, place: u64, mut stack: u32) -> u32 {
 
 /// Answers of what takes in a piece: go on, all is taken in, it does not fit, a frame's header is whole,
 /// and the frame opens a stream.
-const ON: u32 = 0;
-const DONE: u32 = 1;
+pub const ON: u32 = 0;
+pub const DONE: u32 = 1;
 const ODD: u32 = 2;
-const FRAME: u32 = 3;
-const STREAM: u32 = 4;
+pub const FRAME: u32 = 3;
+pub const STREAM: u32 = 4;
 
 /// Takes in the next piece: the rest of a payload, or a header. A global function, so that it is
 /// verified once.
@@ -363,23 +364,27 @@ pub extern "C" fn open_stream(sk: u64, stack: u32) -> u32 {
     let (Some(connection), Some(sock)) = (HTTP2.get_ptr(&sk), entry(sk)) else {
         return ODD;
     };
-    // who asked a Go program's transport is known
+    // SAFETY: a live map value.
+    let stream = unsafe { (*connection).latest };
+    // who asked a Go program's transport is known, and who asked Node.js
     let told = sock.request_stack & (STACK_GO | STACK_TICKET) == STACK_GO;
+    let asked = who_submitted(sk, stream);
     let value = Stream {
         opened_ns: sock.opened_ns,
         began_ns: now_ns(),
         progress_ns: 0,
-        stack: if told { sock.request_stack } else { stack },
+        stack: if told {
+            sock.request_stack
+        } else if asked != STACK_NONE {
+            asked
+        } else {
+            stack
+        },
         tgid: sock.tgid,
         state: STREAM_REQUESTED,
         pad: 0,
     };
-    let key = StreamKey {
-        sk,
-        // SAFETY: a live map value.
-        stream: unsafe { (*connection).latest },
-        pad: 0,
-    };
+    let key = StreamKey { sk, stream, pad: 0 };
     if STREAMS.insert(&key, &value, 0).is_err() {
         count(Counter::StreamMapFull);
     }

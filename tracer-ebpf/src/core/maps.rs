@@ -96,7 +96,9 @@ pub const LANE_ACCEPT: u32 = 6;
 pub const LANE_UNIX: u32 = 7;
 /// For handshakes that end, in softirq context.
 pub const LANE_SOFTIRQ: u32 = 9;
-const LANES: u32 = 10;
+/// For what TLS libraries hand out: even, as those of receives are.
+pub const LANE_TLS_RECEIVED: u32 = 10;
+const LANES: u32 = 11;
 /// An empty aggregate, to insert.
 #[map]
 pub static EMPTY_AGG: PerCpuArray<AggValue> = PerCpuArray::with_max_entries(1, 0);

@@ -20,6 +20,7 @@ use super::{
     maps::{HEADS, LANE_RUNTIME, SCRATCH, count},
     sockets::{coarse_ticks, entry},
     task::{SavedRegs, active, current_is_target},
+    tls_http2::{frames_written, sent_for},
     user_buffer::UserBuffer,
 };
 
@@ -33,12 +34,17 @@ pub struct Plaintext {
     pub bytes: u32,
     /// Stack of who wrote.
     pub stack: u32,
+    /// The library's connection where what was written is no such request, but frames of HTTP/2,
+    /// else 0.
+    pub object: u64,
 }
 
 /// By thread.
 #[map]
 static PLAINTEXTS: LruHashMap<u64, Plaintext> = LruHashMap::with_max_entries(1_024, 0);
 
+/// The beginning of an answer of HTTP/1.
+const ANSWER: u32 = u32::from_le_bytes(*b"HTTP");
 /// Content type of records that carry what programs write (RFC 8446 section 5.1).
 const APPLICATION_DATA: u8 = 23;
 /// Most bytes of plaintext in one record.
@@ -47,16 +53,25 @@ const RECORD_BYTES_MAX: u32 = 1 << 14;
 /// cipher (RFC 5246 section 6.2.3.2).
 const ADDED_MIN: u32 = 16;
 const ADDED_MAX: u32 = 96;
+/// The ciphers of HTTP/2 (RFC 9113 section 9.2.2) add a tag; before TLS 1.3 a nonce (RFC 5288), since
+/// then the type of what is inside (RFC 8446 section 5.2).
+const ADDED_BY_TYPE: u32 = 17;
+const ADDED_BY_NONCE: u32 = 24;
 /// Records of one send among which the right one is looked for: a handshake's last may stand first.
 const RECORDS_MAX: u32 = 4;
 
 /// The current thread hands these bytes to its TLS library.
 #[inline(always)]
-pub fn keep_plaintext(buffer: u64, bytes: u32, saved: &SavedRegs) {
+pub fn keep_plaintext(object: u64, buffer: u64, bytes: u32, saved: &SavedRegs) {
     if !active() || !current_is_target() {
         return;
     }
-    if expected_after(read_user(buffer)) == 0 {
+    let begins = read_user(buffer);
+    if expected_after(begins) == 0 {
+        // what servers of HTTP/1 write is told at once
+        if begins != ANSWER && frames_written(object, buffer, bytes) != 0 {
+            await_record(object, bytes);
+        }
         return;
     }
     let stack = match asked_of(saved) {
@@ -95,7 +110,31 @@ pub extern "C" fn remember(bytes: u32, stack: u32) -> u32 {
     kept.head = unsafe { (*scratch).head };
     kept.bytes = bytes;
     kept.stack = stack;
+    kept.object = 0;
     u32::from(PLAINTEXTS.insert(&thread, kept, 0).is_ok())
+}
+
+/// The current thread's next record tells which socket has the library's connection `object`. A global
+/// function, see [`remember`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn await_record(object: u64, bytes: u32) -> u32 {
+    let thread = current_thread();
+    if PLAINTEXTS.get_ptr(&thread).is_none() {
+        let Some(scratch) = SCRATCH.get_ptr_mut(LANE_RUNTIME) else {
+            return 0;
+        };
+        // SAFETY: this program's room on this CPU. What it has of an earlier request is not used.
+        let _ = PLAINTEXTS.insert(&thread, unsafe { &(*scratch).plaintext }, 0);
+    }
+    let Some(kept) = PLAINTEXTS.get_ptr_mut(&thread) else {
+        return 0;
+    };
+    // SAFETY: a live map value, which only this thread changes.
+    let kept = unsafe { &mut *kept };
+    kept.object = object;
+    kept.bytes = bytes;
+    1
 }
 
 /// Whether the current call sends the record of what its thread handed to its TLS library last;
@@ -109,8 +148,17 @@ pub extern "C" fn claim_plaintext(sk: u64, bytes: u32) -> u32 {
     };
     // SAFETY: a live map value, which only this thread changes.
     let kept = unsafe { &mut *kept };
+    if kept.bytes == 0 {
+        return 0;
+    }
     let buffer = UserBuffer::current(bytes);
-    if buffer.at == 0 || !carries(buffer, kept.bytes) {
+    if buffer.at == 0 || !carries(buffer, kept.bytes, kept.object != 0) {
+        return 0;
+    }
+    if kept.object != 0 {
+        kept.bytes = 0;
+        sent_for(kept.object, sk);
+        // its turns are those of a connection in the clear
         return 0;
     }
     let Some(sock) = entry(sk) else { return 0 };
@@ -144,9 +192,10 @@ pub extern "C" fn claim_plaintext(sk: u64, bytes: u32) -> u32 {
     1
 }
 
-/// Whether one of the first records in the buffer may carry this many bytes.
+/// Whether one of the first records in the buffer may carry this many bytes, of HTTP/2 where
+/// `authenticated`.
 #[inline(always)]
-fn carries(buffer: UserBuffer, bytes: u32) -> bool {
+fn carries(buffer: UserBuffer, bytes: u32, authenticated: bool) -> bool {
     let bytes = if bytes > RECORD_BYTES_MAX {
         RECORD_BYTES_MAX
     } else {
@@ -165,7 +214,12 @@ fn carries(buffer: UserBuffer, bytes: u32) -> bool {
         }
         let len = u32::from(header[3]) << 8 | u32::from(header[4]);
         let added = len.wrapping_sub(bytes);
-        if header[0] == APPLICATION_DATA && (ADDED_MIN..=ADDED_MAX).contains(&added) {
+        let fits = if authenticated {
+            matches!(added, ADDED_MIN | ADDED_BY_TYPE | ADDED_BY_NONCE)
+        } else {
+            (ADDED_MIN..=ADDED_MAX).contains(&added)
+        };
+        if header[0] == APPLICATION_DATA && fits {
             return true;
         }
         at += 5 + len;

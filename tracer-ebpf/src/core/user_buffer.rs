@@ -111,6 +111,17 @@ impl Pieces {
         })
     }
 
+    /// One piece, of that many bytes.
+    #[inline(always)]
+    pub fn one(at: u64, bytes: u32) -> Pieces {
+        Pieces {
+            at,
+            len: bytes,
+            left: bytes,
+            vector: 0,
+        }
+    }
+
     /// Goes to the next piece; `false` where there can't be one.
     #[inline(always)]
     pub fn next(&mut self) -> bool {

@@ -12,6 +12,7 @@ mod frame_index;
 mod image;
 mod loaded;
 mod refusals;
+mod returns;
 mod symbols;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use frame_index::FrameIndex;
 pub use image::{Image, ImageKey, Part, Segment};
 pub use loaded::Loaded;
 pub use refusals::Refusals;
+pub use returns::{FUNCTION_BYTES_MAX, returns};
 use thiserror::Error;
 
 /// Why a file is not read as an executable.

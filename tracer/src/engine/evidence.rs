@@ -28,8 +28,16 @@ impl Case<'_> {
     /// "12 of 15 open connections".
     pub fn of(&self) -> String {
         let open = self.connections.open;
-        let noun = plural(open, "connection", "connections");
+        let noun = match self.of_streams() {
+            true => plural(open, "stream", "streams"),
+            false => plural(open, "connection", "connections"),
+        };
         format!("{} of {open} open {noun}", self.all.count)
+    }
+
+    /// Whether it is about requests that share connections, and not about these.
+    pub fn of_streams(&self) -> bool {
+        self.all.count > 0 && self.all.streams * 2 > self.all.count
     }
 
     /// The longest time that one of them has been in its condition.
@@ -54,6 +62,12 @@ pub fn sentences(case: &Case<'_>, condition: fn(&Case<'_>) -> String) -> Vec<Str
     out.push(ground(case));
     let c = case.connections;
     out.push(match (case.requests, c.closed) {
+        (_, ended) if case.of_streams() => {
+            format!(
+                "{} streams opened, {ended} ended; they share connections, which stay open.",
+                c.opened
+            )
+        }
         (0, closed) => format!(
             "{} opened, {closed} closed; none was seen to carry a request.",
             c.opened

@@ -104,6 +104,8 @@ pub struct ClassTally {
     pub upgraded: u32,
     /// Of these, with requests of HTTP in the clear, whose client can't be asked.
     pub http: u32,
+    /// Of these, requests that share a connection.
+    pub streams: u32,
     /// Hash set of the seconds they were opened in.
     born: u64,
     /// Opening time of the oldest.
@@ -230,6 +232,7 @@ impl Tally {
         class.pairs += u32::from(c.pair);
         class.incomplete += u32::from(c.response.is_some_and(|r| !r.complete));
         class.http += u32::from(c.protocol == Protocol::Http && c.pool == PoolState::Unknown);
+        class.streams += u32::from(c.protocol == Protocol::Stream);
         class.upgraded += u32::from(c.response.is_some_and(|r| r.upgraded));
         class.stuck_max_ns = class.stuck_max_ns.max(seen.stuck_ns);
         let second = c.opened_ns / SECOND_NS;
@@ -346,6 +349,7 @@ impl ClassTally {
         self.incomplete += one.incomplete;
         self.upgraded += one.upgraded;
         self.http += one.http;
+        self.streams += one.streams;
         self.born |= one.born;
         self.stuck_max_ns = self.stuck_max_ns.max(one.stuck_max_ns);
         for (sum, n) in self.ages.iter_mut().zip(one.ages) {

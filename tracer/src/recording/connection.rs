@@ -206,6 +206,7 @@ fn flags(of: &Member) -> u64 {
         Protocol::Unknown => 0,
         Protocol::Http => 1,
         Protocol::Tls => 2,
+        Protocol::Stream => 3,
     };
     [
         of.role == Role::Server,
@@ -249,6 +250,7 @@ fn set_flags(of: &mut Member, bits: u64) -> Result<(), Fault> {
         0 => Protocol::Unknown,
         1 => Protocol::Http,
         2 => Protocol::Tls,
+        3 => Protocol::Stream,
         _ => return Err(Fault::Malformed("a protocol that is not known")),
     };
     Ok(())
@@ -353,7 +355,8 @@ pub(super) mod tests {
         let protocol = prop_oneof![
             Just(Protocol::Unknown),
             Just(Protocol::Http),
-            Just(Protocol::Tls)
+            Just(Protocol::Tls),
+            Just(Protocol::Stream)
         ];
         let fd = proptest::option::of(0..i32::MAX);
         (

@@ -132,8 +132,8 @@ pub trait Runtime: std::fmt::Debug + Send {
     }
 
     /// After the processes in view were shown, at each sweep.
-    fn followed(&mut self, probes: &mut Probes) {
-        let _ = probes;
+    fn followed(&mut self, probes: &mut Probes, modules: &mut Modules) {
+        let _ = (probes, modules);
     }
 
     /// The runtime's version in a process, such as `go1.27.3`, where it is a program of this
@@ -322,7 +322,7 @@ impl Runtimes {
             }
         }
         for runtime in &mut self.list {
-            runtime.followed(probes);
+            runtime.followed(probes, modules);
         }
         versions
     }

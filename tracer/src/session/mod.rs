@@ -32,6 +32,7 @@ mod surroundings;
 mod survey;
 mod suspects;
 mod target;
+mod tls_streams;
 mod told;
 
 use std::{io, os::fd::RawFd, path::PathBuf, sync::Arc, time::Duration};
@@ -376,7 +377,7 @@ impl Session {
         self.requests.latest.begin();
         self.paths.pending.begin();
         self.saving.learned |= self.requests.take_heads(&self.probes)?;
-        self.streams.take(&mut self.requests);
+        self.streams.take(&mut self.requests, &self.probes.socks)?;
         let told = &mut self.sockets.told;
         told.refresh(
             &mut self.runtimes,

@@ -1,4 +1,4 @@
-//! Streams of HTTP/2 in the clear, as the kernel side follows them by their frames.
+//! Streams of HTTP/2, as the kernel side follows them by their frames: in the clear, and inside TLS.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -6,9 +6,16 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use tracer_ebpf::{Block, Http2, STACK_GO, STACK_NONE, STACK_TICKET, STREAM_ANSWERED, StreamKey};
+use tracer_ebpf::{
+    Block, Http2, STACK_GO, STACK_NONE, STACK_TICKET, STREAM_ANSWERED, Sock, StreamKey,
+};
 
-use super::{interner::Interner, pending_stacks::PendingStacks, requests::Requests};
+use super::{
+    interner::Interner,
+    pending_stacks::PendingStacks,
+    requests::Requests,
+    tls_streams::{Carrier, TlsConnections, is_of_tls},
+};
 use crate::{
     kernel::{
         maps::Table,
@@ -30,6 +37,7 @@ struct Of {
 pub struct Streams {
     ring: RingBuf<MapData>,
     connections: Table<u64, Http2>,
+    tls: TlsConnections,
     streams: Table<StreamKey, tracer_ebpf::Stream>,
     known: HashMap<u64, Of>,
     /// Opening time of the connection, and number of the request, by connection and stream.
@@ -54,6 +62,7 @@ impl Streams {
         Ok(Streams {
             ring: probes.header_blocks()?,
             connections: probes.table("HTTP2")?,
+            tls: TlsConnections::new(probes)?,
             streams: probes.table("STREAMS")?,
             known: HashMap::new(),
             requests: HashMap::new(),
@@ -61,7 +70,11 @@ impl Streams {
     }
 
     /// Takes in the header blocks that were sent since the last time.
-    pub fn take(&mut self, of_session: &mut Requests) {
+    ///
+    /// # Errors
+    /// The kernel's, when a map can't be read.
+    pub fn take(&mut self, of_session: &mut Requests, socks: &Table<u64, Sock>) -> io::Result<()> {
+        self.tls.refresh(socks)?;
         while let Some(record) = self.ring.next() {
             let Some((head, rest)) = record.split_at_checked(size_of::<Block>()) else {
                 continue;
@@ -83,15 +96,23 @@ impl Streams {
             if known.opened_ns != head.opened_ns {
                 *known = new();
             }
-            let said = known.requests.read(&block, Scheme::Http);
+            let inside = is_of_tls(head.sk);
+            let scheme = if inside { Scheme::Https } else { Scheme::Http };
+            let said = known.requests.read(&block, scheme);
             if let Some(number) = said.and_then(|said| of_session.interner.number_of(&said)) {
-                of_session
-                    .latest
-                    .set_request(head.sk, head.opened_ns, number);
+                if inside {
+                    self.tls.set_request(head.sk, number);
+                } else {
+                    of_session
+                        .latest
+                        .set_request(head.sk, head.opened_ns, number);
+                }
                 self.requests
                     .insert((head.sk, head.stream), (head.opened_ns, number));
             }
         }
+        self.tls.hand_on(&mut of_session.latest);
+        Ok(())
     }
 
     /// The streams that are open and whose beginning was seen. Of those whose connection ended, or
@@ -108,6 +129,8 @@ impl Streams {
         self.connections.for_each(|&sk, of| {
             connections.insert(sk, *of);
         })?;
+        self.tls
+            .forget_others(&mut connections, &self.connections)?;
         self.known.retain(|sk, _| connections.contains_key(sk));
         let mut open = Vec::new();
         let (mut dropped, mut present) = (Vec::new(), HashSet::new());
@@ -122,6 +145,12 @@ impl Streams {
                 return;
             }
             present.insert((key.sk, key.stream));
+            let sk = match self.tls.carrier(key.sk) {
+                Carrier::Itself => key.sk,
+                Carrier::Socket(sk) => sk,
+                // what becomes of its streams, or whose they are, can't be seen
+                Carrier::Unknown => return,
+            };
             // its runtime tells of it
             if stream.stack & (STACK_GO | STACK_TICKET) == STACK_GO {
                 return;
@@ -134,7 +163,7 @@ impl Streams {
             open.push(Stream {
                 tgid: stream.tgid,
                 object: key.sk << 32 | u64::from(key.stream),
-                sk: key.sk,
+                sk,
                 fd: None,
                 // whether somebody waits for the rest can't be seen
                 state: match stream.state {

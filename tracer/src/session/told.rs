@@ -258,7 +258,7 @@ fn stream_connection(stream: &Stream) -> Connection {
         awaited: None,
         pair: false,
         pool: stream.state,
-        protocol: crate::model::Protocol::Http,
+        protocol: crate::model::Protocol::Stream,
         response: None,
     }
 }

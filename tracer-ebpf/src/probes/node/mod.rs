@@ -12,3 +12,4 @@ macro_rules! argument {
 pub mod libuv;
 pub mod pipes;
 pub mod reuse;
+pub mod streams;

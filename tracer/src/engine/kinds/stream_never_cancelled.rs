@@ -12,8 +12,12 @@ pub const SPEC: Spec = Spec {
     client: rule,
     server: never,
     condition: |case: &Case<'_>| {
+        let carry = match case.of_streams() {
+            true => "",
+            false => "carry streams that ",
+        };
         format!(
-            "{} carry streams that have been going on for up to {}.",
+            "{} {carry}have been going on for up to {}.",
             case.of(),
             case.longest()
         )

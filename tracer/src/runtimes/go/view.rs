@@ -23,6 +23,7 @@ use crate::{
         view::InView,
     },
     symbols::blame::Blame,
+    unwind::modules::Modules,
 };
 
 /// What the pools say of one cohort, as of the last sweep.
@@ -93,7 +94,7 @@ impl Runtime for Go {
         tracer.consider(probes, process.pid()).map(|_| ())
     }
 
-    fn followed(&mut self, probes: &mut Probes) {
+    fn followed(&mut self, probes: &mut Probes, _: &mut Modules) {
         if let Some(tracer) = &mut self.tracer {
             tracer.look_again(probes);
         }

@@ -45,12 +45,26 @@ const REUSES: [Probe; 1] = [(
     "_ZN4node9AsyncWrap10AsyncResetERKN2v820FunctionCallbackInfoINS1_5ValueEEE",
 )];
 
+/// Where a stream of HTTP/2 is asked for, and where it is written.
+const STREAMS: [Probe; 2] = [
+    (
+        "node_h2_submit",
+        "_ZN4node5http212Http2Session13SubmitRequestERKNS0_13Http2PriorityERKNS_9NgHeadersINS0_\
+         18Http2HeadersTraitsEEEPii",
+    ),
+    (
+        "node_h2_write",
+        "_ZN4node5http212Http2Session15SendPendingDataEv",
+    ),
+];
+
 /// All of them.
-const SETS: [ProbeSet; 4] = [
+const SETS: [ProbeSet; 5] = [
     (&PROBES, Needed::All),
     (&RETRIES, Needed::AllOrNone),
     (&PIPES, Needed::Any),
     (&REUSES, Needed::Any),
+    (&STREAMS, Needed::AllOrNone),
 ];
 
 /// The event loops that are probed.

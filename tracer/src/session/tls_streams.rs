@@ -1,0 +1,153 @@
+//! Connections of HTTP/2 inside TLS: which socket carries each.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
+
+use tracer_ebpf::{Http2, MATCHES_SURE, ROLE_SERVER, Sock, TlsHttp2, TlsKey};
+
+use super::latest_requests::LatestRequests;
+use crate::{
+    kernel::{
+        maps::Table,
+        probes::{ProbeError, Probes},
+    },
+    procs::clock::monotonic_ns,
+};
+
+/// A connection whose socket is not found in this time, nanoseconds, is not followed any more: its
+/// memory may be another's. If it still sends requests, it is taken up again.
+const UNPLACED_NS: u64 = 60_000_000_000;
+
+/// Whether what stands for a socket in the maps of HTTP/2 is a number of a connection inside TLS: the
+/// kernel's addresses have the highest bit.
+pub fn is_of_tls(sk: u64) -> bool {
+    sk >> 63 == 0
+}
+
+/// What carries a connection of HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// It is in the clear: what it is known by is its socket.
+    Itself,
+    /// This socket, and what is received is seen.
+    Socket(u64),
+    /// That is not known, or what is received is not seen.
+    Unknown,
+}
+
+/// The connections inside TLS.
+pub struct TlsConnections {
+    table: Table<TlsKey, TlsHttp2>,
+    /// When the table was read, monotonic nanoseconds.
+    read_ns: u64,
+    /// Those in the table then, by number.
+    known: HashMap<u64, TlsHttp2>,
+    /// Latest requests that no socket has yet, by number of the connection.
+    unplaced: HashMap<u64, u32>,
+}
+
+impl std::fmt::Debug for TlsConnections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsConnections")
+            .field("known", &self.known.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl TlsConnections {
+    /// Those of the programs that were loaded.
+    ///
+    /// # Errors
+    /// When the map is not there.
+    pub fn new(probes: &mut Probes) -> Result<TlsConnections, ProbeError> {
+        Ok(TlsConnections {
+            table: probes.table("TLS_HTTP2")?,
+            read_ns: 0,
+            known: HashMap::new(),
+            unplaced: HashMap::new(),
+        })
+    }
+
+    /// Reads them anew. Those whose socket has ended are dropped.
+    ///
+    /// # Errors
+    /// The kernel's, when a map can't be read.
+    pub fn refresh(&mut self, socks: &Table<u64, Sock>) -> io::Result<()> {
+        self.known.clear();
+        self.read_ns = monotonic_ns();
+        let (mut all, now_ns) = (Vec::new(), self.read_ns);
+        self.table.for_each(|key, of| all.push((*key, *of)))?;
+        for (key, of) in all {
+            let lives = match of.sk {
+                0 => now_ns.saturating_sub(of.number) < UNPLACED_NS,
+                sk => socks
+                    .get(&sk)?
+                    .is_some_and(|sock| sock.opened_ns == of.opened_ns && sock.role != ROLE_SERVER),
+            };
+            if lives {
+                self.known.insert(of.number, of);
+            } else {
+                self.table.remove(&key)?;
+            }
+        }
+        let known = &self.known;
+        self.unplaced.retain(|number, _| known.contains_key(number));
+        Ok(())
+    }
+
+    /// Sets the latest request of a connection.
+    pub fn set_request(&mut self, number: u64, request: u32) {
+        self.unplaced.insert(number, request);
+    }
+
+    /// Hands the latest requests on to the sockets that are known.
+    pub fn hand_on(&mut self, latest: &mut LatestRequests) {
+        let known = &self.known;
+        self.unplaced.retain(|number, request| {
+            let of = known.get(number).filter(|of| of.matches >= MATCHES_SURE);
+            if let Some(of) = of {
+                latest.set_request(of.sk, of.opened_ns, *request);
+            }
+            of.is_none()
+        });
+    }
+
+    /// What carries the connection that is known by `sk` in the maps of HTTP/2.
+    pub fn carrier(&self, sk: u64) -> Carrier {
+        if !is_of_tls(sk) {
+            return Carrier::Itself;
+        }
+        let of = self.known.get(&sk);
+        match of.filter(|of| of.matches >= MATCHES_SURE && of.reads != 0) {
+            Some(of) => Carrier::Socket(of.sk),
+            None => Carrier::Unknown,
+        }
+    }
+
+    /// Removes the connections inside TLS that ended from those that are followed, `table`, of which
+    /// `read` was read.
+    ///
+    /// # Errors
+    /// The kernel's, when the map can't be changed.
+    pub fn forget_others(
+        &self,
+        read: &mut HashMap<u64, Http2>,
+        table: &Table<u64, Http2>,
+    ) -> io::Result<()> {
+        let mut ended = HashSet::new();
+        read.retain(|sk, _| {
+            // one that began since the table was read is not known yet
+            let stays = !is_of_tls(*sk) || self.known.contains_key(sk) || *sk >= self.read_ns;
+            if !stays {
+                ended.insert(*sk);
+            }
+            stays
+        });
+        for number in ended {
+            table.remove(&number)?;
+        }
+        Ok(())
+    }
+}
