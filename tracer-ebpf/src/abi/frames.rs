@@ -24,6 +24,15 @@ pub const RUNTIME_PHP: u32 = 1;
 /// [`RuntimePlan::kind`]: Ruby's. The way leads to the thread's execution context, which has the
 /// innermost frame and the end of the stack that frames lie in.
 pub const RUNTIME_RUBY: u32 = 2;
+/// [`RuntimePlan::kind`]: V8's functions that wait for what runs now. The way leads to the microtask
+/// that runs, a tagged pointer. Frames are those of functions off the stack; see [`Awaits`].
+pub const RUNTIME_V8: u32 = 3;
+
+/// V8: most functions that are followed from one awaited promise to the next.
+pub const AWAITS_MAX: usize = 16;
+/// V8, [`RuntimeFrame::instruction`]: not a function that awaits, but one that is called when the
+/// promise is fulfilled. (Of one that awaits, it is a tagged integer.)
+pub const AWAIT_HANDLER: u64 = 1;
 
 /// PHP: in a frame ([`RuntimeFrame::extra`]), set for the outermost one that a run of the virtual
 /// machine executes (`ZEND_CALL_TOP`).
@@ -31,6 +40,45 @@ pub const PHP_OUTERMOST: u32 = 1 << 17;
 /// PHP: the part of [`RuntimeFrame::instruction`] that is its address. Above it are the lowest bits
 /// of the hash of the file's name: another function may have been at the same address before.
 pub const PHP_ADDRESS: u64 = (1 << 48) - 1;
+
+/// How V8's promises are read: instance types, and offsets in bytes from the beginning of objects.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Awaits {
+    /// Type of promises.
+    pub promise: u16,
+    /// Type of what is to be done when one is settled.
+    pub reaction: u16,
+    /// Type of a promise with the functions that settle it.
+    pub capability: u16,
+    /// Types of the microtasks that go on after a promise was fulfilled or rejected.
+    pub fulfill: u16,
+    /// See [`Awaits::fulfill`].
+    pub reject: u16,
+    /// Type of the microtask that calls somebody's own `then`.
+    pub thenable: u16,
+    /// Type of `undefined`, which stands where no microtask runs.
+    pub nothing: u16,
+    /// Type of running or waiting async functions.
+    pub function: u16,
+    /// Type of async generators.
+    pub generator: u16,
+    /// Types of functions: the first.
+    pub callable: u16,
+    /// The last of them.
+    pub callable_end: u16,
+    /// Type of a source text.
+    pub script: u16,
+    /// In a function: the part that all closures share. The context follows.
+    pub shared: u16,
+    /// In that part: the source text.
+    pub script_at: u16,
+    /// Bytes by which what microtasks and reactions have of their own begins later: 0 or 8.
+    pub shift: u16,
+    /// Explicit padding.
+    pub pad: u16,
+}
 
 /// How to find the frames of one process; value of a map by process id. Distances are in bytes,
 /// [`RUNTIME_NONE`] where there is no such thing.
@@ -44,7 +92,7 @@ pub struct RuntimePlan {
     /// the pointer there is followed. The last pointer is the frame's address, 0 when the thread
     /// runs none. Ends with [`RUNTIME_NONE`] where it is shorter.
     pub way: [i32; RUNTIME_WAY],
-    /// One of [`RUNTIME_LINKED`], [`RUNTIME_PHP`] and [`RUNTIME_RUBY`].
+    /// One of [`RUNTIME_LINKED`], [`RUNTIME_PHP`], [`RUNTIME_RUBY`] and [`RUNTIME_V8`].
     pub kind: u32,
     /// What varies between versions. PHP: in a function, the distance of the pointer to the name
     /// of its file. Ruby: bytes of a frame.
@@ -61,6 +109,8 @@ pub struct RuntimePlan {
     pub previous: i32,
     /// Explicit padding.
     pub pad: u32,
+    /// V8: its promises.
+    pub awaits: Awaits,
 }
 
 /// One frame as it was found, not yet interpreted.
@@ -69,7 +119,8 @@ pub struct RuntimePlan {
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct RuntimeFrame {
     /// Address of what says which function it is: Python's code object, PHP's function, Ruby's
-    /// instruction sequence or (of a method written in C) method entry.
+    /// instruction sequence or (of a method written in C) method entry, what closures of V8's share
+    /// (tagged; 0 at the end of the chain).
     pub code: u64,
     /// Where it is executing; 0 where a function is written in C.
     pub instruction: u64,
@@ -91,5 +142,5 @@ impl RuntimeFrame {
     }
 }
 
-const _: () = assert!(size_of::<RuntimePlan>() == 56 && align_of::<RuntimePlan>() == 8);
+const _: () = assert!(size_of::<RuntimePlan>() == 88 && align_of::<RuntimePlan>() == 8);
 const _: () = assert!(size_of::<RuntimeFrame>() == 24 && align_of::<RuntimeFrame>() == 8);

@@ -11,7 +11,8 @@ use tracer_ebpf::{
 };
 
 use super::{
-    frames::collect_frames,
+    awaits::collect_awaits,
+    frames::{OF_V8, collect_frames},
     helpers::{cpu, current_task, now_ns},
     kernel::read,
     known_paths::recognize,
@@ -38,6 +39,8 @@ struct Occasion {
     opened_ns: u64,
     when: u32,
     lane: u32,
+    /// Interpreted frames that the lane has.
+    frames: u32,
 }
 
 /// The id of the current user stack; a ticket when it had to be copied; [`STACK_NONE`] when it
@@ -48,12 +51,6 @@ struct Occasion {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn capture_stack(sk: u64, opened_ns: u64, when: u32, lane: u32) -> u32 {
-    let occasion = Occasion {
-        sk,
-        opened_ns,
-        when,
-        lane,
-    };
     if config!(want_stacks) == 0 {
         return STACK_NONE;
     }
@@ -77,7 +74,46 @@ pub extern "C" fn capture_stack(sk: u64, opened_ns: u64, when: u32, lane: u32) -
     };
     // SAFETY: a map lookup; the value is copied at once.
     let wanted = unsafe { COPY_SIZES.get(&key) }.map_or(COPY_BYTES_MIN as u32, |bytes| *bytes);
-    copy_some(occasion, &regs, tgid, wanted as usize)
+    let frames = frames_found(tgid, lane);
+    copy_stack(sk, opened_ns, when, lane | frames << FRAMES_SHIFT, wanted)
+}
+
+/// Above the lane, in an argument of [`copy_stack`].
+const FRAMES_SHIFT: u32 = 16;
+
+/// Puts the interpreted frames into the lane; their number.
+#[inline(always)]
+fn frames_found(tgid: u32, lane: u32) -> u32 {
+    let found = collect_frames(tgid, lane);
+    if found == OF_V8 {
+        collect_awaits(tgid, lane)
+    } else {
+        found
+    }
+}
+
+/// A copy of at least `wanted` bytes, where there are as many; its ticket, or [`STACK_NONE`]. The lane
+/// has so many interpreted frames. A global function, so that what calls it needs less of the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn copy_stack(
+    sk: u64,
+    opened_ns: u64,
+    when: u32,
+    lane_and_frames: u32,
+    wanted: u32,
+) -> u32 {
+    let occasion = Occasion {
+        sk,
+        opened_ns,
+        when,
+        lane: lane_and_frames & 0xff,
+        frames: lane_and_frames >> FRAMES_SHIFT,
+    };
+    match position() {
+        Some(regs) => copy_some(occasion, &regs, current_tgid(), wanted as usize),
+        None => STACK_NONE,
+    }
 }
 
 #[inline(always)]
@@ -97,6 +133,7 @@ pub fn copy_once(bytes: u64) -> u32 {
         opened_ns: 0,
         when: 0,
         lane: 0,
+        frames: frames_found(current_tgid(), 0),
     };
     match position() {
         Some(regs) => copy_some(occasion, &regs, current_tgid(), bytes as usize),
@@ -154,7 +191,7 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
     };
     let ticket = next_ticket();
     let saved = saved_regs();
-    let found_frames = collect_frames(tgid, occasion.lane);
+    let found_frames = occasion.frames;
     let record = entry.as_mut_ptr();
     // SAFETY: the reserved entry is ours until submitted, and every byte that user space reads
     // (the head and `len` bytes) is written here.

@@ -2,7 +2,7 @@
 
 use tracer_ebpf::{
     PHP_ADDRESS, PHP_OUTERMOST, RUNTIME_FRAMES_MAX, RUNTIME_NONE, RUNTIME_PHP, RUNTIME_RUBY,
-    RUNTIME_WAY, RuntimeFrame, RuntimePlan, STACK_NONE, TRIE_END, TrieKey,
+    RUNTIME_V8, RUNTIME_WAY, RuntimeFrame, RuntimePlan, STACK_NONE, TRIE_END, TrieKey,
 };
 
 use super::{
@@ -41,10 +41,13 @@ mod ruby {
     pub const METHOD: u64 = 16;
 }
 
+/// Instead of an id or a number: the frames are those that [`super::awaits`] finds.
+pub const OF_V8: u32 = u32::MAX - 1;
+
 /// Where a walk is.
-struct Walk {
-    /// Address of a frame; 0 at the end.
-    at: u64,
+pub struct Walk {
+    /// Address of a frame; 0 at the end. V8: the microtask that runs.
+    pub at: u64,
     /// Where frames end that lie side by side.
     end: u64,
 }
@@ -58,6 +61,9 @@ pub extern "C" fn walk_frames(tgid: u32, node: u32) -> u32 {
     let Some(plan) = (unsafe { PLANS.get(&tgid) }) else {
         return STACK_NONE;
     };
+    if plan.kind == RUNTIME_V8 {
+        return OF_V8;
+    }
     let mut key = TrieKey {
         address: 0,
         tgid,
@@ -93,6 +99,9 @@ pub extern "C" fn collect_frames(tgid: u32, lane: u32) -> u32 {
     let Some(plan) = (unsafe { PLANS.get(&tgid) }) else {
         return 0;
     };
+    if plan.kind == RUNTIME_V8 {
+        return OF_V8;
+    }
     let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
         return 0;
     };
@@ -116,7 +125,7 @@ pub extern "C" fn collect_frames(tgid: u32, lane: u32) -> u32 {
 
 /// The current thread's innermost frame.
 #[inline(always)]
-fn innermost(plan: &RuntimePlan) -> Walk {
+pub fn innermost(plan: &RuntimePlan) -> Walk {
     let mut at = plan.base;
     if at == 0 {
         at = read(current_task(), offset!(task_fsbase));

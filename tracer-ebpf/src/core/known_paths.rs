@@ -9,7 +9,8 @@ use tracer_ebpf::{
 };
 
 use super::{
-    frames::walk_frames,
+    awaits::{collect_awaits, match_awaits},
+    frames::{OF_V8, walk_frames},
     kernel::read_user,
     maps::{HINTS, SCRATCH, SHAPES, TRIE, bounded},
     task::Position,
@@ -36,7 +37,11 @@ pub fn recognize(regs: &Position, tgid: u32, lane: u32) -> u32 {
         unsafe { *hint = end.node };
     }
     if end.delta == TRIE_RUNTIME {
-        return walk_frames(tgid, end.node);
+        let known = walk_frames(tgid, end.node);
+        if known == OF_V8 {
+            return match_awaits(tgid, end.node, lane, collect_awaits(tgid, lane));
+        }
+        return known;
     }
     end.node
 }

@@ -3,6 +3,7 @@
 pub mod accepts;
 pub mod answers;
 pub mod asked;
+pub mod awaits;
 pub mod calls;
 pub mod capture;
 pub mod descriptors;

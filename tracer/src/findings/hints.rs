@@ -31,8 +31,8 @@ const RUNTIMES: &[Runtime] = &[
     Runtime {
         programs: &["node", "nodejs"],
         what: "script",
-        how: "What a library opens after it waited for something has no frame of who asked it. \
-              Where coverage says that this V8 can't be understood, --perf-basic-prof \
+        how: "What a library opens in a timer, an event or a queue of its own has no frame of who \
+              asked it. Where coverage says that this V8 can't be understood, --perf-basic-prof \
               --interpreted-frames-native-stack has its functions named.",
     },
     Runtime {

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
+use tracer_ebpf::RuntimePlan;
+
 use super::{
+    awaits::Sources,
     clients,
     heap::Heap,
     layout::Layout,
@@ -14,8 +17,11 @@ use crate::{
     elf::ImageKey,
     memory::ProcessMemory,
     model::PoolState,
-    runtimes::view::{InView, MappedFile},
-    unwind::managed::Walker,
+    runtimes::{
+        thread_local::Library,
+        view::{Copied, InView, Interleaved, MappedFile},
+    },
+    unwind::{managed::Walker, space::ModuleId, walk::Stop},
 };
 
 /// Processes remembered.
@@ -34,6 +40,7 @@ struct Build {
     layout: Arc<Layout>,
     builtins: Range<u64>,
     event_loop: Option<u64>,
+    awaits: Option<Arc<Sources>>,
 }
 
 /// A process with V8.
@@ -43,10 +50,23 @@ struct Open {
     layout: Arc<Layout>,
     /// The file that V8 is in.
     file: ImageKey,
+    /// Its number, and what is added to its addresses.
+    module: (ModuleId, u64),
+    /// Where functions that wait are found.
+    awaits: Option<Arc<Sources>>,
+    /// The kernel side could not be told how to find them.
+    unplanned: bool,
     /// Where the main thread's event loop is.
     event_loop: Option<u64>,
     /// What its clients said in this sweep.
     states: Option<HashMap<i32, PoolState>>,
+}
+
+impl Open {
+    /// Whether functions that wait can be found.
+    fn finds_awaits(&self) -> bool {
+        !self.unplanned && self.awaits.is_some() && self.layout.awaits.is_some()
+    }
 }
 
 /// A process.
@@ -144,12 +164,69 @@ impl Engines {
         }
     }
 
+    /// How the kernel side finds the functions that wait for what a process runs.
+    pub fn plan(&mut self, process: &mut InView<'_>) -> Option<RuntimePlan> {
+        let Some(Engine::Open(open)) = self.known.get_mut(&process.pid()) else {
+            return None;
+        };
+        let (sources, fields) = (open.awaits.as_ref()?, open.layout.awaits.as_ref()?);
+        let plan = process.memory().ok().and_then(|memory| {
+            let files = process.files();
+            let library = Library::of(files.iter().map(MappedFile::name));
+            sources.plan(fields, library, open.module.1, &*memory)
+        });
+        open.unplanned = plan.is_none();
+        plan
+    }
+
+    /// The functions that wait for a stack's microtask, inside of what runs it.
+    pub fn interleave(&mut self, copied: &Copied<'_>) -> Option<Interleaved> {
+        let Some(Engine::Open(open)) = self.known.get_mut(&copied.copy.tgid) else {
+            return None;
+        };
+        let sources = open.awaits.as_ref()?;
+        let unwound = copied.unwound;
+        let runner = unwound
+            .frames
+            .iter()
+            .position(|frame| frame.module == Some(open.module.0) && sources.runs(frame.lookup));
+        let unknown = Interleaved {
+            frames: vec![(0, Vec::new())],
+            exact: false,
+            whole: false,
+        };
+        match (runner, copied.found.is_empty()) {
+            (None, true) => None,
+            (Some(_), true) if !open.finds_awaits() => None,
+            // the kernel side did not know how to find them
+            (Some(_), true) => Some(unknown),
+            (None, false) if unwound.stop == Stop::Complete => Some(unknown),
+            (runner, false) => {
+                let memory = copied.memory().ok()?;
+                let waiting = open.walker.waiting(copied.found, &memory);
+                let last = unwound.frames.len().saturating_sub(1);
+                Some(Interleaved {
+                    frames: vec![(runner.unwrap_or(last), waiting.functions)],
+                    exact: waiting.exact,
+                    whole: false,
+                })
+            }
+        }
+    }
+
     /// What can't be seen, and why.
     pub fn degraded(&self) -> impl Iterator<Item = String> + '_ {
         let refused = self.known.iter().filter_map(|(pid, engine)| match engine {
             Engine::Refused(reason) => Some(format!(
                 "the JavaScript frames of process {pid} have no names, because {reason}"
             )),
+            Engine::Open(open) if !open.finds_awaits() => {
+                let (major, minor, _) = open.layout.version;
+                Some(format!(
+                    "what libraries of process {pid} open after an await has no call site, because \
+                     the promises of this V8 {major}.{minor} are not understood"
+                ))
+            }
             _ => None,
         });
         let full = (self.full > 0).then(|| {
@@ -178,6 +255,9 @@ impl Engines {
                         walker: V8::new(Arc::clone(&build.layout), places),
                         layout: build.layout,
                         file: file.image.key(),
+                        module: (file.module, file.bias),
+                        awaits: build.awaits,
+                        unplanned: false,
                         event_loop: build.event_loop.map(|at| at.wrapping_add(file.bias)),
                         states: None,
                     }));
@@ -203,6 +283,7 @@ impl Engines {
                 layout: Arc::new(found.layout),
                 builtins: found.builtins,
                 event_loop: found.event_loop,
+                awaits: found.awaits.map(Arc::new),
             })
         });
         if self.files.len() >= FILES_MAX {

@@ -27,7 +27,7 @@ pub const TABLE_MAX: u64 = 4 << 20;
 /// Scopes around one another that are looked through for a name.
 const SCOPES_MAX: usize = 16;
 /// What functions without a name are called, as V8 does in its own stack traces.
-const ANONYMOUS: &str = "<anonymous>";
+pub const ANONYMOUS: &str = "<anonymous>";
 
 /// A function as it was compiled once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,12 @@ pub struct Functions {
 }
 
 impl Function {
+    /// The function at the place where it is written.
+    #[must_use]
+    pub fn begins(&self) -> Named {
+        self.at(self.range.map(|(start, _)| start), false)
+    }
+
     /// The function at a place in its script.
     #[must_use]
     pub fn at(&self, offset: Option<u32>, inlined: bool) -> Named {
@@ -137,7 +143,7 @@ impl Functions {
         let found = [of_closure, known]
             .into_iter()
             .flatten()
-            .find(|shared| has_bytecodes(heap, *shared, bytecodes))?;
+            .find(|shared| bytecodes_of(heap, *shared) == Some(bytecodes))?;
         if self.by_bytecodes.len() >= BYTECODES_MAX {
             self.by_bytecodes.clear();
         }
@@ -216,23 +222,17 @@ fn path(name: String) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Whether a function runs this bytecode: it refers to it, or its baseline code (or its entry
-/// trampoline) does.
-fn has_bytecodes(heap: Heap<'_>, shared: Object, bytecodes: Object) -> bool {
-    let is = |word: u64| heap.typed(word, |t| t == heap.layout.types.bytecodes) == Some(bytecodes);
-    let Some(data) = heap.field(shared, heap.layout.shared.data) else {
-        return false;
-    };
-    if is(data) {
-        return true;
-    }
-    let Some(between) = super::heap::object(data) else {
-        return false;
-    };
-    [8, 16, 24]
-        .into_iter()
-        .filter_map(|offset| heap.field(between, offset))
-        .any(is)
+/// The bytecode that a function runs; `None` where it has none (any more).
+pub fn bytecodes_of(heap: Heap<'_>, shared: Object) -> Option<Object> {
+    let is = |word: u64| heap.typed(word, |t| t == heap.layout.types.bytecodes);
+    let data = heap.field(shared, heap.layout.shared.data)?;
+    is(data).or_else(|| {
+        // its baseline code, or its entry trampoline, refers to it
+        let between = super::heap::object(data)?;
+        [8, 16, 24]
+            .into_iter()
+            .find_map(|offset| is(heap.field(between, offset)?))
+    })
 }
 
 /// Name and range of a function, by its name or the description of its scope.
@@ -311,10 +311,10 @@ fn scope(heap: Heap<'_>, of: Object) -> Option<Scope> {
     if order.positions_first {
         range = range_at(at);
         at += 2;
-        // a module says here how many variables it has
-        let module = slot(at).is_some_and(|word| small(word).is_some()) && kind == MODULE;
-        at += u64::from(module);
     }
+    // a module says here how many variables it has
+    let counted = order.module_counts == Some(kind) && slot(at).and_then(small).is_some();
+    at += u64::from(counted);
     at += match order.inlined_names {
         Some(max) if locals >= max => 1 + locals,
         _ => 2 * locals,
@@ -354,9 +354,6 @@ fn scope(heap: Heap<'_>, of: Object) -> Option<Scope> {
 
 /// Bit of a scope's flags: there is one around it.
 const OUTER: u32 = 22;
-
-/// The kind of a module's scope where positions come first.
-const MODULE: u32 = 5;
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracer_ebpf::RuntimeFrame;
+
 use super::{places::Places, samples, walker::V8};
 use crate::{
     memory::Repeated,
@@ -25,6 +27,12 @@ pub fn walk_hostile(data: &[u8]) {
     };
     let mut walker = V8::new(Arc::new(layout), places);
     let word = |address: u64| crate::memory::Memory::word(&memory, address);
+    let waiting = [8u64, 16, 24].map(|at| RuntimeFrame {
+        code: word(at).unwrap_or_default(),
+        instruction: word(at + 64).unwrap_or_default(),
+        extra: 0,
+    });
+    let _ = walker.waiting(&waiting, &memory);
     let (mut pc, mut sp, mut fp) = (word(0).unwrap_or_default() & 0xffff, 0x1000, Some(0x1040));
     for _ in 0..16 {
         let at = Place {

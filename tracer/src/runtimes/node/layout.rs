@@ -6,6 +6,8 @@
 
 use std::{collections::HashMap, ops::RangeInclusive};
 
+use super::awaits;
+
 /// V8's version: major, minor, build.
 pub type Version = (u32, u32, u32);
 
@@ -92,6 +94,8 @@ pub struct SharedFields {
 pub struct ScopeFields {
     /// Positions come before the variables (V8 12.8) instead of after the names.
     pub positions_first: bool,
+    /// The kind of modules' scopes, where these say before their variables how many they have (V8 12).
+    pub module_counts: Option<u32>,
     /// The flags are an integer of their own instead of a tagged one.
     pub plain_flags: bool,
     /// Names of more variables than this are in a table (V8 9.9).
@@ -164,6 +168,8 @@ pub struct Layout {
     pub script_name: u64,
     /// Script: text.
     pub script_source: u64,
+    /// Promises, where they are known.
+    pub awaits: Option<awaits::Fields>,
     /// Bytes of each instruction: for single, double and quadruple operands one after another.
     pub bytecode_sizes: Vec<u8>,
 }
@@ -231,7 +237,7 @@ const USED: [&str; 41] = [
 
 /// The constants that a layout is made from, without their prefix.
 pub fn constants() -> impl Iterator<Item = &'static str> {
-    NEEDED.into_iter().chain(USED)
+    NEEDED.into_iter().chain(USED).chain(awaits::CONSTANTS)
 }
 
 /// Why a build is not understood.
@@ -277,7 +283,7 @@ impl Layout {
         let types = types(version, &get);
         let code = code(version, &offset, types.shared_wrapper.is_some());
         let deopt_shared = if types.shared_wrapper.is_some() { 7 } else { 6 };
-        Ok(Layout {
+        let mut layout = Layout {
             version,
             fp_function,
             fp_context: signed("off_fp_context", -8),
@@ -296,6 +302,11 @@ impl Layout {
             shared: shared(&offset),
             scope: ScopeFields {
                 positions_first: version >= (12, 8, 44),
+                module_counts: match version {
+                    (12, 8.., _) | (13.., _, _) => Some(5),
+                    (12, _, _) => Some(3),
+                    _ => None,
+                },
                 plain_flags: version >= (12, 8, 0),
                 inlined_names: (version >= (9, 9, 0)).then_some(75),
                 receiver: version < (9, 5, 0),
@@ -315,8 +326,11 @@ impl Layout {
             script_name: offset(&["class_Script__name__Object"], 16),
             script_source: offset(&["class_Script__source__Object"], 8),
             types,
+            awaits: None,
             bytecode_sizes,
-        })
+        };
+        layout.awaits = awaits::fields(&layout, &get);
+        Ok(layout)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, ops::Range};
 
+use super::awaits;
 use super::layout::{Layout, NoLayout, Version, constants};
 use crate::elf::Image;
 
@@ -15,6 +16,8 @@ pub struct Metadata {
     pub builtins: Range<u64>,
     /// The event loop of the main thread, address as linked.
     pub event_loop: Option<u64>,
+    /// Where functions that wait are found, where that is known.
+    pub awaits: Option<awaits::Sources>,
 }
 
 /// Every executable with V8 in it exports this.
@@ -61,6 +64,8 @@ pub fn read(image: &Image) -> Option<Result<Metadata, NoMetadata>> {
     wanted.push(BYTECODE_SIZES);
     wanted.extend(BUILTINS);
     wanted.push(EVENT_LOOP);
+    wanted.extend([awaits::CURRENT, awaits::KEY]);
+    wanted.extend(awaits::RUNNERS);
     let symbols = image.symbols(&wanted);
     let at = |name: &str| {
         let index = wanted.iter().position(|wanted| *wanted == name)?;
@@ -102,6 +107,7 @@ fn understand(
         layout,
         builtins: builtins.ok_or(NoMetadata::Stripped("embedded_blob_code"))?,
         event_loop: at(EVENT_LOOP).map(|(address, _)| address),
+        awaits: awaits::Sources::read(image, at),
     })
 }
 

@@ -3,9 +3,10 @@
 //! [`metadata`] reads what an executable says of its V8, [`layout`] makes of it where everything
 //! is, and [`walker`] explains frames by it: [`heap`] reads objects, [`functions`] names them,
 //! [`code`] finds compiled code, [`positions`] reads the tables of lines, [`places`] says where to
-//! look. [`handles`], [`objects`] and [`clients`] read what its HTTP client knows of connections.
+//! look. [`awaits`] tells who waits for what runs. [`handles`], [`objects`] and [`clients`] read what its HTTP client knows of connections.
 //! `engines` finds the processes.
 
+pub mod awaits;
 pub mod clients;
 pub mod code;
 mod engines;
@@ -32,8 +33,13 @@ pub use self::fuzz::walk_hostile;
 
 use std::io;
 
+use tracer_ebpf::RuntimePlan;
+
 use self::{engines::Engines, event_loops::EventLoops};
-use super::{Runtime, view::InView};
+use super::{
+    Runtime,
+    view::{Copied, InView, Interleaved},
+};
 use crate::{kernel::probes::Probes, model::PoolState, unwind::managed::Walker};
 
 /// Whose frames of Node.js are.
@@ -59,6 +65,14 @@ impl Runtime for Node {
 
     fn look(&mut self, process: &mut InView<'_>) {
         self.engines.look(process);
+    }
+
+    fn plan(&mut self, process: &mut InView<'_>) -> Option<RuntimePlan> {
+        self.engines.plan(process)
+    }
+
+    fn interleave(&mut self, copied: &Copied<'_>) -> Option<Interleaved> {
+        self.engines.interleave(copied)
     }
 
     fn walker(&mut self, pid: u32) -> Option<&mut dyn Walker> {

@@ -17,7 +17,7 @@ pub const VERSIONS: [Version; 5] = [
 const NO: i32 = i32::MIN;
 
 /// The constants, by version.
-const CONSTANTS: [(&str, [i32; 5]); 53] = [
+const CONSTANTS: [(&str, [i32; 5]); 61] = [
     ("off_fp_function", [-16, -16, -16, -16, -16]),
     (
         "type_JSFunction__JS_FUNCTION_TYPE",
@@ -152,6 +152,38 @@ const CONSTANTS: [(&str, [i32; 5]); 53] = [
     ("type_Oddball__ODDBALL_TYPE", [67, 131, 131, 131, 131]),
     ("OddballNull", [3, 3, 3, 3, 3]),
     ("OddballUndefined", [5, 5, 5, 4, 4]),
+    (
+        "type_JSPromise__JS_PROMISE_TYPE",
+        [1101, 2062, 2063, 2063, 2115],
+    ),
+    (
+        "type_PromiseReaction__PROMISE_REACTION_TYPE",
+        [108, 166, 163, 163, 162],
+    ),
+    (
+        "type_PromiseCapability__PROMISE_CAPABILITY_TYPE",
+        [107, 164, 161, 161, 161],
+    ),
+    (
+        "type_PromiseFulfillReactionJobTask__PROMISE_FULFILL_REACTION_JOB_TASK_TYPE",
+        [76, 132, 132, 132, 132],
+    ),
+    (
+        "type_PromiseRejectReactionJobTask__PROMISE_REJECT_REACTION_JOB_TASK_TYPE",
+        [77, 133, 133, 133, 133],
+    ),
+    (
+        "type_PromiseResolveThenableJobTask__PROMISE_RESOLVE_THENABLE_JOB_TASK_TYPE",
+        [80, 136, 136, 136, 136],
+    ),
+    (
+        "type_JSAsyncFunctionObject__JS_ASYNC_FUNCTION_OBJECT_TYPE",
+        [1053, 2097, 2106, 2108, 2110],
+    ),
+    (
+        "type_JSAsyncGeneratorObject__JS_ASYNC_GENERATOR_OBJECT_TYPE",
+        [1054, 2098, 2107, 2109, 2111],
+    ),
 ];
 
 /// The layout of one of [`VERSIONS`].
@@ -192,6 +224,9 @@ mod tests {
         let bytecode = |v: usize| (all[v].bytecode_positions, all[v].bytecode_data);
         assert_eq!(bytecode(0), (32, 54));
         assert_eq!(bytecode(4), (24, 64));
+        assert!(all.iter().all(|layout| layout.awaits.is_some()));
+        let counts = |v: usize| all[v].scope.module_counts;
+        assert_eq!((counts(2), counts(3), counts(4)), (None, Some(3), Some(5)));
         assert_eq!((all[0].fp_bytecodes, all[0].fp_offset), (-32, -40));
         let deopt = |v: usize| {
             (

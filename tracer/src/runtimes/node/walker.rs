@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
+use tracer_ebpf::RuntimeFrame;
+
 use super::{
+    awaits::{self, Waiting},
     code::{self, Kind, Pieces},
     functions::Functions,
     heap::{Heap, Object, object, small},
@@ -49,6 +52,16 @@ impl V8 {
     /// The process has other mappings now.
     pub fn remap(&mut self, places: Places) {
         self.places = places;
+    }
+
+    /// Names what the kernel side found of functions that wait for what runs.
+    pub fn waiting(&mut self, found: &[RuntimeFrame], memory: &dyn Memory) -> Waiting {
+        let layout = Arc::clone(&self.layout);
+        let heap = Heap {
+            layout: &layout,
+            memory,
+        };
+        awaits::named(heap, &mut self.functions, found)
     }
 
     /// The frames of a function: what runs there, and the words that tell this call from others
@@ -123,16 +136,20 @@ impl V8 {
     ) -> Option<Vec<Named>> {
         let shared = self.functions.of_bytecodes(heap, bytecodes, function)?;
         let function = self.functions.get(heap, shared)?;
-        let types = &heap.layout.types;
-        let is_bytes = |t: u16| types.byte_arrays.contains(&t);
-        let table = heap
-            .typed_field(bytecodes, heap.layout.bytecode_positions, is_bytes)
-            .and_then(|table| heap.bytes(table, super::functions::TABLE_MAX));
-        let position = table.and_then(|table| positions::at(&table, offset));
-        // what was inlined is inlined in optimized code only
-        let position = position.filter(|p| p.inlining.is_none());
-        Some(vec![function.at(position.and_then(|p| p.offset), false)])
+        let position = position(heap, bytecodes, offset);
+        Some(vec![function.at(position, false)])
     }
+}
+
+/// The position in the script of a place in bytecode.
+pub(super) fn position(heap: Heap<'_>, bytecodes: Object, offset: u64) -> Option<u32> {
+    let types = &heap.layout.types;
+    let is_bytes = |t: u16| types.byte_arrays.contains(&t);
+    let table = heap.typed_field(bytecodes, heap.layout.bytecode_positions, is_bytes)?;
+    let table = heap.bytes(table, super::functions::TABLE_MAX)?;
+    // what was inlined is inlined in optimized code only
+    let position = positions::at(&table, offset).filter(|p| p.inlining.is_none());
+    position.and_then(|p| p.offset)
 }
 
 /// What a frame of a function says.

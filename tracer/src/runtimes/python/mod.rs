@@ -121,8 +121,7 @@ impl super::Runtime for Python {
             },
             previous: small(layout.frame_previous)?,
             kind: RUNTIME_LINKED,
-            varying: 0,
-            pad: 0,
+            ..RuntimePlan::default()
         })
     }
 
