@@ -75,10 +75,15 @@ pub extern "C" fn capture_stack(sk: u64, opened_ns: u64, when: u32, lane: u32) -
     // SAFETY: a map lookup; the value is copied at once.
     let wanted = unsafe { COPY_SIZES.get(&key) }.map_or(COPY_BYTES_MIN as u32, |bytes| *bytes);
     let frames = frames_found(tgid, lane);
-    copy_stack(sk, opened_ns, when, lane | frames << FRAMES_SHIFT, wanted)
+    let lane_and_frames = lane | frames << FRAMES_SHIFT;
+    match wanted as usize {
+        ..=COPY_BYTES_MIN => copy_small(sk, opened_ns, when, lane_and_frames),
+        ..=COPY_BYTES_MIDDLE => copy_middle(sk, opened_ns, when, lane_and_frames),
+        _ => copy_large(sk, opened_ns, when, lane_and_frames),
+    }
 }
 
-/// Above the lane, in an argument of [`copy_stack`].
+/// Above the lane, in an argument of [`copy_small`].
 const FRAMES_SHIFT: u32 = 16;
 
 /// Puts the interpreted frames into the lane; their number.
@@ -92,17 +97,9 @@ fn frames_found(tgid: u32, lane: u32) -> u32 {
     }
 }
 
-/// A copy of at least `wanted` bytes, where there are as many; its ticket, or [`STACK_NONE`]. The lane
-/// has so many interpreted frames. A global function, so that what calls it needs less of the stack.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn copy_stack(
-    sk: u64,
-    opened_ns: u64,
-    when: u32,
-    lane_and_frames: u32,
-    wanted: u32,
-) -> u32 {
+/// A copy of `BYTES`, as far as there are as many; its ticket, or [`STACK_NONE`].
+#[inline(always)]
+fn copy_of<const BYTES: usize>(sk: u64, opened_ns: u64, when: u32, lane_and_frames: u32) -> u32 {
     let occasion = Occasion {
         sk,
         opened_ns,
@@ -111,9 +108,30 @@ pub extern "C" fn copy_stack(
         frames: lane_and_frames >> FRAMES_SHIFT,
     };
     match position() {
-        Some(regs) => copy_some(occasion, &regs, current_tgid(), wanted as usize),
+        Some(regs) => copy::<BYTES>(occasion, &regs, current_tgid()),
         None => STACK_NONE,
     }
+}
+
+/// [`copy_of`] each size. Global functions, so that what calls them needs less of the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn copy_small(sk: u64, opened_ns: u64, when: u32, lane_and_frames: u32) -> u32 {
+    copy_of::<COPY_BYTES_MIN>(sk, opened_ns, when, lane_and_frames)
+}
+
+/// See [`copy_small`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn copy_middle(sk: u64, opened_ns: u64, when: u32, lane_and_frames: u32) -> u32 {
+    copy_of::<COPY_BYTES_MIDDLE>(sk, opened_ns, when, lane_and_frames)
+}
+
+/// See [`copy_small`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn copy_large(sk: u64, opened_ns: u64, when: u32, lane_and_frames: u32) -> u32 {
+    copy_of::<COPY_BYTES_MAX>(sk, opened_ns, when, lane_and_frames)
 }
 
 #[inline(always)]
@@ -190,7 +208,6 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
         return STACK_NONE;
     };
     let ticket = next_ticket();
-    let saved = saved_regs();
     let found_frames = occasion.frames;
     let record = entry.as_mut_ptr();
     // SAFETY: the reserved entry is ours until submitted, and every byte that user space reads
@@ -220,23 +237,24 @@ fn copy<const BYTES: usize>(occasion: Occasion, regs: &Position, tgid: u32) -> u
                 (&raw const (*scratch).frames).cast::<c_void>(),
             );
         }
-        (*record).head = StackCopy {
-            sk: occasion.sk,
-            opened_ns: occasion.opened_ns,
-            taken_ns: now_ns(),
-            tgid,
-            tid: current_tid(),
-            ticket,
-            len: done as u32,
-            when: occasion.when,
-            found_frames,
-            ip: regs.ip,
-            sp: regs.sp,
-            bp: saved.bp,
-            saved: [saved.bx, saved.r12, saved.r13, saved.r14, saved.r15],
-            parent: parent_tgid(),
-            pad: 0,
-        };
+        // member by member: a record made first would take more stack than there is
+        let head = &raw mut (*record).head;
+        (*head).sk = occasion.sk;
+        (*head).opened_ns = occasion.opened_ns;
+        (*head).taken_ns = now_ns();
+        (*head).tgid = tgid;
+        (*head).tid = current_tid();
+        (*head).ticket = ticket;
+        (*head).len = done as u32;
+        (*head).when = occasion.when;
+        (*head).found_frames = found_frames;
+        (*head).ip = regs.ip;
+        (*head).sp = regs.sp;
+        let saved = saved_regs();
+        (*head).bp = saved.bp;
+        (*head).saved = [saved.bx, saved.r12, saved.r13, saved.r14, saved.r15];
+        (*head).parent = parent_tgid();
+        (*head).pad = 0;
     }
     entry.submit(0);
     count(Counter::StackCopied);
