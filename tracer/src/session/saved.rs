@@ -165,7 +165,8 @@ impl Kept<'_> {
     }
 
     /// The requests by number, each with the route that its population learned of it; where
-    /// populations differ, with that which says most.
+    /// populations differ, with that which says least: one that has seen few targets takes words of
+    /// theirs for names.
     fn routes(&self) -> Vec<Request> {
         let requests = &self.requests.interner;
         let mut learned: HashMap<u32, (usize, String)> = HashMap::new();
@@ -181,7 +182,7 @@ impl Kept<'_> {
             if let Some((path, variable)) = entry.routes.path_of(target) {
                 let route = (variable, path);
                 let known = learned.entry(number).or_insert_with(|| route.clone());
-                if route < *known {
+                if route > *known {
                     *known = route;
                 }
             }
