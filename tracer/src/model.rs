@@ -368,8 +368,6 @@ pub struct ResponseState {
     pub upgraded: bool,
     /// How the end of the body is told.
     pub framing: Framing,
-    /// Bytes received since the response began, its head included.
-    pub received: u64,
     /// The body has been received in full; never so where only the peer's close ends it.
     pub complete: bool,
 }
@@ -379,13 +377,13 @@ pub struct ResponseState {
 pub enum Framing {
     /// There is no body.
     None,
-    /// `Content-Length`, bytes.
-    Length(u64),
+    /// `Content-Length`.
+    Length,
     /// `Transfer-Encoding: chunked`.
     Chunked,
     /// The peer closes the connection.
     UntilClose,
-    /// The head was not read far enough to tell.
+    /// The head was not read far enough to tell, or announced more than is counted.
     Unknown,
 }
 

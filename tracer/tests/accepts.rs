@@ -152,7 +152,7 @@ fn a_listener_of_mptcp_accepts_tcp() -> Result<()> {
         ensure!(
             found
                 .iter()
-                .all(|sock| sock.fd >= 0 && sock.descriptors == 1),
+                .all(|sock| sock.fd().is_some() && sock.scan == 1),
             "{found:?}"
         );
         drop((client, server));
@@ -172,7 +172,10 @@ fn connections_of_mptcp_are_one_each() -> Result<()> {
     probes.run_scan(1)?;
     let found = of_port(&probes, port)?;
     ensure!(
-        found.len() == 2 && found.iter().all(|sock| sock.fd >= 0 && sock.unread == 0),
+        found.len() == 2
+            && found
+                .iter()
+                .all(|sock| sock.fd().is_some() && sock.unread == 0),
         "{found:?}"
     );
     drop(client);

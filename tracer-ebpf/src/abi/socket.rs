@@ -45,21 +45,36 @@ pub const RESPONSE_LAST_CHUNK: u8 = 1 << 6;
 pub const RESPONSE_UPGRADED: u8 = 1 << 7;
 
 /// Of [`Sock::heads`]: `HEADS` has its first request.
-pub const HEADS_FIRST: u16 = 1;
+pub const HEADS_FIRST: u8 = 1;
 /// `HEADS` has its latest request.
-pub const HEADS_LATEST: u16 = 1 << 1;
+pub const HEADS_LATEST: u8 = 1 << 1;
 /// A request of HTTP was seen on it.
-pub const HEADS_HTTP: u16 = 1 << 2;
+pub const HEADS_HTTP: u8 = 1 << 2;
 /// A turn began with a TLS record of a handshake.
-pub const HEADS_TLS: u16 = 1 << 3;
+pub const HEADS_TLS: u8 = 1 << 3;
 /// A request inside TLS was seen before it was encrypted: only those count as turns.
-pub const HEADS_PLAINTEXT: u16 = 1 << 4;
+pub const HEADS_PLAINTEXT: u8 = 1 << 4;
 /// `request_stack` is that of whoever asked for the request that is sent next, by way of an event
 /// loop.
-pub const HEADS_ASKED: u16 = 1 << 5;
+pub const HEADS_ASKED: u8 = 1 << 5;
 /// It speaks HTTP/2 in the clear: `HTTP2` has where its frames stand.
-pub const HEADS_HTTP2: u16 = 1 << 6;
+pub const HEADS_HTTP2: u8 = 1 << 6;
 
+/// Of [`Sock::response_status`]: an interim response was read to its end, and a status line comes next.
+pub const STATUS_TO_COME: u16 = 1 << 15;
+/// Of [`Sock::netns_or_left`]: so many or more.
+pub const LEFT_MANY: u32 = u32::MAX;
+
+/// Of [`Sock::last_direction`]: it was sent.
+pub const DIRECTION_SENT: u8 = 1;
+/// It was received.
+pub const DIRECTION_RECEIVED: u8 = 2;
+const DIRECTION_BITS: u8 = 3;
+const MOMENT_SHIFT: u32 = 2;
+
+/// A descriptor's number and one: the kernel's tables have fewer than 2^28 entries.
+const FD_BITS: u32 = (1 << AWAITED_SHIFT) - 1;
+const AWAITED_SHIFT: u32 = 30;
 /// Of [`Sock::awaited`]: no scan has looked, or the kernel does not say.
 pub const AWAITED_UNKNOWN: u8 = 0;
 /// Nobody waited for what comes.
@@ -75,18 +90,15 @@ pub struct Sock {
     /// When it was connected, accepted, first used, or (pre-existing) first seen. Nanoseconds,
     /// monotonic clock.
     pub opened_ns: u64,
-    /// When the last descriptor was closed, in ticks.
-    pub closed_ticks: u32,
-    /// When the peer closed, in ticks.
-    pub peer_closed_ticks: u32,
+    /// When the last descriptor was closed, with [`SOCK_CLOSED`]; else when the peer closed, with
+    /// [`SOCK_PEER_CLOSED`]. In ticks.
+    pub ended_ticks: u32,
     /// When the process last sent, in ticks.
     pub sent_ticks: u32,
     /// When the process last received, in ticks.
     pub received_ticks: u32,
     /// When the latest turn (request) began, in ticks.
     pub turn_ticks: u32,
-    /// Number of the last reconcile scan that found a descriptor for it; 0: none yet.
-    pub scan: u32,
     /// Stack at opening: an id given by user space, a ticket ([`crate::STACK_TICKET`]), or none.
     pub open_stack: u32,
     /// Stack of the latest turn's first send (client) or receive (server); same encoding.
@@ -99,14 +111,16 @@ pub struct Sock {
     pub head_hash: u32,
     /// Process holding a descriptor at the last scan: the opener if it still does, else another.
     pub holder: u32,
-    /// That descriptor's number, -1 while unknown.
-    pub fd: i32,
+    /// That descriptor and who waits, see [`Sock::fd`] and [`Sock::awaited`].
+    pub descriptor: u32,
     /// Turns so far: sends after receives on a client, receives after sends on a server.
     pub turns: u32,
     /// Bytes (TCP) or messages (UNIX) in the receive queue at the last scan.
     pub unread: u32,
-    /// Network namespace, by inode number.
-    pub netns: u32,
+    /// Of a server, its network namespace, by inode number. Of any other, with [`RESPONSE_LENGTH`]: bytes
+    /// of the response's body that are still to come (as many as it has while the head is read);
+    /// [`LEFT_MANY`] is not counted.
+    pub netns_or_left: u32,
     /// Remote address: IPv4 in the first word, IPv6 in all four (network byte order); for UNIX
     /// the [`UnixPathKey`] hash in the first two words.
     pub remote_addr: [u32; 4],
@@ -114,6 +128,10 @@ pub struct Sock {
     pub remote_port: u16,
     /// Local port, host byte order.
     pub local_port: u16,
+    /// Number of the last reconcile scan that found a descriptor for it; 0: none yet.
+    pub scan: u16,
+    /// Status code of the response, or of an interim one; 0: none was read. With [`STATUS_TO_COME`].
+    pub response_status: u16,
     /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
     pub family: u8,
     /// One of the `ROLE_*` constants.
@@ -123,28 +141,13 @@ pub struct Sock {
     /// `SOCK_*` bits.
     pub flags: u8,
     /// The error that ended it (`ECONNREFUSED`, `ECONNRESET` …); 0: none.
-    pub error: u16,
-    /// Direction of the last transfer: 1 sent, 2 received, 0 none.
-    pub last_direction: u8,
-    /// Which moment `open_stack` shows: one of the `WHEN_*` constants.
-    pub open_stack_of: u8,
-    /// Descriptors referring to it that the last scan found, in any process.
-    pub descriptors: u16,
+    pub error: u8,
+    /// See [`Sock::last_direction`] and [`Sock::open_stack_of`].
+    pub last: u8,
     /// `HEADS_*` bits.
-    pub heads: u16,
-    /// Bytes received since the latest request of HTTP/1, the response's head included.
-    pub response_bytes: u64,
-    /// The response's `Content-Length`, with [`RESPONSE_LENGTH`].
-    pub response_length: u64,
-    /// Bytes of the response's head, and of interim ones before it, with [`RESPONSE_HEAD_READ`].
-    pub response_head: u32,
-    /// Status code of the response, or of an interim one; 0: none was read.
-    pub response_status: u16,
+    pub heads: u8,
     /// `RESPONSE_*` bits.
     pub response: u8,
-    /// Whether somebody waited for it at the last scan, in a call that receives or polls: one of the
-    /// `AWAITED_*` constants.
-    pub awaited: u8,
 }
 
 impl Sock {
@@ -155,6 +158,83 @@ impl Sock {
             None
         } else {
             Some(self.opened_ns + ((ticks as u64 - 1) << TICK_SHIFT))
+        }
+    }
+
+    /// When the last descriptor was closed, in ticks; 0: not yet.
+    #[must_use]
+    pub const fn closed_ticks(&self) -> u32 {
+        if self.flags & SOCK_CLOSED == 0 {
+            0
+        } else {
+            self.ended_ticks
+        }
+    }
+
+    /// When the peer closed, in ticks; 0: it did not before the last descriptor was closed.
+    #[must_use]
+    pub const fn peer_closed_ticks(&self) -> u32 {
+        if self.flags & (SOCK_CLOSED | SOCK_PEER_CLOSED) == SOCK_PEER_CLOSED {
+            self.ended_ticks
+        } else {
+            0
+        }
+    }
+
+    /// Direction of the last transfer: [`DIRECTION_SENT`], [`DIRECTION_RECEIVED`], 0 none.
+    #[must_use]
+    pub const fn last_direction(&self) -> u8 {
+        self.last & DIRECTION_BITS
+    }
+
+    /// Sets it.
+    pub const fn set_last_direction(&mut self, direction: u8) {
+        self.last = self.last & !DIRECTION_BITS | direction;
+    }
+
+    /// Which moment `open_stack` shows: one of the `WHEN_*` constants.
+    #[must_use]
+    pub const fn open_stack_of(&self) -> u8 {
+        self.last >> MOMENT_SHIFT
+    }
+
+    /// Sets it.
+    pub const fn set_open_stack_of(&mut self, moment: u8) {
+        self.last = self.last & DIRECTION_BITS | moment << MOMENT_SHIFT;
+    }
+
+    /// Number of the descriptor that `holder` had at the last scan, `None` while unknown.
+    #[must_use]
+    pub const fn fd(&self) -> Option<i32> {
+        match self.descriptor & FD_BITS {
+            0 => None,
+            above => Some(above as i32 - 1),
+        }
+    }
+
+    /// Whether somebody waited for it at the last scan, in a call that receives or polls: one of the
+    /// `AWAITED_*` constants.
+    #[must_use]
+    pub const fn awaited(&self) -> u8 {
+        (self.descriptor >> AWAITED_SHIFT) as u8
+    }
+
+    /// Sets the descriptor's number, where it is given, and whether somebody waited.
+    pub const fn set_descriptor(&mut self, fd: Option<u32>, awaited: u8) {
+        let above = match fd {
+            Some(fd) => (fd + 1) & FD_BITS,
+            None => self.descriptor & FD_BITS,
+        };
+        self.descriptor = above | (awaited as u32) << AWAITED_SHIFT;
+    }
+
+    /// Network namespace of a server, by inode number; 0 of any other.
+    #[must_use]
+    pub const fn netns(&self) -> u32 {
+        if self.role == ROLE_SERVER {
+            self.netns_or_left
+        } else {
+            0
         }
     }
 }
@@ -295,8 +375,8 @@ pub struct PathValue {
     pub bytes: [u8; PATH_BYTES],
 }
 
-const _: () = assert!(size_of::<Sock>() == 128 && align_of::<Sock>() == 8);
-const _: () = assert!(core::mem::offset_of!(Sock, remote_addr) == 72);
+const _: () = assert!(size_of::<Sock>() == 96 && align_of::<Sock>() == 8);
+const _: () = assert!(core::mem::offset_of!(Sock, remote_addr) == 64);
 const _: () = assert!(size_of::<AggKey>() == 32 && align_of::<AggKey>() == 4);
 const _: () = assert!(size_of::<AggValue>() == 152 && align_of::<AggValue>() == 8);
 const _: () = assert!(size_of::<Head>() == 304 && align_of::<Head>() == 8);

@@ -43,7 +43,7 @@ pub fn accepted(sk: Address) -> u32 {
     sock.tgid = current_tgid();
     sock.flags &= !SOCK_ACCEPT_UNOWNED;
     sock.open_stack = capture_stack(sk, sock.opened_ns, u32::from(WHEN_ACCEPT), LANE_ACCEPT);
-    sock.open_stack_of = WHEN_ACCEPT;
+    sock.set_open_stack_of(WHEN_ACCEPT);
     0
 }
 
@@ -63,6 +63,14 @@ pub fn unix_queued(listener: impl Object) -> u32 {
     if family(listener) != AF_UNIX || listener.get::<u8>(offset!(skc_state)) != LISTEN {
         return 0;
     }
+    unix_connecting()
+}
+
+/// The current call, if it is a `connect`, opens a UNIX connection. A global function, so that what it
+/// needs takes no room on the stack of all the runs that end before.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unix_connecting() -> u32 {
     if current_syscall() != SYS_CONNECT {
         return 0;
     }
@@ -87,7 +95,7 @@ pub fn unix_opened_for(sk: Address, stack: u32) -> u32 {
             STACK_NONE => capture_stack(sk, sock.opened_ns, u32::from(when), lane),
             asked => asked,
         };
-        sock.open_stack_of = when;
+        sock.set_open_stack_of(when);
     }
     0
 }

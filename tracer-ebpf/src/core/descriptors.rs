@@ -2,19 +2,19 @@
 //! which socket now, finds sockets older than the tracer, and reads what has no event.
 
 use tracer_ebpf::{
-    AWAITED, AWAITED_BY_NOBODY, AWAITED_UNKNOWN, Counter, FILTER_HOST, ListenKey, Offsets,
-    ROLE_CLIENT, ROLE_SERVER, SCAN_NUMBER, SCAN_UNSTORED, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED,
+    AWAITED, AWAITED_BY_NOBODY, AWAITED_UNKNOWN, Counter, FILTER_HOST, Offsets, ROLE_CLIENT,
+    ROLE_SERVER, SCAN_NUMBER, SCAN_UNSTORED, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, SOCK_CONNECTED,
     SOCK_PEER_CLOSED, SOCK_PREEXISTING, Sock,
 };
 
 use super::{
     ends::fold_socket,
-    kernel::{AF_UNIX, Address, family, netns, protocol, read},
+    kernel::{AF_UNIX, Address, family, protocol, read},
     maps::{LISTENERS, SCAN, TARGETS, count},
     mptcp,
     sockets::{
-        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, insert_again, is_inet, opened_now,
-        read_addresses, remember_listener, ticks,
+        CLOSE, CLOSE_WAIT, ESTABLISHED, LISTEN, entry, insert_again, is_inet, listen_key,
+        opened_now, read_addresses, remember_listener, ticks,
     },
     unix,
 };
@@ -78,16 +78,13 @@ pub fn visit(task: Address, fd: u32, file: Address) {
         sock.flags &= !SOCK_ACCEPT_UNOWNED;
     }
     sock.inode = inode;
-    if sock.scan != scan {
-        sock.scan = scan;
-        sock.descriptors = 0;
-    }
-    if sock.descriptors == 0 || tgid == sock.tgid {
+    let mut shown = None;
+    if sock.scan != scan as u16 || tgid == sock.tgid {
+        sock.scan = scan as u16;
         sock.holder = tgid;
-        sock.fd = fd as i32;
+        shown = Some(fd);
     }
-    sock.descriptors = sock.descriptors.saturating_add(1);
-    sock.awaited = awaited(sk);
+    sock.set_descriptor(shown, awaited(sk));
     observe(sk, sock, family, state);
 }
 
@@ -139,17 +136,14 @@ fn found(sk: Address, family: u16, state: u8, tgid: u32) -> bool {
     sock.flags = SOCK_CONNECTED | SOCK_PREEXISTING;
     if family == AF_UNIX {
         sock.family = AF_UNIX as u8;
-        sock.netns = netns(sk);
         unix::identify(&mut sock, sk);
     } else {
-        read_addresses(&mut sock, mptcp::addressed(sk));
-        let key = ListenKey {
-            netns: sock.netns,
-            port: u32::from(sock.local_port),
-        };
+        let addressed = mptcp::addressed(sk);
+        let key = listen_key(addressed);
         // SAFETY: a map lookup; the value is not kept.
         let accepted = unsafe { LISTENERS.get(&key) }.is_some();
         sock.role = if accepted { ROLE_SERVER } else { ROLE_CLIENT };
+        read_addresses(&mut sock, addressed);
     }
     if !insert_again(sk, &sock) {
         if let Some(unstored) = SCAN.get_ptr_mut(SCAN_UNSTORED) {
@@ -199,6 +193,8 @@ fn observe(sk: Address, sock: &mut Sock, family: u16, state: u8) {
 fn peer_closed(sock: &mut Sock) {
     if sock.flags & SOCK_PEER_CLOSED == 0 {
         sock.flags |= SOCK_PEER_CLOSED;
-        sock.peer_closed_ticks = ticks(sock);
+        if sock.flags & SOCK_CLOSED == 0 {
+            sock.ended_ticks = ticks(sock);
+        }
     }
 }

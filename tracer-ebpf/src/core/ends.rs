@@ -28,7 +28,7 @@ pub fn destroyed(sk: Address) {
 #[inline(never)]
 pub extern "C" fn fold_socket(sk: u64) -> u32 {
     let Some(sock) = entry(sk) else { return 0 };
-    let lifetime = match sock.at_ns(sock.closed_ticks) {
+    let lifetime = match sock.at_ns(sock.closed_ticks()) {
         Some(closed_ns) => closed_ns - sock.opened_ns,
         None => now_ns().wrapping_sub(sock.opened_ns),
     };

@@ -40,7 +40,7 @@ const LARGE: u32 = 0xdfdf_dfdf;
 /// Whether the beginning of a client's turn, which was just looked at, is to be passed on.
 #[inline(always)]
 pub fn is_awaited(sock: &Sock) -> bool {
-    const OTHERS: u16 = HEADS_HTTP | HEADS_TLS | HEADS_HTTP2 | HEADS_PLAINTEXT;
+    const OTHERS: u8 = HEADS_HTTP | HEADS_TLS | HEADS_HTTP2 | HEADS_PLAINTEXT;
     sock.role == ROLE_CLIENT && sock.turns <= TURNS && sock.heads & OTHERS == 0
 }
 
@@ -48,7 +48,7 @@ pub fn is_awaited(sock: &Sock) -> bool {
 #[inline(always)]
 pub fn is_first(sock: &Sock) -> bool {
     sock.role == ROLE_CLIENT
-        && sock.last_direction == 0
+        && sock.last_direction() == 0
         && sock.flags & SOCK_PREEXISTING == 0
         && config!(want_heads) != 0
 }

@@ -13,17 +13,18 @@ use tracer_ebpf::{
 use super::{
     hello::keep_hello,
     http2::begins_request,
-    kernel::read_user,
     lines::{byte, each_end, is_blank, lines_after, place, small_letters, word},
     maps::{HEADS, SCRATCH, Scratch, bounded, count},
     notes::note,
     query::{marks, mask_query},
     sockets::entry,
-    user_buffer::UserBuffer,
+    user_buffer::{UserBuffer, WINDOW_BYTES},
 };
 
 /// Bytes by which a request is told from the one before.
 const COMPARED_BYTES: u32 = 240;
+/// Bytes of the beginning by which its protocol is known.
+const BEGINNING_BYTES: u32 = 4;
 /// The first bytes of TLS records: 22 or 23, and 3.
 const TLS_RECORD: u32 = 0x0316;
 
@@ -71,7 +72,7 @@ pub fn expected_after(word: u32) -> u8 {
 
 /// What else a turn may begin with, as `HEADS_*` bits.
 #[inline(always)]
-fn other_protocol(word: u32) -> u16 {
+fn other_protocol(word: u32) -> u8 {
     // a handshake's or an application's record: type, major version, minor version
     if word & 0xfffe == TLS_RECORD && (word >> 16) as u8 <= 4 {
         HEADS_TLS
@@ -108,42 +109,68 @@ pub extern "C" fn keep_head(sk: u64, turn: u32, place: u64, kept: u64) -> u64 {
     if buffer.at == 0 {
         return kept;
     }
-    let begins: u32 = read_user(buffer.at);
-    let response = expected_after(begins);
-    if response == 0 {
-        let mut other = other_protocol(begins);
-        if begins & FRAME_OF_REQUEST.0 == FRAME_OF_REQUEST.1 {
-            other |= joined_late(sk, buffer.at, buffer.len) as u16;
-        }
-        let kept = kept | pack(u32::from(other), 0);
-        // what names a server comes first, and once
-        let first = kept >> 32 & u64::from(HEADS_FIRST) == 0;
-        let hello = other == HEADS_TLS && first && keep_hello(sk, lane, buffer.at, buffer.len) != 0;
-        return kept | pack(u32::from(hello) * u32::from(HEADS_FIRST), 0);
-    }
     let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
         return kept;
     };
-    let len = buffer.look(scratch);
-    if len == 0 {
+    // one read is enough for a request that equals the one before
+    if buffer.look_at(COMPARED_BYTES, scratch) < BEGINNING_BYTES {
         return kept;
+    }
+    let begins = word(scratch, 0) as u32;
+    let response = expected_after(begins);
+    if response == 0 {
+        return keep_other(sk, pack(lane, buffer.len), buffer.at, begins, kept);
+    }
+    let mut len = buffer.len;
+    if len > WINDOW_BYTES {
+        len = WINDOW_BYTES;
     }
     let hash = hash_head(lane, len);
     let says = u32::from(response) << HEADS_BITS | u32::from(HEADS_HTTP);
-    let (heads, hash_before) = unpack(kept);
-    if hash_before == hash {
+    if kept as u32 == hash {
         // the same request as before, which user space has or finds in the map
         return kept | pack(says, 0);
     }
-    if is_another_line(lane, len) != 0 {
+    keep_another(sk, turn, place, kept, pack(says, hash))
+}
+
+/// Keeps a request that is not the one before: `new` has what it says, as above, and its hash. A global
+/// function, so that what it needs takes no room on the stack of every turn.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn keep_another(sk: u64, turn: u32, place: u64, kept: u64, new: u64) -> u64 {
+    let (lane, bytes) = unpack(place);
+    let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
+        return kept;
+    };
+    let len = UserBuffer::current(bytes).look(scratch);
+    if len == 0 || is_another_line(lane, len) != 0 {
         return kept;
     }
-    let (kept, heads) = (kept | pack(says, 0), heads | says);
-    let stored = store_head(sk, turn, pack(lane, len), heads);
-    if stored == NO_ROOM {
-        return kept;
+    let (says, hash) = unpack(new);
+    let kept = kept | pack(says, 0);
+    match store_head(sk, turn, pack(lane, len), (kept >> 32) as u32) {
+        NO_ROOM => kept,
+        stored => pack(stored, hash),
     }
-    pack(stored, hash)
+}
+
+/// Of a turn that begins otherwise, with these four bytes: `kept` with what it tells of the protocol.
+/// `place` has the lane and the bytes that lie at `at`. A global function, see
+/// [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn keep_other(sk: u64, place: u64, at: u64, begins: u32, kept: u64) -> u64 {
+    let (lane, len) = unpack(place);
+    let mut other = other_protocol(begins);
+    if begins & FRAME_OF_REQUEST.0 == FRAME_OF_REQUEST.1 {
+        other |= joined_late(sk, at, len) as u8;
+    }
+    let kept = kept | pack(u32::from(other), 0);
+    // what names a server comes first, and once
+    let first = kept >> 32 & u64::from(HEADS_FIRST) == 0;
+    let hello = other == HEADS_TLS && first && keep_hello(sk, lane, at, len) != 0;
+    kept | pack(u32::from(hello) * u32::from(HEADS_FIRST), 0)
 }
 
 /// Not 0: the first line of the `len` bytes in the lane's window is whole, and has no version of HTTP/1

@@ -3,24 +3,24 @@
 //! then has a status and no more, or nothing.
 
 use tracer_ebpf::{
-    RESPONSE_AWAITED, RESPONSE_CHUNKED, RESPONSE_HEAD_READ, RESPONSE_LAST_CHUNK, RESPONSE_LENGTH,
-    RESPONSE_TO_CONNECT, RESPONSE_UPGRADED, Sock,
+    LEFT_MANY, RESPONSE_AWAITED, RESPONSE_CHUNKED, RESPONSE_HEAD_READ, RESPONSE_LAST_CHUNK,
+    RESPONSE_LENGTH, RESPONSE_TO_CONNECT, RESPONSE_UPGRADED, STATUS_TO_COME, Sock,
 };
 
 use super::{
+    heads::{pack, unpack},
     kernel::read_user,
     lines::{byte, each_end, is_blank, lines_after, place, small_letters},
     maps::{SCRATCH, Scratch},
     notes::note,
-    sockets::entry,
     user_buffer::UserBuffer,
 };
 
 /// What was read so far of a head.
 #[repr(C)]
 pub struct Reading {
-    /// `Content-Length`.
-    length: u64,
+    /// `Content-Length`, as [`Sock::netns_or_left`].
+    length: u32,
     /// Where the head ended.
     end: u32,
     /// Status code, 0 before it was read.
@@ -47,10 +47,24 @@ const fn word(bytes: &[u8; 8]) -> u64 {
 const CONTENT: u64 = word(b"content-");
 const TRANSFER: u64 = word(b"transfer");
 
-/// A response may go on with these bytes: whether one is awaited, or is chunked.
+/// Bytes that are received may belong to a response that is followed.
 #[inline(always)]
 pub fn concerns(sock: &Sock) -> bool {
+    sock.response & (RESPONSE_AWAITED | RESPONSE_CHUNKED | RESPONSE_LENGTH) != 0
+}
+
+/// They have to be looked at: the head is awaited, or the body is chunked.
+#[inline(always)]
+pub fn is_read(sock: &Sock) -> bool {
     sock.response & (RESPONSE_AWAITED | RESPONSE_CHUNKED) != 0
+}
+
+/// They are the next of a body whose length is known.
+#[inline(always)]
+pub fn pass_body(sock: &mut Sock, bytes: u32) {
+    if sock.netns_or_left != LEFT_MANY {
+        sock.netns_or_left = sock.netns_or_left.saturating_sub(bytes);
+    }
 }
 
 /// An interim response (status 1xx) came, and the response itself is still to come; what is sent
@@ -63,36 +77,64 @@ pub fn is_interim(sock: &Sock) -> bool {
 /// A part of the response was not seen: how its end is told, or whether it came.
 #[inline(always)]
 pub fn lose_track(sock: &mut Sock) {
-    sock.response &= !(RESPONSE_AWAITED
-        | RESPONSE_HEAD_READ
-        | RESPONSE_LENGTH
-        | RESPONSE_CHUNKED
-        | RESPONSE_LAST_CHUNK);
+    set_response_state(sock, lost(response_state(sock)));
 }
 
-/// The current call received `bytes` on a socket whose response is read. A global function, see
+/// What the socket's record has of the response as one number, which functions of the kernel's take and
+/// return: what is left, the `RESPONSE_*` bits, the status.
+#[inline(always)]
+pub fn response_state(sock: &Sock) -> u64 {
+    let status = u32::from(sock.response_status);
+    pack(
+        sock.netns_or_left,
+        u32::from(sock.response) << BITS_SHIFT | status,
+    )
+}
+
+/// Puts it back into the record.
+#[inline(always)]
+pub fn set_response_state(sock: &mut Sock, state: u64) {
+    let (left, rest) = unpack(state);
+    sock.netns_or_left = left;
+    sock.response = (rest >> BITS_SHIFT) as u8;
+    sock.response_status = rest as u16;
+}
+
+const BITS_SHIFT: u32 = 16;
+/// What is said of a response as long as all of it is seen.
+const SAID: u8 = RESPONSE_AWAITED
+    | RESPONSE_HEAD_READ
+    | RESPONSE_LENGTH
+    | RESPONSE_CHUNKED
+    | RESPONSE_LAST_CHUNK;
+
+/// The state without what can't be said any more.
+#[inline(always)]
+fn lost(state: u64) -> u64 {
+    state & !((SAID as u64) << BITS_SHIFT | STATUS_TO_COME as u64)
+}
+
+/// The current call received `bytes` of a response in this state: the state then. A global function, see
 /// [`super::transfers::is_stale`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn read_response(sk: u64, bytes: u32, lane: u32) -> u32 {
-    let Some(sock) = entry(sk) else { return 0 };
+pub extern "C" fn read_response(lane: u32, bytes: u32, mut state: u64) -> u64 {
+    const BOTH: u64 = ((RESPONSE_CHUNKED | RESPONSE_HEAD_READ) as u64) << BITS_SHIFT;
     let buffer = UserBuffer::current(bytes);
-    if sock.response & RESPONSE_AWAITED != 0 {
-        read_head(sock, buffer, bytes, lane);
+    if state & (RESPONSE_AWAITED as u64) << BITS_SHIFT != 0 {
+        state = read_head(state, buffer, bytes, lane);
     }
-    if sock.response & (RESPONSE_CHUNKED | RESPONSE_HEAD_READ)
-        == RESPONSE_CHUNKED | RESPONSE_HEAD_READ
-    {
+    if state & BOTH == BOTH {
         if buffer.at == 0 || buffer.len < bytes {
             // its end is elsewhere, and so may be the end of all
-            lose_track(sock);
+            state = lost(state);
         } else if ends_with_last_chunk(buffer.at, bytes) {
-            sock.response |= RESPONSE_LAST_CHUNK;
+            state |= (RESPONSE_LAST_CHUNK as u64) << BITS_SHIFT;
         } else {
-            sock.response &= !RESPONSE_LAST_CHUNK;
+            state &= !((RESPONSE_LAST_CHUNK as u64) << BITS_SHIFT);
         }
     }
-    0
+    state
 }
 
 /// Whether these bytes, in part a chunked body, end with `\r\n0\r\n\r\n`, or are the last five of it.
@@ -115,10 +157,9 @@ fn ends_with_last_chunk(at: u64, bytes: u32) -> bool {
 }
 
 #[inline(always)]
-fn read_head(sock: &mut Sock, buffer: UserBuffer, bytes: u32, lane: u32) {
-    let before = sock.response_bytes.wrapping_sub(u64::from(bytes)) as u32;
+fn read_head(state: u64, buffer: UserBuffer, bytes: u32, lane: u32) -> u64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
-        return;
+        return state;
     };
     let len = if buffer.at == 0 {
         0
@@ -126,47 +167,66 @@ fn read_head(sock: &mut Sock, buffer: UserBuffer, bytes: u32, lane: u32) {
         buffer.look(scratch)
     };
     if len == 0 {
-        lose_track(sock);
-        return;
+        return lost(state);
     }
+    let (left, rest) = unpack(state);
+    let response = (rest >> BITS_SHIFT) as u8;
     // SAFETY: this program's room on this CPU.
     let reading = unsafe { &mut (*scratch).reading };
-    reading.length = sock.response_length;
+    reading.length = left;
     reading.end = 0;
-    reading.status = sock.response_status;
+    reading.status = rest as u16 & !STATUS_TO_COME;
     // the final response comes after an interim one's blank line
-    reading.expecting = u8::from(sock.response_status == 0 || sock.response_head != 0);
-    reading.found = sock.response & (RESPONSE_LENGTH | RESPONSE_CHUNKED);
+    reading.expecting = u8::from(reading.status == 0 || rest as u16 & STATUS_TO_COME != 0);
+    reading.found = response & (RESPONSE_LENGTH | RESPONSE_CHUNKED);
     let answer = match response_line(lane, 0, len) {
-        ON => each_end(scratch, len, |at| response_lines(lane, at, len)),
-        answer => Some(answer),
+        ON => match each_end(scratch, len, |at| response_lines(lane, at, len)) {
+            Some(answer) => answer,
+            // a line that ended with these bytes: the next ones go on with another
+            None if len == bytes && byte(scratch, len - 1) == b'\n' => ON,
+            None => ODD,
+        },
+        answer => answer,
     };
-    sock.response_status = reading.status;
-    sock.response_length = reading.length;
+    read_so_far(lane, bytes, u32::from(response) | answer << BITS_SHIFT)
+}
+
+/// The state when `answer` is what the lane's reading came to. A global function, so that it is verified
+/// once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn read_so_far(lane: u32, bytes: u32, before: u32) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr(lane) else {
+        return 0;
+    };
+    // SAFETY: this program's room on this CPU.
+    let reading = unsafe { &(*scratch).reading };
+    let (answer, mut response) = (before >> BITS_SHIFT, before as u8);
+    let (mut status, mut left) = (reading.status, reading.length);
     match answer {
-        Some(END) => {
-            let mut response = sock.response & !RESPONSE_AWAITED | RESPONSE_HEAD_READ;
-            response |= reading.found;
-            let connected = response & RESPONSE_TO_CONNECT != 0 && reading.status / 100 == 2;
-            if reading.status == 101 || connected {
+        END => {
+            response = response & !RESPONSE_AWAITED | RESPONSE_HEAD_READ | reading.found;
+            let connected = response & RESPONSE_TO_CONNECT != 0 && status / 100 == 2;
+            if status == 101 || connected {
                 response |= RESPONSE_UPGRADED;
             }
-            sock.response = response;
-            sock.response_head = before + reading.end;
+            if left != LEFT_MANY {
+                // the first bytes of the body came with the head
+                left = left.saturating_sub(bytes - reading.end);
+            }
         }
-        // a line that ended with these bytes: the next ones go on with another
-        None if len == bytes && byte(scratch, len - 1) == b'\n' => {
-            sock.response |= reading.found;
-            sock.response_head = u32::from(reading.expecting);
+        ON => {
+            response |= reading.found;
+            if reading.expecting != 0 {
+                status |= STATUS_TO_COME;
+            }
         }
         _ => {
-            note!(
-                "a response with status {} can't be followed",
-                sock.response_status
-            );
-            lose_track(sock);
+            note!("a response with status {} can't be followed", status);
+            response &= !SAID;
         }
     }
+    pack(left, u32::from(response) << BITS_SHIFT | u32::from(status))
 }
 
 /// Takes in the lines that begin behind an end in the eight bytes at `at`. A global function, so that
@@ -266,6 +326,11 @@ fn length_line(scratch: *const Scratch, reading: &mut Reading, at: u32, len: u32
     if i == 0 || start + i >= len || (end != b'\r' && end != b'\n') {
         return ODD;
     }
+    let length = if length < u64::from(LEFT_MANY) {
+        length as u32
+    } else {
+        LEFT_MANY
+    };
     if reading.found & RESPONSE_LENGTH != 0 && reading.length != length {
         return ODD;
     }

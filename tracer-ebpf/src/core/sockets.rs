@@ -84,7 +84,6 @@ pub fn entry(sk: Address) -> Option<&'static mut Sock> {
 pub fn opened_now() -> Sock {
     Sock {
         opened_ns: now_ns(),
-        fd: -1,
         ..Sock::default()
     }
 }
@@ -101,11 +100,13 @@ fn opened_in(lane: u32) -> Option<&'static mut Sock> {
     Some(sock)
 }
 
-/// Fills in addresses, ports and namespace of an inet socket.
+/// Fills in addresses and ports of an inet socket, whose role is set, and a server's namespace.
 #[inline(always)]
 pub fn read_addresses(sock: &mut Sock, sk: impl Object) {
     sock.family = family(sk) as u8;
-    sock.netns = netns(sk);
+    if sock.role == ROLE_SERVER {
+        sock.netns_or_left = netns(sk);
+    }
     sock.local_port = sk.get(offset!(skc_num));
     sock.remote_port = u16::from_be(sk.get(offset!(skc_dport)));
     sock.remote_addr = if u16::from(sock.family) == AF_INET6 {
@@ -232,7 +233,7 @@ fn connecting(sk: impl Object) {
     sock.tgid = current_tgid();
     sock.role = ROLE_CLIENT;
     sock.state = SYN_SENT;
-    sock.open_stack_of = WHEN_CONNECT;
+    sock.set_open_stack_of(WHEN_CONNECT);
     read_addresses(sock, sk);
     let sk = sk.address();
     sock.open_stack = match asked_for(sock.opened_ns) {
@@ -273,8 +274,9 @@ pub fn listener_is_known(sk: Address) -> bool {
     config!(filter) == FILTER_HOST || LISTENERS.get_ptr(&listen_key(sk)).is_some()
 }
 
+/// Where it listens, or was accepted.
 #[inline(always)]
-fn listen_key(sk: impl Object) -> ListenKey {
+pub fn listen_key(sk: impl Object) -> ListenKey {
     ListenKey {
         netns: netns(sk),
         port: u32::from(sk.get::<u16>(offset!(skc_num))),
@@ -375,8 +377,7 @@ fn progressed(sk: impl Object, sock: &mut Sock, old: u8, new: u8) {
         }
         FIN_WAIT1 | LAST_ACK => finished_by_us(sk, sock),
         CLOSE_WAIT => {
-            sock.flags |= SOCK_PEER_CLOSED;
-            sock.peer_closed_ticks = coarse_ticks(sock);
+            peer_closed(sock);
         }
         CLOSE => closed(sk, sock, old),
         _ => {}
@@ -400,9 +401,18 @@ fn finished_by_us(sk: impl Object, sock: &mut Sock) {
     let both = sk.get::<u8>(offset!(sk_shutdown)) & SHUTDOWN_BOTH == SHUTDOWN_BOTH;
     if both && current_syscall() != SYS_SHUTDOWN {
         sock.flags |= SOCK_CLOSED;
-        sock.closed_ticks = coarse_ticks(sock);
+        sock.ended_ticks = coarse_ticks(sock);
     } else {
         sock.flags |= SOCK_SHUTDOWN;
+    }
+}
+
+/// The peer has closed its end now, and we have not.
+#[inline(always)]
+fn peer_closed(sock: &mut Sock) {
+    sock.flags |= SOCK_PEER_CLOSED;
+    if sock.flags & SOCK_CLOSED == 0 {
+        sock.ended_ticks = coarse_ticks(sock);
     }
 }
 
@@ -411,27 +421,26 @@ fn closed(sk: impl Object, sock: &mut Sock, old: u8) {
     if sock.flags & SOCK_CLOSED != 0 {
         return;
     }
+    // numbers of errors are below 134 (include/uapi/asm-generic/errno.h)
     let mut error = sk.get::<u32>(offset!(sk_err)) as u16;
     if old == SYN_SENT {
         if error == 0 && current_syscall() == SYS_CONNECT && !mptcp::is_connection(sk) {
             // the only failure after SYN_SENT that leaves no sk_err: no free local port
             error = EADDRNOTAVAIL;
         }
-        sock.error = error;
+        sock.error = error as u8;
         if error != 0 {
             count_error(sock.tgid, u32::from(error));
         }
     } else if error != 0 {
-        sock.error = error;
+        sock.error = error as u8;
         sock.flags |= SOCK_RESET;
         if sock.flags & SOCK_PEER_CLOSED == 0 {
-            sock.flags |= SOCK_PEER_CLOSED;
-            sock.peer_closed_ticks = coarse_ticks(sock);
+            peer_closed(sock);
         }
     } else if was_finished(old) {
         // we shut down, then the peer closed, and the descriptor is still there
-        sock.flags |= SOCK_PEER_CLOSED;
-        sock.peer_closed_ticks = coarse_ticks(sock);
+        peer_closed(sock);
     } else {
         finished_by_us(sk, sock);
     }

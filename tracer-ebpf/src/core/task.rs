@@ -157,6 +157,35 @@ pub fn position() -> Option<Position> {
     if cs == USER_CS { Some(position) } else { None }
 }
 
+/// The system call that the current task is in.
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// Its number.
+    pub number: u64,
+    /// Its second argument.
+    pub second: u64,
+}
+
+/// That of the current task, `None` outside 64-bit user tasks.
+#[inline(always)]
+pub fn current_call() -> Option<Call> {
+    const CS: usize = offset_of!(UserRegs, cs);
+    const NUMBER: usize = offset_of!(UserRegs, orig_ax);
+    const SECOND: usize = offset_of!(UserRegs, si);
+    let (cs, number, second): (u16, u64, u64) = if config!(have_task_regs) != 0 {
+        let regs = user_regs();
+        (regs.get(CS), regs.get(NUMBER), regs.get(SECOND))
+    } else {
+        let regs = user_regs_address();
+        (read(regs, CS), read(regs, NUMBER), read(regs, SECOND))
+    };
+    if cs == USER_CS {
+        Some(Call { number, second })
+    } else {
+        None
+    }
+}
+
 /// The registers that callees preserve.
 #[inline(always)]
 pub fn saved_regs() -> SavedRegs {
@@ -185,10 +214,4 @@ pub fn current_syscall() -> u64 {
 #[inline(always)]
 pub fn first_argument() -> u64 {
     user_reg(offset_of!(UserRegs, di))
-}
-
-/// Second argument of that system call.
-#[inline(always)]
-pub fn second_argument() -> u64 {
-    user_reg(offset_of!(UserRegs, si))
 }

@@ -1,9 +1,9 @@
 //! Sends and receives: activity, turns, and the owner of accepted sockets.
 
 use tracer_ebpf::{
-    Counter, HEADS_ASKED, HEADS_HTTP2, HEADS_PLAINTEXT, HEADS_TLS, RESPONSE_UPGRADED, ROLE_SERVER,
-    SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO, STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO,
-    WHEN_REQUEST,
+    Counter, DIRECTION_RECEIVED, DIRECTION_SENT, HEADS_ASKED, HEADS_HTTP2, HEADS_PLAINTEXT,
+    HEADS_TLS, RESPONSE_UPGRADED, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO,
+    STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
 };
 
 use super::{
@@ -13,11 +13,14 @@ use super::{
     greetings,
     heads::{HEADS_BITS, keep_head, pack, unpack},
     http2::{miss_frames, take_frames},
-    kernel::{AF_UNIX, Address, Object, family, inode, netns},
+    kernel::{AF_UNIX, Address, Object, family, inode},
     maps::{LANE_SENT, count},
     notes::note,
     plaintext::claim_plaintext,
-    responses::{concerns, is_interim, lose_track, read_response},
+    responses::{
+        concerns, is_interim, is_read, lose_track, pass_body, read_response, response_state,
+        set_response_state,
+    },
     sockets::{ESTABLISHED, coarse_ticks, entry, insert, insert_again, opened_now},
     task::{active, current_is_target, current_tgid},
     unix,
@@ -28,8 +31,6 @@ use crate::config;
 pub const MSG_PEEK: i32 = 2;
 /// Of `want_stacks`: those of each request, too.
 const STACKS_OF_REQUESTS: u32 = 2;
-const SENT: u8 = 1;
-const RECEIVED: u8 = 2;
 
 /// What happens to some bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,7 +50,11 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         return;
     }
     let sent = matches!(transfer, Transfer::Sent);
-    let direction = if sent { SENT } else { RECEIVED };
+    let direction = if sent {
+        DIRECTION_SENT
+    } else {
+        DIRECTION_RECEIVED
+    };
     let sk = object.address();
     let sock = match entry(sk) {
         Some(sock) if sock.family != AF_UNIX as u8 || is_stale(sk, sock.inode) == 0 => sock,
@@ -76,18 +81,13 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
     if sent {
         sock.sent_ticks = now;
         if sock.heads & HEADS_TLS != 0 && claim_plaintext(sk, bytes as u32) != 0 {
-            sock.last_direction = direction;
+            sock.set_last_direction(direction);
             return;
         }
     } else {
         sock.received_ticks = now;
-        sock.response_bytes += u64::from(bytes as u32);
         if concerns(sock) {
-            if matches!(transfer, Transfer::Received) {
-                read_response(sk, bytes as u32, lane(sock, false));
-            } else {
-                lose_track(sock);
-            }
+            take_response(sock, bytes as u32, transfer);
         }
         if matches!(transfer, Transfer::Received) && sock.remote_port == answers::PORT {
             answers::pass_on_answer(bytes as u32, 1);
@@ -105,12 +105,12 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         }
     }
     let turn_begins = direction == request_direction(sock.role)
-        && sock.last_direction != direction
+        && sock.last_direction() != direction
         && !is_interim(sock)
         && sock.heads & HEADS_PLAINTEXT == 0;
     // What a server receives is often read by an event loop; the handler shows when it answers.
-    let answers = sent && sock.role == ROLE_SERVER && sock.last_direction == RECEIVED;
-    sock.last_direction = direction;
+    let answers = sent && sock.role == ROLE_SERVER && sock.last_direction() == DIRECTION_RECEIVED;
+    sock.set_last_direction(direction);
     if !turn_begins && !answers && sock.open_stack != STACK_NONE {
         if sent && speaks_http2(sock) {
             let lost = take_frames(sk, pack(lane(sock, sent), bytes as u32), STACK_NONE);
@@ -137,7 +137,7 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
     sock.heads &= !HEADS_ASKED;
     if sock.open_stack == STACK_NONE {
         sock.open_stack = stack;
-        sock.open_stack_of = WHEN_FIRST_IO;
+        sock.set_open_stack_of(WHEN_FIRST_IO);
     }
     if turn_begins || answers {
         sock.request_stack = stack;
@@ -149,14 +149,12 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
             let place = pack(lane(sock, sent), bytes as u32);
             let kept = pack(u32::from(sock.heads), sock.head_hash);
             let (heads, hash) = unpack(keep_head(sk, sock.turns, place, kept));
-            sock.heads = heads as u16;
+            sock.heads = heads as u8;
             sock.head_hash = hash;
             if sent && sock.response & RESPONSE_UPGRADED == 0 {
                 sock.response = (heads >> HEADS_BITS) as u8;
                 sock.response_status = 0;
-                sock.response_head = 0;
-                sock.response_bytes = 0;
-                sock.response_length = 0;
+                sock.netns_or_left = 0;
             }
             if sent && speaks_http2(sock) {
                 forget_http2(sock, take_frames(sk, place, stack));
@@ -165,6 +163,19 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
                 greetings::pass_on(sk, bytes as u32, 1);
             }
         }
+    }
+}
+
+/// Takes in what was received of a response.
+#[inline(always)]
+fn take_response(sock: &mut Sock, bytes: u32, transfer: Transfer) {
+    if !is_read(sock) {
+        pass_body(sock, bytes);
+    } else if matches!(transfer, Transfer::Received) {
+        let state = read_response(lane(sock, false), bytes, response_state(sock));
+        set_response_state(sock, state);
+    } else {
+        lose_track(sock);
     }
 }
 
@@ -218,7 +229,6 @@ pub fn first_seen(sk: Address, opening: bool) -> bool {
     let mut sock = opened_now();
     sock.tgid = current_tgid();
     sock.inode = inode(sk);
-    sock.netns = netns(sk);
     sock.family = AF_UNIX as u8;
     sock.state = ESTABLISHED;
     sock.flags = SOCK_CONNECTED;
@@ -255,5 +265,9 @@ pub extern "C" fn take_over(sk: u64) -> u32 {
 /// Direction in which requests travel, seen from a role.
 #[inline(always)]
 fn request_direction(role: u8) -> u8 {
-    if role == ROLE_SERVER { RECEIVED } else { SENT }
+    if role == ROLE_SERVER {
+        DIRECTION_RECEIVED
+    } else {
+        DIRECTION_SENT
+    }
 }

@@ -7,7 +7,7 @@ use tracer_ebpf::{Counter, PATH_BYTES, ROLE_CLIENT, ROLE_PAIR, ROLE_SERVER, Sock
 
 use super::{
     ends::fold_socket,
-    kernel::{Address, SOCK_STREAM, read},
+    kernel::{Address, SOCK_STREAM, netns, read},
     maps::{LANE_OPEN, PATHS, SCRATCH, bounded, count},
     task::active,
 };
@@ -22,13 +22,14 @@ pub fn is_stream(sk: Address) -> bool {
     read::<u16>(sk, offset!(sk_type)) == SOCK_STREAM
 }
 
-/// Sets role and path. An accepted socket carries the listener's address itself; a connecting
+/// Sets role and path, and a server's namespace. An accepted socket carries the listener's address itself; a connecting
 /// one's peer carries it; a `socketpair` has none (net/unix/af_unix.c).
 #[inline(always)]
 pub fn identify(sock: &mut Sock, sk: Address) {
     let own: Address = read(sk, offset!(unix_addr));
     if own != 0 {
         sock.role = ROLE_SERVER;
+        sock.netns_or_left = netns(sk);
         remember_path(sock, own);
         return;
     }

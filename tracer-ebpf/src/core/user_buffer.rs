@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user as raw_probe_read_user;
 use super::{
     kernel::read_user,
     maps::{Scratch, bounded},
-    task::{current_syscall, position, second_argument},
+    task::current_call,
 };
 
 /// Most bytes looked at.
@@ -28,11 +28,11 @@ impl UserBuffer {
     #[inline(always)]
     pub fn current(bytes: u32) -> UserBuffer {
         let none = UserBuffer { at: 0, len: 0 };
-        if position().is_none() {
+        let Some(call) = current_call() else {
             return none;
-        }
-        let argument = second_argument();
-        let vector = match current_syscall() {
+        };
+        let argument = call.second;
+        let vector = match call.number {
             // read, write, sendto, recvfrom: the buffer
             0 | 1 | 44 | 45 => {
                 return UserBuffer {
@@ -59,11 +59,13 @@ impl UserBuffer {
     /// Copies its beginning into the lane's window; the number of bytes, 0 where it can't be read.
     #[inline(always)]
     pub fn look(self, scratch: *mut Scratch) -> u32 {
-        let len = if self.len > WINDOW_BYTES {
-            WINDOW_BYTES
-        } else {
-            self.len
-        };
+        self.look_at(WINDOW_BYTES, scratch)
+    }
+
+    /// The same of at most so many bytes.
+    #[inline(always)]
+    pub fn look_at(self, most: u32, scratch: *mut Scratch) -> u32 {
+        let len = if self.len > most { most } else { self.len };
         // SAFETY: this program's room on this CPU, which is larger than the mask; the helper checks
         // the source.
         let failed = unsafe {
@@ -95,9 +97,9 @@ impl Pieces {
     /// System call numbers of x86-64.
     #[inline(always)]
     pub fn current(bytes: u32) -> Option<Pieces> {
-        position()?;
-        let argument = second_argument();
-        let (at, vector) = match current_syscall() {
+        let call = current_call()?;
+        let argument = call.second;
+        let (at, vector) = match call.number {
             0 | 1 | 44 | 45 => (argument, 0),
             19 | 20 => (0, argument),
             46 | 47 => (0, read_user(argument + 16)),

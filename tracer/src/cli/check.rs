@@ -74,7 +74,7 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
         pin: None,
         record: tape.clone(),
     })?;
-    if let Some(tax) = session.syscall_tax() {
+    if let Some(tax) = session.syscall_overhead() {
         output::note(&tax);
     }
     let command = gated.map(Gated::release).transpose()?;

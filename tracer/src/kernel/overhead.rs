@@ -10,14 +10,14 @@ const ROUNDS: u32 = 7;
 
 /// Time that a system call takes which has nothing to do with sockets, nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SyscallTax {
+pub struct SyscallOverhead {
     /// Before the probes were attached.
     pub without_ns: f64,
     /// With them.
     pub with_ns: f64,
 }
 
-impl fmt::Display for SyscallTax {
+impl fmt::Display for SyscallOverhead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -47,15 +47,15 @@ pub fn unrelated_call_ns() -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{SyscallTax, unrelated_call_ns};
+    use super::{SyscallOverhead, unrelated_call_ns};
 
     #[test]
     fn the_cost_is_said_in_nanoseconds() {
-        let tax = SyscallTax {
+        let overhead = SyscallOverhead {
             without_ns: 119.2,
             with_ns: 155.4,
         };
-        let text = tax.to_string();
+        let text = overhead.to_string();
         assert!(text.contains("36 ns longer"), "{text}");
         assert!(text.contains("119 ns before, 155 ns now"), "{text}");
         assert!(unrelated_call_ns() > 0.0);

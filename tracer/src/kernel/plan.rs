@@ -28,7 +28,7 @@ pub enum Attach {
     Syscalls,
 }
 
-/// Tracepoints that tax every system call of the host: never without being asked for.
+/// Tracepoints that slow down every system call of the host: never without being asked for.
 pub const SYSCALLS: &str = "syscalls";
 /// Entry and return of kernel functions.
 pub const FENTRY: &str = "fentry";

@@ -27,7 +27,7 @@ use super::{
     maps::{Counters, Table},
     observed::Observed,
     offsets, overhead,
-    overhead::SyscallTax,
+    overhead::SyscallOverhead,
     pins,
     pins::{PinError, Pins},
     plan::{EVENTS, SYSCALLS},
@@ -108,7 +108,7 @@ pub struct Probes {
     attached: Vec<String>,
     degraded: Vec<String>,
     capacities: BTreeMap<&'static str, u64>,
-    syscall_tax: Option<SyscallTax>,
+    syscall_overhead: Option<SyscallOverhead>,
     offsets: Offsets,
     hand_out: HandOut,
     /// Links that are to be pinned: program, name, link.
@@ -233,7 +233,7 @@ impl Probes {
             events: Vec::new(),
             attached: Vec::new(),
             degraded: Vec::new(),
-            syscall_tax: None,
+            syscall_overhead: None,
             offsets,
             hand_out: match &pins {
                 None => HandOut::Nothing,
@@ -261,11 +261,11 @@ impl Probes {
         if !self.events.iter().any(|event| event.backend == SYSCALLS) {
             return;
         }
-        self.syscall_tax = without_ns.map(|without_ns| SyscallTax {
+        self.syscall_overhead = without_ns.map(|without_ns| SyscallOverhead {
             without_ns,
             with_ns: overhead::unrelated_call_ns(),
         });
-        let told = self.syscall_tax.map(|tax| tax.to_string());
+        let told = self.syscall_overhead.map(|overhead| overhead.to_string());
         self.degraded.extend(told);
     }
 
@@ -276,8 +276,8 @@ impl Probes {
 
     /// What every system call of the host pays, where an event is observed there.
     #[must_use]
-    pub fn syscall_tax(&self) -> Option<SyscallTax> {
-        self.syscall_tax
+    pub fn syscall_overhead(&self) -> Option<SyscallOverhead> {
+        self.syscall_overhead
     }
 
     /// The loaded object, for probes that are attached to programs as these come into view.

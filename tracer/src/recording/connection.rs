@@ -261,19 +261,20 @@ fn put_response(out: &mut Vec<u8>, response: Option<ResponseState>) {
         wire::put(out, 0);
         return;
     };
-    let (framing, length) = match r.framing {
-        Framing::None => (0, 0),
-        Framing::Length(bytes) => (1, bytes),
-        Framing::Chunked => (2, 0),
-        Framing::UntilClose => (3, 0),
-        Framing::Unknown => (4, 0),
+    let framing = match r.framing {
+        Framing::None => 0,
+        Framing::Length => 1,
+        Framing::Chunked => 2,
+        Framing::UntilClose => 3,
+        Framing::Unknown => 4,
     };
     let bits = framing << 2 | u64::from(r.complete) << 1 | u64::from(r.upgraded);
     wire::put(out, bits + 1);
     wire::put(out, u64::from(r.status));
-    wire::put(out, r.received);
+    // in this format there are numbers of bytes, received and announced, which nothing needs
+    wire::put(out, 0);
     if framing == 1 {
-        wire::put(out, length);
+        wire::put(out, 0);
     }
 }
 
@@ -283,10 +284,13 @@ fn take_response(from: &mut impl Take) -> Result<Option<ResponseState>, Fault> {
         bits => bits - 1,
     };
     let status = from.at_most(u64::from(u16::MAX), "a status code")? as u16;
-    let received = from.number()?;
+    from.number()?;
     let framing = match bits >> 2 {
         0 => Framing::None,
-        1 => Framing::Length(from.number()?),
+        1 => {
+            from.number()?;
+            Framing::Length
+        }
         2 => Framing::Chunked,
         3 => Framing::UntilClose,
         4 => Framing::Unknown,
@@ -296,7 +300,6 @@ fn take_response(from: &mut impl Take) -> Result<Option<ResponseState>, Fault> {
         status,
         upgraded: bits & 1 == 1,
         framing,
-        received,
         complete: bits >> 1 & 1 == 1,
     }))
 }
@@ -314,7 +317,7 @@ pub(super) mod tests {
     fn framing() -> impl Strategy<Value = Framing> {
         prop_oneof![
             Just(Framing::None),
-            any::<u64>().prop_map(Framing::Length),
+            Just(Framing::Length),
             Just(Framing::Chunked),
             Just(Framing::UntilClose),
             Just(Framing::Unknown),
@@ -322,18 +325,15 @@ pub(super) mod tests {
     }
 
     fn response() -> impl Strategy<Value = Option<ResponseState>> {
-        let parts = (any::<(u16, bool, bool, u64)>(), framing());
-        proptest::option::of(
-            parts.prop_map(
-                |((status, upgraded, complete, received), framing)| ResponseState {
-                    status,
-                    upgraded,
-                    framing,
-                    received,
-                    complete,
-                },
-            ),
-        )
+        let parts = (any::<(u16, bool, bool)>(), framing());
+        proptest::option::of(parts.prop_map(|((status, upgraded, complete), framing)| {
+            ResponseState {
+                status,
+                upgraded,
+                framing,
+                complete,
+            }
+        }))
     }
 
     /// Any connection in a slot.

@@ -73,7 +73,7 @@ impl Facts {
             open_stack: known.stacks.0,
             request_stack: known.stacks.1,
             request: known.request,
-            netns: if server { sock.netns } else { 0 },
+            netns: sock.netns(),
             attempt: 0,
             earlier: false,
             reused: !server
@@ -150,7 +150,7 @@ mod tests {
             remote_addr: [u32::from_ne_bytes([127, 0, 0, 1]), 0, 0, 0],
             remote_port: 80,
             local_port: 4_000,
-            netns: 9,
+            netns_or_left: 9,
             open_stack: 5,
             request_stack: STACK_TICKET | 6,
             ..Sock::default()

@@ -262,8 +262,10 @@ impl Session {
 
     /// What every system call of the host pays for this session, as a sentence.
     #[must_use]
-    pub fn syscall_tax(&self) -> Option<String> {
-        self.probes.syscall_tax().map(|tax| tax.to_string())
+    pub fn syscall_overhead(&self) -> Option<String> {
+        self.probes
+            .syscall_overhead()
+            .map(|overhead| overhead.to_string())
     }
 
     /// Takes over from an earlier daemon, where its maps are pinned.

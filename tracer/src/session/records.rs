@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tracer_ebpf::{
-    AWAITED, AWAITED_BY_NOBODY, PathValue, ROLE_PAIR, ROLE_SERVER, SOCK_CONNECTED,
+    AWAITED, AWAITED_BY_NOBODY, DIRECTION_SENT, PathValue, ROLE_PAIR, ROLE_SERVER, SOCK_CONNECTED,
     SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, Sock, WHEN_ACCEPT, WHEN_CONNECT,
 };
 
@@ -85,7 +85,7 @@ pub fn address(probes: &Probes, sock: &Sock, family: Family, role: Role) -> Stri
         Role::Client => socket_address(family, sock.remote_addr, sock.remote_port),
         Role::Server => {
             let key = tracer_ebpf::ListenKey {
-                netns: sock.netns,
+                netns: sock.netns(),
                 port: u32::from(sock.local_port),
             };
             match probes.listeners.get(&key) {
@@ -117,23 +117,19 @@ pub fn connection(sk: u64, sock: &Sock, holder: Holder) -> Connection {
         sent_ns: sock.at_ns(sock.sent_ticks),
         received_ns: sock.at_ns(sock.received_ticks),
         turn_ns: sock.at_ns(sock.turn_ticks),
-        peer_closed_ns: if sock.flags & SOCK_PEER_CLOSED == 0 {
-            None
-        } else {
-            sock.at_ns(sock.peer_closed_ticks)
-        },
-        closed_ns: sock.at_ns(sock.closed_ticks),
+        peer_closed_ns: sock.at_ns(sock.peer_closed_ticks()),
+        closed_ns: sock.at_ns(sock.closed_ticks()),
         turns: sock.turns,
         unread: sock.unread,
-        fd: (sock.fd >= 0).then_some(sock.fd),
+        fd: sock.fd(),
         holder,
         connected: sock.flags & SOCK_CONNECTED != 0,
         reset: sock.flags & SOCK_RESET != 0,
         shutdown: sock.flags & SOCK_SHUTDOWN != 0,
         preexisting: sock.flags & SOCK_PREEXISTING != 0,
-        error: sock.error,
-        last_was_send: sock.last_direction == 1,
-        awaited: match sock.awaited {
+        error: u16::from(sock.error),
+        last_was_send: sock.last_direction() == DIRECTION_SENT,
+        awaited: match sock.awaited() {
             AWAITED_BY_NOBODY => Some(false),
             AWAITED => Some(true),
             _ => None,

@@ -1,8 +1,9 @@
 //! What the kernel side read of a connection's protocol and of the answer to its latest request.
 
 use tracer_ebpf::{
-    HEADS_HTTP, HEADS_TLS, RESPONSE_AWAITED, RESPONSE_CHUNKED, RESPONSE_HEAD_READ,
-    RESPONSE_LAST_CHUNK, RESPONSE_LENGTH, RESPONSE_TO_HEAD, RESPONSE_UPGRADED, Sock,
+    HEADS_HTTP, HEADS_TLS, LEFT_MANY, RESPONSE_AWAITED, RESPONSE_CHUNKED, RESPONSE_HEAD_READ,
+    RESPONSE_LAST_CHUNK, RESPONSE_LENGTH, RESPONSE_TO_HEAD, RESPONSE_UPGRADED, STATUS_TO_COME,
+    Sock,
 };
 
 use crate::model::{Framing, Protocol, ResponseState};
@@ -22,7 +23,7 @@ pub fn response(sock: &Sock) -> Option<ResponseState> {
     if sock.response_status == 0 || has(RESPONSE_AWAITED) {
         return None;
     }
-    let status = sock.response_status;
+    let status = sock.response_status & !STATUS_TO_COME;
     let upgraded = has(RESPONSE_UPGRADED);
     let framing = if !has(RESPONSE_HEAD_READ) {
         Framing::Unknown
@@ -30,16 +31,17 @@ pub fn response(sock: &Sock) -> Option<ResponseState> {
         Framing::None
     } else if has(RESPONSE_CHUNKED) {
         Framing::Chunked
+    } else if has(RESPONSE_LENGTH) && sock.netns_or_left == LEFT_MANY {
+        // too much to be counted
+        Framing::Unknown
     } else if has(RESPONSE_LENGTH) {
-        Framing::Length(sock.response_length)
+        Framing::Length
     } else {
         Framing::UntilClose
     };
     let complete = match framing {
         Framing::None => true,
-        Framing::Length(length) => {
-            sock.response_bytes >= length.saturating_add(u64::from(sock.response_head))
-        }
+        Framing::Length => sock.netns_or_left == 0,
         Framing::Chunked => has(RESPONSE_LAST_CHUNK),
         Framing::UntilClose | Framing::Unknown => false,
     };
@@ -47,7 +49,6 @@ pub fn response(sock: &Sock) -> Option<ResponseState> {
         status,
         upgraded,
         framing,
-        received: sock.response_bytes,
         complete,
     })
 }
@@ -71,13 +72,12 @@ mod tests {
     #[test]
     fn a_body_is_whole_when_as_many_bytes_came_as_were_announced() {
         let mut sock = answered(200, RESPONSE_HEAD_READ | RESPONSE_LENGTH);
-        (sock.response_head, sock.response_length) = (120, 1000);
-        sock.response_bytes = 1119;
-        assert_eq!(framing(&sock), Some((Framing::Length(1000), false)));
-        sock.response_bytes = 1120;
-        assert_eq!(framing(&sock), Some((Framing::Length(1000), true)));
-        sock.response_length = u64::MAX;
-        assert_eq!(framing(&sock), Some((Framing::Length(u64::MAX), false)));
+        sock.netns_or_left = 1;
+        assert_eq!(framing(&sock), Some((Framing::Length, false)));
+        sock.netns_or_left = 0;
+        assert_eq!(framing(&sock), Some((Framing::Length, true)));
+        sock.netns_or_left = LEFT_MANY;
+        assert_eq!(framing(&sock), Some((Framing::Unknown, false)));
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub fn row(
             Holder::Other(pid) => Some(pid),
             _ => None,
         },
-        fd: (sock.fd >= 0).then_some(sock.fd),
+        fd: sock.fd(),
         role,
         family,
         state: records::state_name(sock, family).to_owned(),

@@ -62,7 +62,7 @@ pub struct Totals {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Scan {
     /// Its number; 0 before the first.
-    pub number: u32,
+    pub number: u16,
     /// When it began, monotonic nanoseconds.
     pub began_ns: u64,
 }
@@ -105,7 +105,7 @@ impl Scan {
             return true;
         }
         let since = sock.at_ns(
-            sock.closed_ticks
+            sock.closed_ticks()
                 .max(sock.sent_ticks)
                 .max(sock.received_ticks),
         );
@@ -427,8 +427,11 @@ impl Sockets {
         }
         if let Some(said) = self.told.of(sk, sock) {
             said.told.correct(&mut seen);
-        } else if seen.fd.is_some() && sock.scan == self.scan.number && sock.role != ROLE_SERVER {
-            seen.pool = beside.runtimes.pool_state(sock.holder, sock.fd);
+        } else if let Some(fd) = seen.fd
+            && sock.scan == self.scan.number
+            && sock.role != ROLE_SERVER
+        {
+            seen.pool = beside.runtimes.pool_state(sock.holder, fd);
         }
         seen
     }
@@ -461,7 +464,7 @@ impl Sockets {
             }),
         };
         let opener = beside.site(open_stack);
-        let opened = records::moment(sock.open_stack_of);
+        let opened = records::moment(sock.open_stack_of());
         let (number, mut site_of) = if request_stack == STACK_NONE {
             (open_stack, opened)
         } else {
@@ -530,7 +533,7 @@ pub fn opener_says_more(request: Option<&Site>, opener: Option<&Site>) -> bool {
 mod tests {
     use super::*;
 
-    fn sock(scan: u32, holder: u32, opened_ns: u64) -> Sock {
+    fn sock(scan: u16, holder: u32, opened_ns: u64) -> Sock {
         Sock {
             tgid: 7,
             scan,

@@ -33,8 +33,8 @@ pub fn load(options: &Options, config: Config) -> Result<Probes, StartError> {
             .map(|directory| (directory, &*target)),
     })
     .inspect(|probes| {
-        if let Some(tax) = probes.syscall_tax() {
-            tracing::warn!("{tax}");
+        if let Some(overhead) = probes.syscall_overhead() {
+            tracing::warn!("{overhead}");
         }
     })
     .map_err(|error| {

@@ -139,7 +139,6 @@ impl Life {
             status: 101,
             upgraded: true,
             framing: Framing::None,
-            received: 130,
             complete: true,
         });
         self

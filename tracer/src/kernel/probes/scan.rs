@@ -32,9 +32,9 @@ impl Probes {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn run_scan(&mut self, number: u32) -> io::Result<u32> {
+    pub fn run_scan(&mut self, number: u16) -> io::Result<u32> {
         self.scan.set(&SCAN_UNSTORED, &0)?;
-        self.scan.set(&SCAN_NUMBER, &number)?;
+        self.scan.set(&SCAN_NUMBER, &u32::from(number))?;
         let program: &mut Iter = self
             .ebpf
             .program_mut("scan_descriptors")
@@ -59,8 +59,9 @@ impl Probes {
 
     /// Number of the latest descriptor scan, an earlier daemon's too.
     #[must_use]
-    pub fn last_scan(&self) -> u32 {
-        self.scan.get(&SCAN_NUMBER).ok().flatten().unwrap_or(0)
+    pub fn last_scan(&self) -> u16 {
+        let number = self.scan.get(&SCAN_NUMBER).ok().flatten();
+        number.map_or(0, |number| number as u16)
     }
 }
 
