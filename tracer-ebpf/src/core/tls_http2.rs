@@ -49,8 +49,8 @@ static TLS_READS: LruHashMap<u64, Reading> = LruHashMap::with_max_entries(4_096,
 
 /// Steps in a round: a frame takes two.
 const STEPS: u32 = 96;
-/// Rounds for what is written or read in one call.
-const ROUNDS: u32 = 6;
+/// Rounds for what is written or read in one call: a stream that is opened ends one.
+const ROUNDS: u32 = 32;
 /// Most bytes of plaintext in one record (RFC 8446 section 5.1).
 const RECORD_BYTES_MAX: u32 = 1 << 14;
 
@@ -184,6 +184,11 @@ pub extern "C" fn take_tls(number: u64, at: u64, place: u64) -> u32 {
     let mut round = 0;
     while round < ROUNDS {
         answer = take_some(number, lane);
+        if answer == STREAM {
+            // from here: under what takes in frames there is no room on the stack for its capture
+            let stack = stack_of_latest(number);
+            answer = open_tls_stream(number, stack);
+        }
         if answer != ON {
             break;
         }
@@ -205,9 +210,6 @@ pub extern "C" fn take_some(number: u64, lane: u32) -> u32 {
         if answer == FRAME {
             answer = begin_frame(number, lane);
         }
-        if answer == STREAM {
-            answer = open_tls_stream(number);
-        }
         if answer != ON {
             return answer;
         }
@@ -216,19 +218,32 @@ pub extern "C" fn take_some(number: u64, lane: u32) -> u32 {
     ON
 }
 
-/// A request opens the connection's latest stream. A global function, so that it is verified once.
+/// The stack of whoever asked for the connection's latest stream. A global function, so that it is
+/// verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn open_tls_stream(number: u64) -> u32 {
+pub extern "C" fn stack_of_latest(number: u64) -> u32 {
+    let Some(connection) = HTTP2.get_ptr(&number) else {
+        return STACK_NONE;
+    };
+    // SAFETY: a live map value.
+    let asked = who_submitted(number, unsafe { (*connection).latest });
+    if asked != STACK_NONE {
+        return asked;
+    }
+    capture_stack(0, 0, u32::from(WHEN_REQUEST), LANE_RUNTIME)
+}
+
+/// A request with this stack opens the connection's latest stream. A global function, so that it is
+/// verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn open_tls_stream(number: u64, stack: u32) -> u32 {
     let Some(connection) = HTTP2.get_ptr(&number) else {
         return ON;
     };
     // SAFETY: a live map value.
     let stream = unsafe { (*connection).latest };
-    let mut stack = who_submitted(number, stream);
-    if stack == STACK_NONE {
-        stack = capture_stack(0, 0, u32::from(WHEN_REQUEST), LANE_RUNTIME);
-    }
     let value = Stream {
         opened_ns: number,
         began_ns: now_ns(),
