@@ -386,7 +386,6 @@ impl Session {
             &mut self.requests.interner,
             &self.probes.socks,
         )?;
-        // what runtimes tell has requests, too
         wiping::stack();
         self.runtimes.begin_sweep();
         let (mut beside, sockets, engine) = self.parts();

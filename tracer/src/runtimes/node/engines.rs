@@ -5,12 +5,12 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 use tracer_ebpf::RuntimePlan;
 
 use super::{
-    awaits::Sources,
     clients,
     heap::Heap,
     layout::Layout,
     metadata::{self, NoMetadata},
     places::Places,
+    promises::Sources,
     walker::V8,
 };
 use crate::{

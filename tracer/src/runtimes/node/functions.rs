@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    heap::{Heap, Object, small},
+    heap::{Heap, Object, object, small},
     positions,
 };
 use crate::model::Named;
@@ -228,11 +228,22 @@ pub fn bytecodes_of(heap: Heap<'_>, shared: Object) -> Option<Object> {
     let data = heap.field(shared, heap.layout.shared.data)?;
     is(data).or_else(|| {
         // its baseline code, or its entry trampoline, refers to it
-        let between = super::heap::object(data)?;
+        let between = object(data)?;
         [8, 16, 24]
             .into_iter()
             .find_map(|offset| is(heap.field(between, offset)?))
     })
+}
+
+/// The position in the script of a place in bytecode.
+pub fn position(heap: Heap<'_>, bytecodes: Object, offset: u64) -> Option<u32> {
+    let types = &heap.layout.types;
+    let is_bytes = |t: u16| types.byte_arrays.contains(&t);
+    let table = heap.typed_field(bytecodes, heap.layout.bytecode_positions, is_bytes)?;
+    let table = heap.bytes(table, TABLE_MAX)?;
+    // what was inlined is inlined in optimized code only
+    let position = positions::at(&table, offset).filter(|p| p.inlining.is_none());
+    position.and_then(|p| p.offset)
 }
 
 /// Name and range of a function, by its name or the description of its scope.

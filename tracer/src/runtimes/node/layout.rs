@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, ops::RangeInclusive};
 
-use super::awaits;
+use super::promises;
 
 /// V8's version: major, minor, build.
 pub type Version = (u32, u32, u32);
@@ -169,7 +169,7 @@ pub struct Layout {
     /// Script: text.
     pub script_source: u64,
     /// Promises, where they are known.
-    pub awaits: Option<awaits::Fields>,
+    pub awaits: Option<promises::Fields>,
     /// Bytes of each instruction: for single, double and quadruple operands one after another.
     pub bytecode_sizes: Vec<u8>,
 }
@@ -237,7 +237,7 @@ const USED: [&str; 41] = [
 
 /// The constants that a layout is made from, without their prefix.
 pub fn constants() -> impl Iterator<Item = &'static str> {
-    NEEDED.into_iter().chain(USED).chain(awaits::CONSTANTS)
+    NEEDED.into_iter().chain(USED).chain(promises::CONSTANTS)
 }
 
 /// Why a build is not understood.
@@ -329,7 +329,15 @@ impl Layout {
             awaits: None,
             bytecode_sizes,
         };
-        layout.awaits = awaits::fields(&layout, &get);
+        let around = promises::Around {
+            version: layout.version,
+            nothing: layout.properties.oddball,
+            callable: layout.types.function.clone(),
+            script: layout.types.script,
+            shared: layout.function_shared,
+            script_at: layout.shared.script,
+        };
+        layout.awaits = promises::fields(&around, &get);
         Ok(layout)
     }
 }

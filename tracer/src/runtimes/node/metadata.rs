@@ -3,8 +3,10 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use super::awaits;
-use super::layout::{Layout, NoLayout, Version, constants};
+use super::{
+    layout::{Layout, NoLayout, Version, constants},
+    promises,
+};
 use crate::elf::Image;
 
 /// What there is in an executable.
@@ -17,7 +19,7 @@ pub struct Metadata {
     /// The event loop of the main thread, address as linked.
     pub event_loop: Option<u64>,
     /// Where functions that wait are found, where that is known.
-    pub awaits: Option<awaits::Sources>,
+    pub awaits: Option<promises::Sources>,
 }
 
 /// Every executable with V8 in it exports this.
@@ -64,8 +66,8 @@ pub fn read(image: &Image) -> Option<Result<Metadata, NoMetadata>> {
     wanted.push(BYTECODE_SIZES);
     wanted.extend(BUILTINS);
     wanted.push(EVENT_LOOP);
-    wanted.extend([awaits::CURRENT, awaits::KEY]);
-    wanted.extend(awaits::RUNNERS);
+    wanted.extend([promises::CURRENT, promises::KEY]);
+    wanted.extend(promises::RUNNERS);
     let symbols = image.symbols(&wanted);
     let at = |name: &str| {
         let index = wanted.iter().position(|wanted| *wanted == name)?;
@@ -107,7 +109,7 @@ fn understand(
         layout,
         builtins: builtins.ok_or(NoMetadata::Stripped("embedded_blob_code"))?,
         event_loop: at(EVENT_LOOP).map(|(address, _)| address),
-        awaits: awaits::Sources::read(image, at),
+        awaits: promises::Sources::read(image, at),
     })
 }
 

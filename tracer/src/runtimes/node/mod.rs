@@ -19,6 +19,7 @@ pub mod metadata;
 pub mod objects;
 pub mod places;
 pub mod positions;
+pub mod promises;
 pub mod walker;
 
 #[cfg(any(test, fuzzing))]

@@ -12,11 +12,10 @@ use tracer_ebpf::RuntimeFrame;
 use super::{
     awaits::{self, Waiting},
     code::{self, Kind, Pieces},
-    functions::Functions,
+    functions::{Functions, position},
     heap::{Heap, Object, object, small},
     layout::Layout,
     places::Places,
-    positions,
 };
 use crate::{
     memory::Memory,
@@ -139,17 +138,6 @@ impl V8 {
         let position = position(heap, bytecodes, offset);
         Some(vec![function.at(position, false)])
     }
-}
-
-/// The position in the script of a place in bytecode.
-pub(super) fn position(heap: Heap<'_>, bytecodes: Object, offset: u64) -> Option<u32> {
-    let types = &heap.layout.types;
-    let is_bytes = |t: u16| types.byte_arrays.contains(&t);
-    let table = heap.typed_field(bytecodes, heap.layout.bytecode_positions, is_bytes)?;
-    let table = heap.bytes(table, super::functions::TABLE_MAX)?;
-    // what was inlined is inlined in optimized code only
-    let position = positions::at(&table, offset).filter(|p| p.inlining.is_none());
-    position.and_then(|p| p.offset)
 }
 
 /// What a frame of a function says.
