@@ -347,8 +347,13 @@ fn types(version: Version, get: &dyn Fn(&str) -> Option<i32>) -> Types {
     let some = |names: &[&str]| names.iter().filter_map(|name| of(name)).collect();
     let must = |name: &str| of(name).unwrap_or(u16::MAX);
     let function = must("type_JSFunction__JS_FUNCTION_TYPE");
-    // The constructors of arrays, promises and the like have types of their own, right behind.
-    let kinds = if version >= (9, 6, 138) { 14 } else { 13 };
+    // The constructors of eleven typed arrays, of arrays, promises and regular expressions have types
+    // of their own, right behind; then those of arrays of half floats and of classes came.
+    let kinds = match version {
+        version if version >= (12, 1, 0) => 16,
+        version if version >= (9, 6, 138) => 15,
+        _ => 14,
+    };
     Types {
         function: function..=function.saturating_add(kinds),
         shared: must("type_SharedFunctionInfo__SHARED_FUNCTION_INFO_TYPE"),
