@@ -1,6 +1,6 @@
 //! Evidence that was read and found to justify its verdict: the sentences of each subject, with their
 //! numbers taken out. What may be said of any leak, such as how many were there before the watch, is
-//! in `any.txt`.
+//! in `any.txt`; why a population is healthy, in `healthy.txt` for all of them.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -18,7 +18,7 @@ use super::{
 /// When these can't be read.
 pub fn cell(subject: &Subject, report: &Value) -> Result<Option<Cell>> {
     let path = path(subject);
-    if !subject.leaks() || !path.exists() {
+    if !path.exists() {
         return Ok(None);
     }
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -41,7 +41,7 @@ pub fn cell(subject: &Subject, report: &Value) -> Result<Option<Cell>> {
 /// When they can't be written.
 pub fn approve(subject: &Subject, report: &Value) -> Result<()> {
     let new = sentences(report);
-    if !subject.leaks() || new.is_empty() {
+    if new.is_empty() {
         return Ok(());
     }
     let path = path(subject);
@@ -60,20 +60,28 @@ pub fn approve(subject: &Subject, report: &Value) -> Result<()> {
 }
 
 fn path(subject: &Subject) -> PathBuf {
-    let name = format!("{}.txt", subject.name.replace('/', "-"));
-    folder().join(name)
+    let name = match subject.leaks() {
+        true => subject.name.replace('/', "-"),
+        false => "healthy".to_owned(),
+    };
+    folder().join(format!("{name}.txt"))
 }
 
 fn folder() -> PathBuf {
     subjects::directory().join("approved")
 }
 
-/// The evidence of the worst finding, in its order.
+/// The evidence of the worst finding, in its order; where there is none, why each population is
+/// healthy.
 fn sentences(report: &Value) -> Vec<String> {
-    let finding = &report["findings"][0];
-    let all = finding["evidence"]
-        .as_array()
-        .map_or(&[][..], Vec::as_slice);
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let all = match report["findings"].get(0) {
+        Some(finding) => list(&finding["evidence"]),
+        None => list(&report["populations"])
+            .iter()
+            .map(|population| population["healthy_because"].clone())
+            .collect(),
+    };
     let all = all.iter().filter_map(Value::as_str);
     all.map(without_numbers).collect()
 }
@@ -104,7 +112,7 @@ fn without_numbers(sentence: &str) -> String {
             "connections" => "connection",
             "seconds" => "second",
             "requests" => "request",
-            "min" | "h" => "s",
+            "µs" | "ms" | "min" | "h" => "s",
             stem => stem,
         };
         format!("{one}{}", &out[stem.len()..])
