@@ -1,10 +1,14 @@
 //! What judging many sockets of very many populations takes: one line for each value, read by
 //! `cargo xtask bench judging`. Needs no kernel: sweeps are made up.
 
-use std::{fs, hint::black_box, time::Instant};
+mod values;
 
-use anyhow::{Context as _, Result, ensure};
+use std::{hint::black_box, time::Instant};
+
+use anyhow::{Result, ensure};
 use tracer::testing::engine::{CohortId, Connection, Engine, Lineage, Role, Settings};
+
+use values::{anonymous_bytes, line};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Connections of a population.
@@ -91,19 +95,4 @@ fn idle(sk: u32, nth: u32) -> Connection {
         connected: true,
         ..Connection::default()
     }
-}
-
-fn line(name: &str, unit: &str, value: f64) {
-    println!("{name}\t{unit}\t{value}");
-}
-
-/// Memory that no file backs.
-fn anonymous_bytes() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
-    let kib: u64 = line
-        .and_then(|l| l.split_ascii_whitespace().next())
-        .context("no RssAnon")?
-        .parse()?;
-    Ok(kib << 10)
 }

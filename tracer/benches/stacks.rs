@@ -4,6 +4,8 @@
 //! The stacks are those of programs compiled here, 50 with 20 call sites each, which stop at every
 //! one; registers and stack are then read as the kernel side would copy them.
 
+mod values;
+
 use std::{
     collections::HashSet,
     fs,
@@ -19,6 +21,8 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, RingBuf};
 use tracer::testing::{Frame, Limits, Probes, Runtimes, Setup, Stacks, maps};
 use tracer_ebpf::{COPY_BYTES_MIN, Config, FILTER_PROCESS, StackCopy};
+
+use values::{anonymous_bytes, line};
 
 const PROGRAMS: usize = 50;
 const SITES: usize = 20;
@@ -186,21 +190,6 @@ fn addresses(frames: &[Frame]) -> HashSet<u64> {
 
 fn per(began: Instant, count: usize) -> f64 {
     began.elapsed().as_secs_f64() * 1e6 / count.max(1) as f64
-}
-
-fn line(name: &str, unit: &str, value: f64) {
-    println!("{name}\t{unit}\t{value}");
-}
-
-/// Memory that no file backs.
-fn anonymous_bytes() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
-    let kib: u64 = line
-        .and_then(|l| l.split_ascii_whitespace().next())
-        .context("no RssAnon")?
-        .parse()?;
-    Ok(kib << 10)
 }
 
 /// A program without frame pointers whose functions differ from those of the others.

@@ -107,7 +107,7 @@ pub struct Engine {
     overflow: u64,
     /// Leaves that there is no room for, with what they are parts of: they count as parts of their
     /// process.
-    crowded_out: HashMap<CohortId, (CohortId, Role)>,
+    crowded_out: HashMap<CohortId, Lineage>,
     candidates: u64,
     observer: Option<Box<dyn Observer>>,
 }
@@ -138,9 +138,8 @@ impl Engine {
         self.tell(Input::Enroll(leaf, role, lineage));
         if let Some(state) = self.state(leaf, role) {
             state.lineage = Some(lineage);
-            self.crowded_out.remove(&leaf);
         } else if self.crowded_out.len() < CROWDED_OUT_MAX {
-            self.crowded_out.insert(leaf, (lineage.process, role));
+            self.crowded_out.insert(leaf, lineage);
         }
     }
 
@@ -174,9 +173,10 @@ impl Engine {
         }
         self.tell(Input::Observe(leaf, role, connection));
         let seen = classify::classify(self.now_ns, role, connection, &self.settings)?;
-        let counted = match self.filling.contains_key(&leaf) || self.state(leaf, role).is_some() {
+        let kept = self.filling.contains_key(&leaf) || self.state(leaf, role).is_some();
+        let counted = match kept {
             true => Some(leaf),
-            false => self.crowded_out.get(&leaf).map(|(process, _)| *process),
+            false => self.process_of(leaf, role),
         };
         if let Some(counted) = counted {
             let tally = self.filling.entry(counted).or_default();
@@ -223,18 +223,15 @@ impl Engine {
             state.unkept = None;
         }
         let mut seen = std::mem::take(&mut self.filling);
-        let crowded_out: HashMap<CohortId, Role> = self.crowded_out.values().copied().collect();
         for (id, tally) in seen.drain() {
-            if let Some(&role) = crowded_out.get(&id) {
-                if let Some(process) = self.state_at(id, role, Level::Process) {
-                    process.tally.merge(&tally);
-                    process.unkept = Some(tally);
-                }
-                continue;
-            }
             let Some(leaf) = self.cohorts.get_mut(&id) else {
                 continue;
             };
+            if leaf.level == Level::Process {
+                leaf.tally.merge(&tally);
+                leaf.unkept = Some(tally);
+                continue;
+            }
             let (role, lineage) = (leaf.role, leaf.lineage);
             leaf.tally = (*tally).clone();
             for (above, level) in lineage.iter().flat_map(levels) {
@@ -272,6 +269,11 @@ impl Engine {
         if self.cohorts.len() * 8 > max * 7 {
             // room for what is open is worth more than the past of what is not
             self.cohorts.retain(|_, s| s.tally.open > 0);
+        }
+        if self.crowded_out.len() * 2 > CROWDED_OUT_MAX {
+            let kept = &self.cohorts;
+            self.crowded_out
+                .retain(|_, lineage| kept.contains_key(&lineage.process));
         }
     }
 
@@ -376,6 +378,12 @@ impl Engine {
 
     fn along(&mut self, leaf: CohortId, role: Role, mut change: impl FnMut(&mut State)) {
         let Some(state) = self.state(leaf, role) else {
+            if let Some(process) = self.process_of(leaf, role) {
+                self.cohorts
+                    .get_mut(&process)
+                    .into_iter()
+                    .for_each(|state| change(state));
+            }
             return;
         };
         change(state);
@@ -388,7 +396,18 @@ impl Engine {
     }
 
     fn state(&mut self, leaf: CohortId, role: Role) -> Option<&mut State> {
-        self.state_at(leaf, role, Level::Leaf)
+        // where there is room again for one that there was none for
+        let lineage = self.crowded_out.get(&leaf).copied();
+        let state = self.state_at(leaf, role, Level::Leaf)?;
+        state.lineage = state.lineage.or(lineage);
+        Some(state)
+    }
+
+    /// The process that a leaf without room counts for, where there is room for that.
+    fn process_of(&mut self, leaf: CohortId, role: Role) -> Option<CohortId> {
+        let process = self.crowded_out.get(&leaf)?.process;
+        self.state_at(process, role, Level::Process)?;
+        Some(process)
     }
 
     fn state_at(&mut self, id: CohortId, role: Role, level: Level) -> Option<&mut State> {

@@ -306,6 +306,40 @@ fn what_finds_no_room_counts_for_its_process() {
 }
 
 #[test]
+fn what_finds_room_later_is_a_part_of_its_process_still() {
+    let mut engine = Engine::new(Settings {
+        max_cohorts: 16,
+        ..Settings::default()
+    });
+    let lineage = |leaf: u32| Lineage {
+        site: CohortId(2_000),
+        authority: CohortId(3_000),
+        process: CohortId(1_000 + leaf / 100),
+        sited: true,
+        pairs: false,
+    };
+    let mut sweep = |second: u64, leaves: std::ops::Range<u32>| {
+        engine.begin_sweep(second * SECOND, true);
+        for leaf in leaves {
+            if second == 1 {
+                engine.enroll(CohortId(leaf), Role::Client, lineage(leaf));
+            }
+            let connection = idle(u64::from(leaf), 0);
+            engine.observe(CohortId(leaf), Role::Client, &connection);
+        }
+        engine.end_sweep();
+        let open = |id| engine.connections(CohortId(id)).map(|counts| counts.open);
+        (open(1_000), open(1_001))
+    };
+    // twelve of them find room, and four places are left for what they are parts of
+    assert_eq!(sweep(1, 97..112), (Some(3), Some(12)));
+    // the others have gone: once they are forgotten, it is kept by itself
+    assert_eq!(sweep(2, 111..112).1, Some(1));
+    assert_eq!(sweep(3, 111..112), (None, Some(1)));
+    assert!(engine.connections(CohortId(111)).is_some());
+}
+
+#[test]
 fn memory_is_per_cohort() {
     // With 8192 cohorts at most, and without their series, this is 40 MB.
     assert!(size_of::<State>() <= 5 << 10, "{}", size_of::<State>());

@@ -19,8 +19,8 @@ const AGGREGATES_FULL: f64 = 0.75;
 /// Aggregates whose cohort is remembered.
 const COHORTS_MAX: usize = 131_072;
 
-/// Connections too brief for any sweep to see one of them: what they had in common, without their
-/// stacks.
+/// Connections that ended and are of no population that is known, most of them too brief for any
+/// sweep: what they had in common, without their stacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Brief {
     /// Opening process.
@@ -159,7 +159,7 @@ impl Ends {
         Some((cohort, ended))
     }
 
-    /// Connections that ended before any sweep saw one like them: the most first, `most` at most.
+    /// Connections that ended and are of no population that is known: the most first, `most` at most.
     pub fn brief(&self, most: usize) -> Vec<(Brief, &Ended)> {
         let mut all: Vec<_> = self.brief.iter().map(|(of, ended)| (*of, ended)).collect();
         all.sort_by_key(|(_, ended)| std::cmp::Reverse(ended.count));

@@ -1,10 +1,14 @@
 //! The kernel's records of sockets as the other rooms see them.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use tracer_ebpf::{
-    AWAITED, AWAITED_BY_NOBODY, DIRECTION_SENT, PathValue, ROLE_PAIR, ROLE_SERVER, SOCK_CONNECTED,
-    SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, Sock, WHEN_ACCEPT, WHEN_CONNECT,
+    AWAITED, AWAITED_BY_NOBODY, DIRECTION_SENT, ListenValue, PathValue, ROLE_PAIR, ROLE_SERVER,
+    SOCK_CONNECTED, SOCK_PEER_CLOSED, SOCK_PREEXISTING, SOCK_RESET, SOCK_SHUTDOWN, Sock,
+    WHEN_ACCEPT, WHEN_CONNECT,
 };
 
 use super::responses;
@@ -89,17 +93,33 @@ pub fn address(probes: &Probes, sock: &Sock, family: Family, role: Role) -> Stri
                 port: u32::from(sock.local_port),
             };
             match probes.listeners.get(&key) {
-                Ok(Some(listener)) => {
-                    let family = if listener.family == libc::AF_INET6.cast_unsigned() {
-                        Family::Tcp6
-                    } else {
-                        Family::Tcp4
-                    };
-                    socket_address(family, listener.addr, sock.local_port)
-                }
+                Ok(Some(listener)) => listener_address(&listener, sock.local_port),
                 _ => socket_address(family, [0; 4], sock.local_port),
             }
         }
+    }
+}
+
+fn listener_address(listener: &ListenValue, port: u16) -> String {
+    let family = if listener.family == libc::AF_INET6.cast_unsigned() {
+        Family::Tcp6
+    } else {
+        Family::Tcp4
+    };
+    socket_address(family, listener.addr, port)
+}
+
+/// Where a port is listened on, whatever the namespace; `*` where that is not known, or differs.
+pub fn listening(probes: &Probes, port: u16) -> String {
+    let mut addresses = BTreeSet::new();
+    let read = probes.listeners.for_each(|key, listener| {
+        if key.port == u32::from(port) {
+            addresses.insert(listener_address(listener, port));
+        }
+    });
+    match (read, addresses.pop_first()) {
+        (Ok(_), Some(only)) if addresses.is_empty() => only,
+        _ => format!("*:{port}"),
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     engine::{self, Judgement},
     findings::{self, Inputs},
-    model::CohortId,
+    model::{CohortId, Family, Role},
     procs::{Presence, clock::monotonic_ns},
     recording::{Answer, Named, Shown},
     report::{ConnectionList, Coverage, Doctor, Finding, Population, Report, SCHEMA},
@@ -208,7 +208,7 @@ impl Session {
         .collect()
     }
 
-    /// What was opened and closed between two sweeps.
+    /// What was opened and closed and is of no population, such as between two sweeps.
     fn brief(&mut self) -> Vec<Population> {
         let all = self.sockets.ends.brief(BRIEF_MAX).into_iter();
         all.map(|(brief, ended)| {
@@ -219,7 +219,12 @@ impl Session {
                 pid: process.pid,
                 comm: process.comm.clone(),
                 call_site: None,
-                remote: records::address(&self.probes, &sock, family, role),
+                remote: match role {
+                    Role::Server if family != Family::Unix => {
+                        records::listening(&self.probes, sock.local_port)
+                    }
+                    _ => records::address(&self.probes, &sock, family, role),
+                },
                 role,
                 open: 0,
                 opened: ended.count,
