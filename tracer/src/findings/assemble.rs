@@ -97,6 +97,7 @@ pub fn assemble(inputs: Inputs<'_>) -> Report {
         .filter_map(|(id, group)| finding(id, group, &inputs))
         .collect();
     findings.sort_by(worst_first);
+    let watched = stragglers::doubted(inputs.watched, &mut findings);
 
     let mut unsettled = inputs.unsettled;
     if inputs.coverage.lost_events > 0 {
@@ -127,7 +128,7 @@ pub fn assemble(inputs: Inputs<'_>) -> Report {
         settle_seconds,
         findings,
         resolved: Vec::new(),
-        populations: (inputs.watched.iter().map(population))
+        populations: (watched.iter().map(population))
             .chain(inputs.brief)
             .collect(),
         ignored: 0,

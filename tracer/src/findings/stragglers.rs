@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Suspect, library::Groups};
+use super::{Suspect, Watched, library::Groups};
 use crate::{
     engine::Level,
-    model::{Frame, Role},
+    model::{Confidence, Frame, Role},
+    report::Finding,
 };
 
 /// Moves what only stands there to the finding that grows, or is sure, at the same remote.
@@ -54,6 +55,41 @@ pub fn sentence(group: &[&Suspect], worst: &Suspect) -> Option<String> {
     elsewhere
         .and_then(|other| other.line)
         .map(|line| format!("Others of them were last seen at line {line} of the same function."))
+}
+
+/// Takes out of what is no leak what may be more of one: connections without a call site, open since
+/// before the watch and idle since, beside those that leak to the same remote. The finding says so.
+pub fn doubted(watched: Vec<Watched>, findings: &mut [Finding]) -> Vec<Watched> {
+    let may_be_of = |watched: &Watched, finding: &Finding| {
+        let Watched { watched, cohort } = watched;
+        let site = cohort.site.as_deref().filter(|site| site.own);
+        site.is_none()
+            && (watched.reused, watched.counts.closed) == (0, 0)
+            && (cohort.role, finding.role) == (Role::Client, Role::Client)
+            && cohort.process.pid == finding.process.pid
+            && cohort.remote.address == finding.remote.address
+            && finding.call_site.is_some()
+            && finding.confidence > Confidence::Low
+    };
+    let mut rest = Vec::new();
+    for population in watched {
+        match findings.iter_mut().find(|f| may_be_of(&population, f)) {
+            Some(finding) => {
+                let open = population.watched.counts.open;
+                let were = if open == 1 {
+                    "connection was"
+                } else {
+                    "connections were"
+                };
+                finding.evidence.push(format!(
+                    "{open} more {were} open to the same remote before, without a call site: they \
+                     may be of this leak, and are not counted."
+                ));
+            }
+            None => rest.push(population),
+        }
+    }
+    rest
 }
 
 /// Whether all of `group` may belong to what is known of `known`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Identity, Inputs, Suspect, assemble};
+use super::{Identity, Inputs, Suspect, Watched, assemble};
 use crate::{
     engine::{self, Counts, Judgement},
     model::{
@@ -104,24 +104,27 @@ fn suspect(pid: u32, line: u32, confidence: Confidence) -> Suspect {
     }
 }
 
-fn report(suspects: Vec<Suspect>, lost_events: u64, unsettled: Vec<String>) -> Report {
-    let start = Timestamp::UNIX_EPOCH;
-    assemble(Inputs {
+fn inputs(start: Timestamp, suspects: Vec<Suspect>, watched: Vec<Watched>) -> Inputs<'static> {
+    Inputs {
         started_at: start,
         duration_seconds: 20.0,
         clock: (100 * SECOND, start),
-        coverage: Coverage {
-            lost_events,
-            ..Coverage::default()
-        },
+        coverage: Coverage::default(),
         node: None,
         suspects,
         now_ns: 120 * SECOND,
-        watched: Vec::new(),
+        watched,
         brief: Vec::new(),
         resources: Vec::new(),
-        unsettled,
-    })
+        unsettled: Vec::new(),
+    }
+}
+
+fn report(suspects: Vec<Suspect>, lost_events: u64, unsettled: Vec<String>) -> Report {
+    let mut inputs = inputs(Timestamp::UNIX_EPOCH, suspects, Vec::new());
+    inputs.coverage.lost_events = lost_events;
+    inputs.unsettled = unsettled;
+    assemble(inputs)
 }
 
 #[test]
@@ -259,4 +262,39 @@ fn another_line_of_the_same_function_is_no_other_leak_unless_it_grows() {
         "{:?}",
         f.evidence
     );
+}
+
+#[test]
+fn what_may_be_of_a_leak_is_not_called_healthy() {
+    let watched = |site: Option<Arc<Site>>, reused| {
+        let mut cohort = suspect(1, 24, Confidence::High).cohort;
+        cohort.site = site;
+        Watched {
+            watched: engine::Watched {
+                cohort: CohortId(7),
+                role: Role::Client,
+                counts: Counts {
+                    open: 189,
+                    ..Counts::default()
+                },
+                reused,
+                because: "189 from before the watch, no more since".to_owned(),
+            },
+            cohort,
+        }
+    };
+    let known = suspect(1, 24, Confidence::High);
+    let site = known.cohort.site.clone();
+    let of = |watched| {
+        let start = Timestamp::UNIX_EPOCH;
+        let inputs = inputs(start, vec![known.clone()], vec![watched]);
+        let report = assemble(inputs);
+        let said = report.findings[0].evidence.iter();
+        let said = said.filter(|e| e.starts_with("189 more connections were open"));
+        (report.populations.len(), said.count())
+    };
+    assert_eq!(of(watched(None, 0)), (0, 1));
+    // a pool that is used, and what has a call site, stand for themselves
+    assert_eq!(of(watched(None, 5)), (1, 0));
+    assert_eq!(of(watched(site, 0)), (1, 0));
 }
