@@ -91,14 +91,15 @@ pub fn cache() -> Result<PathBuf> {
 /// Directory in which cargo put the binaries of this build.
 ///
 /// # Errors
-/// When the running binary is not where cargo puts test binaries.
+/// When the running binary is not where cargo puts binaries.
 pub fn build_directory() -> Result<PathBuf> {
     let executable = env::current_exe()?;
-    let directory = executable
-        .ancestors()
-        .nth(2)
-        .context("no build directory")?;
-    Ok(directory.to_owned())
+    let folder = executable.parent().context("no build directory")?;
+    // tests lie one below what `cargo build` makes
+    Ok(match folder.ends_with("deps") {
+        true => folder.parent().context("no build directory")?.to_owned(),
+        false => folder.to_owned(),
+    })
 }
 
 /// TCP states by which `/proc/net/tcp` numbers them, from 1.

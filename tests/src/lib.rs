@@ -13,6 +13,7 @@ pub mod http;
 pub mod java;
 pub mod languages;
 pub mod pace;
+pub mod picture;
 pub mod pinned;
 pub mod program;
 pub mod runner;

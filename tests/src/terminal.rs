@@ -7,7 +7,7 @@ use std::{
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Child, Command, ExitStatus},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -35,6 +35,7 @@ pub struct Terminal {
     /// Shared with the thread that reads, and taken from both when it hangs up.
     master: Arc<Mutex<Option<File>>>,
     screen: Arc<Mutex<vt100::Parser>>,
+    reader: JoinHandle<()>,
 }
 
 impl Terminal {
@@ -83,7 +84,7 @@ impl Terminal {
         let master = Arc::new(Mutex::new(Some(File::from(master))));
         let screen = Arc::new(Mutex::new(vt100::Parser::new(lines, across, 0)));
         let (output, shown) = (master.clone(), screen.clone());
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut bytes = [0; 4096];
             loop {
                 let read = match locked(&output).as_mut() {
@@ -104,6 +105,7 @@ impl Terminal {
             child,
             master,
             screen,
+            reader,
         })
     }
 
@@ -111,6 +113,24 @@ impl Terminal {
     #[must_use]
     pub fn screen(&self) -> String {
         locked(&self.screen).screen().contents()
+    }
+
+    /// The cells of the screen, with their colours.
+    #[must_use]
+    pub fn cells(&self) -> vt100::Screen {
+        locked(&self.screen).screen().clone()
+    }
+
+    /// Waits for the program's end and takes the screen that it leaves.
+    ///
+    /// # Errors
+    /// When it has not ended within `limit`.
+    pub fn left(mut self, limit: Duration) -> Result<vt100::Screen> {
+        self.end(limit)?;
+        wait::until("the last of the output", limit, || {
+            Ok(self.reader.is_finished())
+        })?;
+        Ok(self.cells())
     }
 
     /// Waits until the screen has all of these words.

@@ -6,6 +6,7 @@ mod check;
 mod corpus;
 mod demo;
 mod fuzz;
+mod screens;
 mod setup;
 mod sh;
 mod suites;
@@ -36,6 +37,7 @@ enum Chore {
     Vm(vm::Arguments),
     Corpus(corpus::Arguments),
     Fuzz(fuzz::Arguments),
+    Screens(screens::Arguments),
     Check(check::Arguments),
     Bench(bench::Arguments),
 }
@@ -65,6 +67,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Chore::Vm(arguments) => vm::main(arguments, options),
         Chore::Corpus(arguments) => corpus::main(arguments, options),
         Chore::Fuzz(arguments) => fuzz::main(arguments),
+        Chore::Screens(arguments) => screens::main(arguments, options),
         Chore::Check(_) => check::main(options),
         Chore::Bench(arguments) => bench::main(arguments, options),
     }

@@ -1,0 +1,221 @@
+//! Takes the screens of `docs/screens`: runs tracer on a terminal of three widths against programs
+//! that leak over loopback, and keeps what is to be seen as text and as a picture.
+//!
+//! `screens FOLDER`; as root, with `TRACER_BIN` set or tracer beside it.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use tracer_tests::{
+    daemon::Daemon,
+    fixtures,
+    host::{self, seconds},
+    picture::Pen,
+    program::Program,
+    terminal::{Session, Terminal},
+    tracer, wait,
+};
+
+/// Columns and rows: a terminal as it opens, half a screen, a whole one.
+const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (200, 50)];
+/// Rows of a terminal that nothing scrolls off.
+const TALL: u16 = 300;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("screens: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let Some(folder) = env::args().nth(1) else {
+        bail!("usage: screens FOLDER");
+    };
+    host::require_root()?;
+    let album = Album {
+        folder: folder.into(),
+        pen: Pen::new()?,
+    };
+    fs::create_dir_all(&album.folder)?;
+    let shop = Shop::open()?;
+    album.checks(&shop)?;
+    let daemon = Daemon::start(&shop.pids(), &[])?;
+    let id = shop.found(&daemon)?;
+    album.lists(&daemon, &id)?;
+    album.live(&daemon)
+}
+
+/// A shop of several programs; some leak.
+struct Shop {
+    // the clients end before the server that they talk to
+    clients: Vec<Program>,
+    _server: Program,
+    _folder: tempfile::TempDir,
+}
+
+impl Shop {
+    fn open() -> Result<Shop> {
+        // a path of its own, so that no screen has one of the machine that took it
+        let folder = tempfile::tempdir()?;
+        let srv = folder.path().join("srv/shop");
+        fs::create_dir_all(&srv)?;
+        let copy = |from: &Path| -> Result<PathBuf> {
+            let to = srv.join(from.file_name().context("no name")?);
+            fs::copy(from, &to).with_context(|| from.display().to_string())?;
+            Ok(to)
+        };
+        let (interpreter, script) = fixtures::python("per_request.py")?;
+        let (_, shared) = fixtures::python("fixture.py")?;
+        copy(&shared)?;
+        let script = copy(&script)?;
+        let (server, address) =
+            Program::ready(fixtures::path("fixture-server")?, &["http", "127.0.0.1:0"])?;
+        let shop = copy(&fixtures::path("leaky-shop")?)?;
+        let client = copy(&fixtures::path("client")?)?;
+        let (leaky, _) = Program::ready(shop, &[&*address, "6"])?;
+        let script = script.to_string_lossy();
+        let (profiles, _) = Program::ready(interpreter, &[&*script, &address, "2", "400", "leak"])?;
+        let (tidy, _) = Program::ready(client, &["fetch", &address, "10", "100000", "close"])?;
+        Ok(Shop {
+            clients: vec![leaky, profiles, tidy],
+            _server: server,
+            _folder: folder,
+        })
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.clients.iter().map(Program::pid).collect()
+    }
+
+    /// Waits until the daemon has found what leaks; returns the id of the worst.
+    fn found(&self, daemon: &Daemon) -> Result<String> {
+        wait::for_value("both leaks to be found", seconds(120), || {
+            let report = daemon.report()?;
+            let high = |finding: &&Value| finding["confidence"] == "high";
+            if report.findings().iter().filter(high).count() < 2 {
+                return Ok(None);
+            }
+            Ok(report.findings()[0]["id"].as_str().map(str::to_owned))
+        })
+    }
+}
+
+/// Where screens are kept.
+struct Album {
+    folder: PathBuf,
+    pen: Pen,
+}
+
+impl Album {
+    /// The bar while `check` watches, and the report.
+    fn checks(&self, shop: &Shop) -> Result<()> {
+        let pids: Vec<String> = shop.pids().iter().map(u32::to_string).collect();
+        let mut words = vec!["check", "--duration", "20s"];
+        for pid in &pids {
+            words.extend(["--pid", pid]);
+        }
+        let mut running = Vec::new();
+        for (columns, _) in SIZES {
+            let mut command = shown(&words, None)?;
+            running.push((
+                columns,
+                Terminal::start(&mut command, (columns, TALL), Session::Own)?,
+            ));
+        }
+        for (columns, terminal) in &running {
+            terminal.shows(&["left"], seconds(60))?;
+            thread::sleep(seconds(3));
+            self.keep("check-progress", *columns, &terminal.cells())?;
+        }
+        for (columns, terminal) in running {
+            self.keep("check", columns, &terminal.left(seconds(120))?)?;
+        }
+        Ok(())
+    }
+
+    /// Commands that print and end.
+    fn lists(&self, daemon: &Daemon, id: &str) -> Result<()> {
+        for (name, words) in [
+            ("top", &["top"][..]),
+            ("connections", &["connections", "--limit", "12"]),
+            ("describe", &["describe", id]),
+            ("explain", &["explain", "client_per_request"]),
+        ] {
+            for (columns, _) in SIZES {
+                let mut command = shown(words, Some(daemon))?;
+                let terminal = Terminal::start(&mut command, (columns, TALL), Session::Own)?;
+                self.keep(name, columns, &terminal.left(seconds(60))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The live view and what its keys open.
+    fn live(&self, daemon: &Daemon) -> Result<()> {
+        for size in SIZES {
+            let mut command = tracer::command(&["top", "-w", "--endpoint", daemon.socket()])?;
+            let view = Terminal::start(&mut command, size, Session::Own)?;
+            view.shows(&["LEAKED", "q quit"], seconds(30))?;
+            // a few answers make a trend
+            thread::sleep(seconds(10));
+            self.keep("live", size.0, &view.cells())?;
+            for (name, keys, words) in [
+                ("live-finding", "\r", &["Esc back", "confidence"][..]),
+                ("live-help", "?", &["Keys"]),
+            ] {
+                view.press(keys)?;
+                view.shows(words, seconds(10))?;
+                self.keep(name, size.0, &view.cells())?;
+                view.press("\x1b")?;
+                view.shows(&["LEAKED"], seconds(10))?;
+            }
+            view.press("q")?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a screen without the empty rows at its end.
+    fn keep(&self, name: &str, columns: u16, screen: &vt100::Screen) -> Result<()> {
+        let text = screen.contents();
+        let text = text.trim_end();
+        ensure!(!text.is_empty(), "{name}: nothing is on the screen");
+        let rows: Vec<String> = screen.rows(0, columns).collect();
+        let last = rows.iter().rposition(|row| !row.trim_end().is_empty());
+        let rows_shown = u16::try_from(last.map_or(1, |row| row + 1))?;
+        let lines: Vec<&str> = rows.iter().map(|row| row.trim_end()).collect();
+        let text = lines[..usize::from(rows_shown)].join("\n") + "\n";
+        let file = self.folder.join(format!("{name}-{columns}"));
+        fs::write(file.with_extension("txt"), text)?;
+        fs::write(
+            file.with_extension("png"),
+            self.pen.png(screen, rows_shown)?,
+        )?;
+        Ok(())
+    }
+}
+
+/// A command of tracer that shows its own line first, as a shell does.
+fn shown(words: &[&str], daemon: Option<&Daemon>) -> Result<Command> {
+    let tracer = tracer::command(words)?;
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "printf '$ %s\\n' \"$0\"; exec \"$@\""])
+        .arg(format!("tracer {}", words.join(" ")))
+        .arg(tracer.get_program())
+        .args(tracer.get_args())
+        .env_remove("NO_COLOR");
+    if let Some(daemon) = daemon {
+        command.env("TRACER_ENDPOINT", daemon.socket());
+    }
+    Ok(command)
+}
