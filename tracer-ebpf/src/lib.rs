@@ -14,6 +14,7 @@
 extern crate std;
 
 mod abi;
+pub mod hello;
 
 pub use abi::answers::{ANSWER_BYTES, Answer};
 pub use abi::config::{

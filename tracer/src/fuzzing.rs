@@ -2,6 +2,7 @@
 //! property tests. Not part of the program.
 
 use bytes::Bytes;
+use tracer_ebpf::hello;
 
 use crate::{
     config,
@@ -30,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("python", python_code),
     ("v8", v8),
     ("ruby", ruby_frames),
+    ("hello", client_hello),
     ("http", http_bytes),
     ("http2", http2_blocks),
     ("dns", dns_answers),
@@ -132,6 +134,35 @@ pub fn ruby_frames(data: &[u8]) {
     ruby::read_hostile(data);
 }
 
+/// A ClientHello, by the code that the kernel runs: the name lies within what was sent.
+pub fn client_hello(data: &[u8]) {
+    let _ = server_name(data);
+}
+
+/// The server name in a ClientHello.
+fn server_name(data: &[u8]) -> Option<&[u8]> {
+    let (at, len) = hello::server_name(&Slice(data), 0, data.len() as u64)?;
+    let (at, len) = (at as usize, len as usize);
+    assert!(at + len <= data.len(), "a name outside of what was sent");
+    data.get(at..at + len)
+}
+
+/// What a program would read of a process that has just these bytes.
+struct Slice<'a>(&'a [u8]);
+
+impl hello::Memory for Slice<'_> {
+    fn byte(&self, at: u64) -> u8 {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        self.0.get(at).copied().unwrap_or(0)
+    }
+
+    fn number(&self, at: u64) -> u16 {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let bytes = self.0.get(at..at.saturating_add(2));
+        bytes.map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+    }
+}
+
 /// The first bytes of a request of any protocol, and a URL.
 pub fn http_bytes(data: &[u8]) {
     let _ = protocols::sniff(data);
@@ -205,9 +236,52 @@ pub fn recording(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{Strategy as _, any, proptest};
+    use proptest::{
+        collection::vec,
+        prelude::{Strategy as _, any, proptest},
+    };
 
-    use super::TARGETS;
+    use super::{TARGETS, server_name};
+
+    /// A ClientHello with these extensions before the one that names the server.
+    fn client_hello(before: &[Vec<u8>], session: usize, name: &[u8]) -> Vec<u8> {
+        let sized = |bytes: &[u8]| {
+            let mut sized = (bytes.len() as u16).to_be_bytes().to_vec();
+            sized.extend_from_slice(bytes);
+            sized
+        };
+        let mut server = vec![0];
+        server.extend(sized(name));
+        let mut extensions = Vec::new();
+        for extension in before {
+            extensions.extend([0, 43]);
+            extensions.extend(sized(extension));
+        }
+        extensions.extend([0, 0]);
+        extensions.extend(sized(&sized(&server)));
+        let mut hello = vec![22, 3, 1, 0, 0, 1, 0, 0, 0, 3, 3];
+        hello.extend([7; 32]);
+        hello.push(session as u8);
+        hello.extend(vec![9; session]);
+        hello.extend(sized(&[0x13, 1, 0x13, 2]));
+        hello.extend([1, 0]);
+        hello.extend(sized(&extensions));
+        hello
+    }
+
+    proptest! {
+        #[test]
+        fn the_server_name_is_found_wherever_it_stands(
+            before in vec(vec(any::<u8>(), 0..2000), 0..40),
+            session in 0..=32_usize,
+            name in "[a-z0-9.-]{1,80}",
+        ) {
+            let hello = client_hello(&before, session, name.as_bytes());
+            assert_eq!(server_name(&hello), Some(name.as_bytes()));
+            // nothing is made up where it was cut off
+            assert_eq!(server_name(&hello[..hello.len() - 1]), None);
+        }
+    }
 
     #[test]
     fn each_target_has_its_file() {

@@ -1,10 +1,13 @@
-//! The server name in a TLS ClientHello (RFC 8446 section 4.1.2, RFC 6066 section 3). Of all that
-//! it says only the name is copied.
+//! The server name in a TLS ClientHello, found by [`tracer_ebpf::hello`]. Of all that it says only
+//! the name is copied.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user as raw_probe_read_user;
-use tracer_ebpf::{Counter, HEAD_TLS, HOST_BYTES, HeadKey, LINE_BYTES};
+use tracer_ebpf::{
+    Counter, HEAD_TLS, HOST_BYTES, HeadKey, LINE_BYTES,
+    hello::{self, Memory},
+};
 
 use super::{
     kernel::read_user,
@@ -12,18 +15,19 @@ use super::{
     sockets::entry,
 };
 
-/// `handshake` (RFC 8446 section 5.1), then version 3.x.
-const HANDSHAKE: u8 = 22;
-const CLIENT_HELLO: u8 = 1;
-const SERVER_NAME: u16 = 0;
-/// Extensions looked through; clients send some twenty.
-const EXTENSIONS_MAX: u32 = 48;
-/// Record header, handshake header, version and random: what stands before the session's id.
-const BEFORE_SESSION: u64 = 5 + 4 + 2 + 32;
+/// The memory of the process whose system call runs.
+struct Process;
 
-#[inline(always)]
-fn number(at: u64) -> u16 {
-    u16::from_be_bytes(read_user(at))
+impl Memory for Process {
+    #[inline(always)]
+    fn byte(&self, at: u64) -> u8 {
+        read_user(at)
+    }
+
+    #[inline(always)]
+    fn number(&self, at: u64) -> u16 {
+        u16::from_be_bytes(read_user(at))
+    }
 }
 
 /// Puts the server name of the ClientHello in this buffer into the lane's head; 0 where it is none,
@@ -31,34 +35,10 @@ fn number(at: u64) -> u16 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn keep_server_name(lane: u32, buffer: u64, len: u32) -> u32 {
-    let begins: [u8; 6] = read_user(buffer);
-    if begins[0] != HANDSHAKE || begins[1] != 3 || begins[5] != CLIENT_HELLO {
-        return 0;
+    match hello::server_name(&Process, buffer, buffer + u64::from(len)) {
+        Some((at, name_len)) => take_name(lane, at, name_len),
+        None => 0,
     }
-    let end = buffer + u64::from(len);
-    let mut at = buffer + BEFORE_SESSION;
-    let session: u8 = read_user(at);
-    at += 1 + u64::from(session);
-    at += 2 + u64::from(number(at));
-    let compression: u8 = read_user(at);
-    at += 1 + u64::from(compression) + 2;
-    let mut extension = 0;
-    while extension < EXTENSIONS_MAX {
-        if at + 4 > end {
-            return 0;
-        }
-        if number(at) == SERVER_NAME {
-            // list length, name type, name length
-            let name_len = u32::from(number(at + 7));
-            if at + 9 + u64::from(name_len) > end {
-                return 0;
-            }
-            return take_name(lane, at + 9, name_len);
-        }
-        at += 4 + u64::from(number(at + 2));
-        extension += 1;
-    }
-    0
 }
 
 #[inline(always)]

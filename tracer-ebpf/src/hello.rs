@@ -1,0 +1,49 @@
+//! The way to the server name in a TLS ClientHello (RFC 8446 section 4.1.2, RFC 6066 section 3),
+//! over whatever reads its bytes: the memory of a process in the kernel's programs, a slice in tests
+//! and under the fuzzer. Both walk it by this very code.
+
+/// `handshake` (RFC 8446 section 5.1), then the first byte of a version 3.x.
+const HANDSHAKE: u16 = 22 << 8 | 3;
+const CLIENT_HELLO: u8 = 1;
+const SERVER_NAME: u16 = 0;
+/// Extensions looked through; clients send some twenty.
+const EXTENSIONS_MAX: u32 = 48;
+/// Record header, handshake header, version and random: what stands before the session's id.
+const BEFORE_SESSION: u64 = 5 + 4 + 2 + 32;
+
+/// Bytes by their address; zeros where there are none.
+pub trait Memory {
+    /// One byte.
+    fn byte(&self, at: u64) -> u8;
+    /// Two bytes as a number, the higher one first.
+    fn number(&self, at: u64) -> u16;
+}
+
+/// Address and length of the server name in the ClientHello that begins at `begin`; nothing where
+/// it is none, or names nobody before `end`.
+#[inline(always)]
+pub fn server_name(memory: &impl Memory, begin: u64, end: u64) -> Option<(u64, u32)> {
+    if memory.number(begin) != HANDSHAKE || memory.byte(begin + 5) != CLIENT_HELLO {
+        return None;
+    }
+    let mut at = begin + BEFORE_SESSION;
+    let session = memory.byte(at);
+    at += 1 + u64::from(session);
+    at += 2 + u64::from(memory.number(at));
+    let compression = memory.byte(at);
+    at += 1 + u64::from(compression) + 2;
+    let mut extension = 0;
+    while extension < EXTENSIONS_MAX {
+        if at + 4 > end {
+            return None;
+        }
+        if memory.number(at) == SERVER_NAME {
+            // list length, name type, name length
+            let len = u32::from(memory.number(at + 7));
+            return (at + 9 + u64::from(len) <= end).then_some((at + 9, len));
+        }
+        at += 4 + u64::from(memory.number(at + 2));
+        extension += 1;
+    }
+    None
+}
