@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{host, languages::run, runner::Skip, wheel::Wheel};
+use crate::{debian, host, languages::run, runner::Skip, wheel::Wheel};
 
 /// Oldest and newest version that the tests use by default.
 pub const DEFAULT_VERSIONS: [&str; 2] = ["1.21.13", "1.27.3"];
@@ -104,36 +104,7 @@ pub fn toolchain(version: &str) -> Result<PathBuf> {
 /// # Errors
 /// When it can't be downloaded or unpacked; [`Skip`] on another distribution.
 pub fn debian(package: &str, folder: &str) -> Result<PathBuf> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    host::tool("apt-get")?;
-    let cache = cache()?;
-    let root = cache.join(folder);
-    let done = root.join(format!(".{package}"));
-    if done.is_file() {
-        return Ok(root);
-    }
-    let work = tempfile::Builder::new()
-        .prefix("download-")
-        .tempdir_in(&cache)?;
-    let download = || {
-        run(Command::new("apt-get")
-            .args(["-o", "APT::Sandbox::User=root", "-qq", "download", package])
-            .current_dir(work.path()))
-    };
-    // The list of packages may be missing, or older than the mirror.
-    download().or_else(|_| {
-        run(Command::new("apt-get").args(["-qq", "update"]))?;
-        download()
-    })?;
-    for file in fs::read_dir(work.path())?.filter_map(Result::ok) {
-        run(Command::new("dpkg-deb")
-            .arg("-x")
-            .arg(file.path())
-            .arg(&root))?;
-    }
-    fs::write(&done, "")?;
-    Ok(root)
+    debian::unpacked(&cache()?, folder, &[package])
 }
 
 /// Directory of built programs.
@@ -186,6 +157,25 @@ pub fn build(version: &str, variant: Variant) -> Result<PathBuf> {
         let program = programs()?.join(file_name(version, variant));
         let mut command = compiler(version, variant)?;
         command.current_dir(source()).arg("-o").arg(&program);
+        run(command.arg("."))?;
+        Ok(program)
+    })
+}
+
+/// Builds a program of one folder that needs the standard library only.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_folder(version: &str, name: &'static str, folder: &Path) -> Result<PathBuf> {
+    once(version, name, || {
+        let program = programs()?.join(format!("{name}-{version}"));
+        let mut command = compiler(version, Variant::Stripped)?;
+        command
+            .current_dir(folder)
+            .env("GO111MODULE", "off")
+            .env_remove("GOFLAGS")
+            .arg("-o")
+            .arg(&program);
         run(command.arg("."))?;
         Ok(program)
     })

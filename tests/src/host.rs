@@ -3,11 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
-    ffi::OsString,
+    ffi::{CString, OsString},
     fs, io,
     os::{
         fd::{FromRawFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{ffi::OsStrExt as _, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::Command,
@@ -267,6 +267,34 @@ pub fn without_btf(command: &mut Command) {
     };
     // SAFETY: the closure makes system calls only and allocates nothing.
     unsafe { command.pre_exec(hide) };
+}
+
+/// Lets `command` start in a mount namespace of its own in which `file` is its list of host names.
+///
+/// # Errors
+/// When the path of the file can't be handed to the kernel.
+pub fn with_hosts(command: &mut Command, file: &Path) -> Result<()> {
+    let file = CString::new(file.as_os_str().as_bytes())?;
+    let replace = move || {
+        let (root, hosts) = (c"/", c"/etc/hosts");
+        let (none, no_data) = (c"none".as_ptr(), std::ptr::null());
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        // SAFETY: all strings live as long as the closure, and only this process is moved to the new
+        // namespace.
+        let done = unsafe {
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none, root.as_ptr(), none, private, no_data) == 0
+                && libc::mount(file.as_ptr(), hosts.as_ptr(), none, libc::MS_BIND, no_data) == 0
+        };
+        if done {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    // SAFETY: the closure makes system calls only and allocates nothing.
+    unsafe { command.pre_exec(replace) };
+    Ok(())
 }
 
 /// Bytes of the BPF maps to which a process has descriptors, each map once.

@@ -46,12 +46,23 @@ pub fn runtime(version: &str) -> Result<PathBuf> {
 /// # Errors
 /// When it can't be compiled; [`crate::runner::Skip`] without a JDK.
 pub fn classes(name: &str) -> Result<PathBuf> {
+    classes_in(&source(&format!("java/{name}.java")), "11")
+}
+
+/// Compiles a file for a version and later; the folder of its classes.
+///
+/// # Errors
+/// As [`classes`].
+pub fn classes_in(file: &Path, release: &str) -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = file.file_stem().context("a file has a name")?;
     let folder = host::build_directory()?.join("fixtures/java").join(name);
     fs::create_dir_all(&folder)?;
     run(Command::new(host::tool("javac")?)
-        .args(["--release", "11", "-nowarn", "-d"])
+        .args(["--release", release, "-nowarn", "-d"])
         .arg(&folder)
-        .arg(source(&format!("java/{name}.java"))))?;
+        .arg(file))?;
     Ok(folder)
 }
 

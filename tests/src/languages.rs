@@ -477,7 +477,15 @@ fn rust(debug: bool) -> Result<PathBuf> {
 /// # Errors
 /// When it can't be made.
 pub fn python_with_packages() -> Result<PathBuf> {
-    let name: String = PYTHON_PACKAGES.join("-").replace("==", "-");
+    python_with(&PYTHON_PACKAGES)
+}
+
+/// The same with these packages, each `name==version`.
+///
+/// # Errors
+/// When it can't be made.
+pub fn python_with(packages: &[&str]) -> Result<PathBuf> {
+    let name: String = packages.join("-").replace("==", "-");
     let place = host::cache()?.join("python").join(name);
     let python = place.join("bin/python");
     if place.join("complete").exists() {
@@ -490,7 +498,7 @@ pub fn python_with_packages() -> Result<PathBuf> {
         .arg(&place))?;
     run(Command::new(place.join("bin/pip"))
         .args(["install", "--quiet", "--disable-pip-version-check"])
-        .args(PYTHON_PACKAGES))?;
+        .args(packages))?;
     fs::write(place.join("complete"), "")?;
     Ok(python)
 }

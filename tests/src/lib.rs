@@ -5,6 +5,7 @@
 
 pub mod corpus;
 pub mod daemon;
+pub mod debian;
 pub mod fixtures;
 pub mod gdb;
 pub mod go;
@@ -12,6 +13,7 @@ pub mod host;
 pub mod http;
 pub mod java;
 pub mod languages;
+pub mod named;
 pub mod pace;
 pub mod picture;
 pub mod pinned;

@@ -6,6 +6,7 @@
 mod backends;
 mod bad_input;
 mod bpffs;
+mod clients;
 mod command;
 mod daemon;
 mod doctor;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         languages::TESTS,
         moved::TESTS,
         names::TESTS,
+        clients::TESTS,
         node::TESTS,
         http2_tls::TESTS,
         stacks::TESTS,

@@ -6,6 +6,7 @@ mod check;
 mod corpus;
 mod demo;
 mod fuzz;
+mod names;
 mod screens;
 mod setup;
 mod sh;
@@ -36,6 +37,7 @@ enum Chore {
     Test(suites::Arguments),
     Vm(vm::Arguments),
     Corpus(corpus::Arguments),
+    Names(names::Arguments),
     Fuzz(fuzz::Arguments),
     Screens(screens::Arguments),
     Check(check::Arguments),
@@ -66,6 +68,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Chore::Test(arguments) => suites::main(arguments, options),
         Chore::Vm(arguments) => vm::main(arguments, options),
         Chore::Corpus(arguments) => corpus::main(arguments, options),
+        Chore::Names(arguments) => names::main(arguments, options),
         Chore::Fuzz(arguments) => fuzz::main(arguments),
         Chore::Screens(arguments) => screens::main(arguments, options),
         Chore::Check(_) => check::main(options),
