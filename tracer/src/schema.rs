@@ -8,7 +8,7 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 
 use crate::{
     model::Kind,
-    report::{ConnectionList, Doctor, FindingDetail, Report},
+    report::{ConnectionList, Doctor, FindingDetail, Overview, Report},
 };
 
 /// When set, the files are written anew.
@@ -45,6 +45,10 @@ fn the_published_schemas_are_those_of_the_types() {
             generated::<ConnectionList>("tracer connections -o json"),
         ),
         ("doctor.json", generated::<Doctor>("tracer doctor -o json")),
+        (
+            "overview.json",
+            generated::<Overview>("the daemon's /v1/overview"),
+        ),
     ] {
         let path = directory.join(file);
         if env::var_os(WRITE).is_some() {

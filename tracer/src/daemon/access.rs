@@ -1,7 +1,7 @@
 //! Who may ask what over TCP.
 //!
-//! `/metrics`, `/healthz` and `/readyz` are for everybody who can reach the port; all else needs a
-//! token from the token file. Names that a request may be addressed to are few, so that a web page
+//! `/metrics`, `/healthz`, `/readyz` and the files of the page are for everybody who can reach the
+//! port; all else, the page's data too, needs a token from the token file. Names that a request may be addressed to are few, so that a web page
 //! can't have its visitor's browser ask in its place (DNS rebinding). The local socket is its
 //! owner's alone and asks for nothing.
 
@@ -20,7 +20,7 @@ use axum::{
 };
 use thiserror::Error;
 
-use super::api::problem;
+use super::{api::problem, page};
 
 /// Header for the token where a proxy on the way keeps `Authorization` for itself, as an API server
 /// does.
@@ -112,19 +112,19 @@ impl Access {
                            itself by; ask by address, or allow the name with --allow-host";
             return Some(problem(StatusCode::MISDIRECTED_REQUEST, message));
         }
-        if OPEN.contains(&path) {
+        if OPEN.contains(&path) || page::has(path) {
             return None;
         }
-        let unauthorized = |message: &str| {
-            let mut answer = problem(StatusCode::UNAUTHORIZED, message);
-            let bearer = header::HeaderValue::from_static("Bearer");
-            answer
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, bearer);
-            Some(answer.into_response())
+        let unauthorized = |tokens: &str, message: &str| {
+            // the page asks for a token only where one would help
+            let text = serde_json::json!({ "error": message, "tokens": tokens }).to_string();
+            let kind = (header::CONTENT_TYPE, "application/json");
+            let bearer = (header::WWW_AUTHENTICATE, "Bearer");
+            Some((StatusCode::UNAUTHORIZED, [kind, bearer], text).into_response())
         };
         let Some(file) = &self.token_file else {
             return unauthorized(
+                "none",
                 "over TCP there are only /metrics, /healthz and /readyz without a token: start the \
                  daemon with --token-file FILE and ask with the same option, or ask on its socket",
             );
@@ -133,7 +133,8 @@ impl Access {
             Ok(tokens) => tokens,
             Err(error) => {
                 tracing::warn!("{error}");
-                return unauthorized("the daemon's token file can't be used; its log says why");
+                let message = "the daemon's token file can't be used; its log says why";
+                return unauthorized("none", message);
             }
         };
         let given = given(headers);
@@ -146,6 +147,7 @@ impl Access {
         match known {
             true => None,
             false => unauthorized(
+                "wanted",
                 "this needs a token: `Authorization: Bearer TOKEN` or `X-Tracer-Token: TOKEN`; \
                  tracer's commands take --token-file FILE",
             ),
@@ -224,13 +226,15 @@ mod tests {
     fn without_a_token_file_only_metrics_and_probes_are_served() {
         let access = Access::default();
         let asked = headers("10.0.0.7:9090", &[("authorization", "Bearer x")]);
-        for path in OPEN {
+        for path in [&OPEN[..], &["/", "/page/page.js"]].concat() {
             assert_eq!(status(&access, path, &asked), 200, "{path}");
         }
         for path in [
             "/v1/report",
             "/v1/connections",
-            "/",
+            "/v1/overview",
+            "/page",
+            "/page/",
             "/metrics/../v1/report",
         ] {
             assert_eq!(status(&access, path, &asked), 401, "{path}");

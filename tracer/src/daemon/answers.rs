@@ -20,6 +20,7 @@ const KEPT_MAX: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Asked {
     Report,
+    Overview,
     Connections(usize),
     Doctor,
     Metrics,

@@ -1,4 +1,4 @@
-//! The HTTP interface: JSON under `/v1`, metrics, and the two probes of an orchestrator.
+//! The HTTP interface: JSON under `/v1`, the page, metrics, and the two probes of an orchestrator.
 
 use std::sync::Arc;
 
@@ -13,11 +13,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    about::About,
     answers::{Asked, Trouble, Unmade},
-    metrics,
+    metrics, page,
     worker::{Handle, Jobs},
 };
-use crate::report::{FindingDetail, SCHEMA};
+use crate::report::{FindingDetail, Overview, SCHEMA};
 
 /// Connections listed when the request does not say how many.
 const CONNECTIONS_DEFAULT: usize = 1000;
@@ -25,9 +26,13 @@ const CONNECTIONS_DEFAULT: usize = 1000;
 const CONNECTIONS_MAX: usize = 10_000;
 
 /// All routes.
-pub fn router(worker: Arc<Handle>) -> Router {
-    Router::new()
+pub(super) fn router(worker: Arc<Handle>, about: About) -> Router {
+    page::routes()
         .route("/v1/report", get(report))
+        .route(
+            "/v1/overview",
+            get(move |worker| overview(worker, about.clone())),
+        )
         .route("/v1/findings/{id}", get(finding))
         .route("/v1/connections", get(connections))
         .route("/v1/doctor", get(doctor))
@@ -37,8 +42,8 @@ pub fn router(worker: Arc<Handle>) -> Router {
         .fallback(|| async {
             problem(
                 StatusCode::NOT_FOUND,
-                "there are /v1/report, /v1/findings/ID, /v1/connections, /v1/doctor, /metrics, \
-                 /healthz and /readyz",
+                "there are /, /v1/report, /v1/overview, /v1/findings/ID, /v1/connections, \
+                 /v1/doctor, /metrics, /healthz and /readyz",
             )
         })
         .with_state(worker)
@@ -90,6 +95,21 @@ async fn report(State(worker): State<Arc<Handle>>) -> Response {
     cached(&worker, Asked::Report, JSON, move |jobs| match latest {
         Some(report) => text(&*report),
         None => text(&*jobs.report()?),
+    })
+    .await
+}
+
+async fn overview(State(worker): State<Arc<Handle>>, about: About) -> Response {
+    cached(&worker, Asked::Overview, JSON, move |jobs| {
+        let report = jobs.report()?;
+        text(&Overview {
+            schema: SCHEMA,
+            observed_at: Timestamp::now(),
+            host: about.host,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            watched: about.watched,
+            timelines: jobs.timelines.sketch(&report),
+        })
     })
     .await
 }

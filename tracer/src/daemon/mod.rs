@@ -4,11 +4,13 @@
 //!  requests ──► api (async, one thread) ──job──► worker thread ──► session::Session
 //! ```
 
+mod about;
 pub mod access;
 mod answers;
 mod api;
 mod events;
 pub mod metrics;
+mod page;
 mod server;
 pub mod socket;
 pub mod timeline;
@@ -26,7 +28,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::{access::Access, server::Listener, socket::BoundSocket, worker::Worker};
+use self::{about::About, access::Access, server::Listener, socket::BoundSocket, worker::Worker};
 use crate::config::Ignore;
 use crate::procs::privileges;
 use crate::session::{Options, Session, SessionError, StartError};
@@ -102,6 +104,7 @@ pub fn run(settings: Settings) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
+    let about = About::of(&settings.options.target);
     let options = settings.options.clone();
     runtime.block_on(async {
         // Before the probes: a signal from here on leads to a clean end.
@@ -114,7 +117,7 @@ pub fn run(settings: Settings) -> Result<(), Error> {
             }
         };
         let start = move || Session::start(options);
-        serve(bound, tcp, settings.ignore, start, asked_to_end).await
+        serve(bound, tcp, about, settings.ignore, start, asked_to_end).await
     })
 }
 
@@ -129,6 +132,7 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
 async fn serve<S: worker::Source>(
     bound: BoundSocket,
     tcp: Option<(std::net::TcpListener, Access)>,
+    about: About,
     ignore: Ignore,
     start: impl FnOnce() -> Result<S, StartError> + Send + 'static,
     asked_to_end: impl Future<Output = ()>,
@@ -137,7 +141,7 @@ async fn serve<S: worker::Source>(
         .map_err(Error::Runtime)?;
 
     let (mut worker, ended) = Worker::spawn(start, ignore).map_err(Error::Runtime)?;
-    let router = api::router(Arc::new(worker.handle()));
+    let router = api::router(Arc::new(worker.handle()), about);
     let (stop, stopped) = watch::channel(());
     info!("listening on {}", bound.path().display());
     let unix = Listener::Unix(unix);
@@ -151,7 +155,9 @@ async fn serve<S: worker::Source>(
         if let Ok(address) = tcp.local_addr() {
             let what = match access.token_file {
                 Some(_) => "for who has the token",
-                None => "for metrics and probes only",
+                None => {
+                    "for metrics and probes only: the page there shows nothing without --token-file"
+                }
             };
             info!("listening on http://{address} {what}");
         }

@@ -12,7 +12,7 @@ use std::{
 
 use super::*;
 use crate::{
-    report::{ConnectionList, Doctor, FindingDetail, Report, SCHEMA},
+    report::{ConnectionList, Doctor, FindingDetail, Overview, Report, SCHEMA},
     samples,
     session::{Health, SessionError, Surroundings},
 };
@@ -57,6 +57,13 @@ impl worker::Source for Fake {
     }
 }
 
+fn about() -> About {
+    About {
+        host: "node-a".to_owned(),
+        watched: "every process".to_owned(),
+    }
+}
+
 fn get(socket: &Path, path: &str) -> Result<(u16, String), Box<dyn std::error::Error>> {
     let mut stream = UnixStream::connect(socket)?;
     write!(
@@ -91,7 +98,14 @@ fn the_whole_interface_answers_and_ends_cleanly() -> Result<(), Box<dyn std::err
         let _ = asked_to_end.await;
     };
     let start = move || Ok(fake);
-    runtime.block_on(serve(bound, None, Ignore::default(), start, asked_to_end))?;
+    runtime.block_on(serve(
+        bound,
+        None,
+        about(),
+        Ignore::default(),
+        start,
+        asked_to_end,
+    ))?;
     client.join().map_err(|_| "the client panicked")??;
     assert!(ended.load(Ordering::SeqCst), "the session was not ended");
     assert!(!path.exists(), "the socket file is still there");
@@ -118,6 +132,14 @@ fn ask_everything(socket: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let (_, body) = get(socket, "/v1/connections?limit=7")?;
     assert_eq!(serde_json::from_str::<ConnectionList>(&body)?.omitted, 7);
     assert_eq!(get(socket, "/v1/connections?limit=x")?.0, 400);
+    let (_, body) = get(socket, "/v1/overview")?;
+    let overview: Overview = serde_json::from_str(&body)?;
+    assert_eq!(
+        (overview.host.as_str(), overview.watched.as_str()),
+        ("node-a", "every process")
+    );
+    assert_eq!(overview.timelines[0].id, samples::finding().id);
+    assert_eq!(overview.timelines[0].points.len(), 1);
     let (_, body) = get(socket, "/v1/doctor")?;
     let doctor: Doctor = serde_json::from_str(&body)?;
     assert!(!doctor.capabilities.is_empty(), "{body}");
@@ -136,7 +158,7 @@ fn a_session_that_cannot_start_ends_the_daemon() -> Result<(), Box<dyn std::erro
     let bound = socket::bind(&path)?;
     let start = || Err::<Fake, _>(StartError::Unsupported("CAP_BPF is missing".to_owned()));
     let never = std::future::pending();
-    let result = runtime.block_on(serve(bound, None, Ignore::default(), start, never));
+    let result = runtime.block_on(serve(bound, None, about(), Ignore::default(), start, never));
     assert!(matches!(
         result,
         Err(Error::Start(StartError::Unsupported(_)))
@@ -186,6 +208,7 @@ fn over_tcp_strangers_get_metrics_only_and_cannot_keep_others_out()
     let served = serve(
         bound,
         Some((tcp, access)),
+        about(),
         Ignore::default(),
         start,
         asked_to_end,
@@ -212,6 +235,7 @@ fn strangers(address: SocketAddr, token: &str) -> Result<(), Box<dyn std::error:
         status(&refused) == "401" && refused.contains("--token-file"),
         "{refused}"
     );
+    the_page_is_for_everybody(address)?;
     let bearer = format!("Authorization: Bearer {token}\r\n");
     assert_eq!(status(&ask("/v1/report", &own, &bearer)?), "200");
     assert_eq!(status(&ask("/v1/report", "evil.example", &bearer)?), "421");
@@ -237,6 +261,39 @@ fn strangers(address: SocketAddr, token: &str) -> Result<(), Box<dyn std::error:
         assert!(began.elapsed() < Duration::from_secs(30));
         std::thread::sleep(Duration::from_millis(100));
     }
+    Ok(())
+}
+
+/// Its files are; what it asks for needs the token, as always.
+fn the_page_is_for_everybody(address: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
+    let ask = |method: &str, path: &str, more: &str| {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}");
+        over_tcp(address, &format!("{head}Connection: close\r\n\r\n"))
+    };
+    let page = ask("GET", "/", "")?;
+    assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("<!doctype html>"));
+    let (head, _) = page.split_once("\r\n\r\n").ok_or("no head")?;
+    for line in [
+        "content-type: text/html; charset=utf-8",
+        "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';",
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "x-content-type-options: nosniff",
+        "referrer-policy: no-referrer",
+        "cache-control: no-cache",
+    ] {
+        assert!(head.contains(line), "{line} is missing:\n{head}");
+    }
+    let script = ask("GET", "/page/page.js", "")?;
+    assert!(script.contains("content-type: text/javascript"), "{script}");
+    let head_only = ask("HEAD", "/", "")?;
+    assert_eq!(head_only.trim_end().lines().count(), head.lines().count());
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: "));
+    let tag = tag.ok_or("no tag")?;
+    let known = ask("GET", "/", &format!("If-None-Match: \"x\", W/{tag}\r\n"))?;
+    assert!(known.starts_with("HTTP/1.1 304 ") && known.ends_with("\r\n\r\n"));
+    assert!(ask("GET", "/", "If-None-Match: \"x\"\r\n")?.starts_with("HTTP/1.1 200 "));
+    assert!(ask("POST", "/", "Content-Length: 0\r\n")?.starts_with("HTTP/1.1 405 "));
+    assert!(ask("GET", "/v1/overview", "")?.starts_with("HTTP/1.1 401 "));
     Ok(())
 }
 

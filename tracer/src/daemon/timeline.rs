@@ -5,10 +5,14 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use crate::report::{Report, TimelinePoint};
+use crate::report::{FindingTimeline, Report, TimelinePoint};
 
 /// Most samples kept for one finding.
 const POINTS_MAX: usize = 120;
+/// Most samples of one finding where many are shown.
+const SKETCH_POINTS: usize = 30;
+/// Most findings of which that is shown.
+const SKETCHES_MAX: usize = 50;
 /// Most findings with a timeline.
 const FINDINGS_MAX: usize = 1000;
 
@@ -48,6 +52,18 @@ impl Timelines {
         }
     }
 
+    /// How the findings of a report went, the first of them and each in few samples.
+    #[must_use]
+    pub fn sketch(&self, report: &Report) -> Vec<FindingTimeline> {
+        let sketched = report.findings.iter().take(SKETCHES_MAX);
+        sketched
+            .map(|finding| FindingTimeline {
+                id: finding.id.clone(),
+                points: thinned(self.of(&finding.id)),
+            })
+            .collect()
+    }
+
     /// The samples of one finding, oldest first.
     #[must_use]
     pub fn of(&self, id: &str) -> Vec<TimelinePoint> {
@@ -56,6 +72,13 @@ impl Timelines {
             .map(|line| line.points.clone())
             .unwrap_or_default()
     }
+}
+
+/// Every n-th sample, so that few are left; the last is one of them.
+fn thinned(points: Vec<TimelinePoint>) -> Vec<TimelinePoint> {
+    let step = points.len().div_ceil(SKETCH_POINTS).max(1);
+    let last = points.len().saturating_sub(1) % step;
+    points.into_iter().skip(last).step_by(step).collect()
 }
 
 impl Line {
@@ -100,5 +123,9 @@ mod tests {
         assert!(points.last().unwrap().open > 9_800, "{:?}", points.last());
         assert!(points.is_sorted_by_key(|point| point.open));
         assert_eq!(timelines.of("other"), []);
+        let sketch = timelines.sketch(&report);
+        assert_eq!(sketch[0].id, report.findings[0].id);
+        assert!(sketch[0].points.len() <= SKETCH_POINTS && sketch[0].points.len() > 20);
+        assert_eq!(sketch[0].points.last(), points.last());
     }
 }

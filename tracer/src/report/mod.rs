@@ -7,6 +7,7 @@ mod connections;
 mod doctor;
 mod go;
 mod naming;
+mod node;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,7 @@ pub use connections::{ConnectionList, ConnectionRow};
 pub use doctor::{Capability, Doctor, EventStatus, Refusal};
 pub use go::GoInfo;
 pub use naming::{NamedBy, Peer};
+pub use node::{FindingTimeline, Overview};
 
 /// Version of the JSON layout.
 pub const SCHEMA: u32 = 1;
