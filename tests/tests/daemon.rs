@@ -81,6 +81,16 @@ impl Watched {
         Ok(ended.stdout)
     }
 
+    /// Its local socket.
+    pub fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// Where it answers over TCP.
+    pub fn tcp(&self) -> &str {
+        &self.tcp
+    }
+
     /// The command of a live view of this daemon.
     pub fn live(&self) -> Result<Command> {
         tracer::command(&["top", "-w", "--endpoint", &self.socket])

@@ -25,6 +25,7 @@ mod moved;
 mod names;
 mod node;
 mod output;
+mod page;
 mod pairs;
 mod readme;
 mod recordings;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         restart::TESTS,
         secrets::TESTS,
         output::TESTS,
+        page::TESTS,
         live::TESTS,
         lives::TESTS,
         scenarios::TESTS,

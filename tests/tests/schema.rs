@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tracer_tests::{
     host::{self, seconds},
+    http,
     schema::{problems, unknown},
     tests, tracer,
 };
@@ -15,6 +16,7 @@ tests![report_of_check, outputs_of_a_daemon, report_of_doctor];
 const REPORT: &str = include_str!("../../docs/schema/report.json");
 const DESCRIBE: &str = include_str!("../../docs/schema/describe.json");
 const CONNECTIONS: &str = include_str!("../../docs/schema/connections.json");
+const OVERVIEW: &str = include_str!("../../docs/schema/overview.json");
 const DOCTOR: &str = include_str!("../../docs/schema/doctor.json");
 
 /// `part` of a schema (a JSON pointer, empty for all of it) as a schema of its own.
@@ -70,6 +72,9 @@ fn outputs_of_a_daemon() -> Result<()> {
         &schema(CONNECTIONS, "")?,
         &watched.ask(&["connections", "-o", "json"])?,
     )?;
+    let overview = http::get(watched.socket(), "/v1/overview")?;
+    ensure!(overview.body.contains(id), "{}", overview.body);
+    hold(&schema(OVERVIEW, "")?, &overview.body)?;
     for line in watched.ask(&["connections", "-o", "jsonl"])?.lines() {
         hold(&schema(CONNECTIONS, "/$defs/ConnectionRow")?, line)?;
     }

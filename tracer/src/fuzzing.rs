@@ -305,7 +305,7 @@ mod tests {
         /// Words that lead to others: walks that get far.
         #[test]
         fn a_memory_full_of_pointers_is_survived(
-            words in proptest::collection::vec(proptest::prop_oneof![
+            words in vec(proptest::prop_oneof![
                 (512u64..1024).prop_map(|n| n * 8),
                 any::<u64>(),
                 0u64..32,
@@ -319,7 +319,7 @@ mod tests {
         /// Beginnings and ends of a real program, with damage.
         #[test]
         fn damaged_executables_are_survived(
-            damage in proptest::collection::vec((0usize..60_000, any::<u8>()), 0..64),
+            damage in vec((0usize..60_000, any::<u8>()), 0..64),
             keep in 60_000usize..70_000,
         ) {
             let mut bytes = std::fs::read("/bin/true").unwrap_or_default();

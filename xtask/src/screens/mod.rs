@@ -1,5 +1,6 @@
 //! `cargo xtask screens`: what people see, taken from real runs and kept in `docs/screens`.
 
+mod page;
 mod terminal;
 
 use std::{
@@ -21,7 +22,7 @@ const FOLDER: &str = "docs/screens";
 type Take = fn(&Studio) -> Result<()>;
 
 /// The sets of screens by name; one file here for each.
-const SETS: &[(&str, Take)] = &[("terminal", terminal::take)];
+const SETS: &[(&str, Take)] = &[("terminal", terminal::take), ("page", page::take)];
 
 /// Take the screens in docs/screens again, from programs that leak over loopback, as root
 #[derive(Debug, clap::Args)]

@@ -101,9 +101,10 @@ const FULL_TEST_PROGRAMS: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("javac", "default-jdk-headless"),
     ("curl", "curl"),
+    ("chromium", "chromium"),
 ];
 /// What it needs beside programs.
-const FULL_TEST_PACKAGES: &[&str] = &["libcurl4-openssl-dev", "python3-venv"];
+const FULL_TEST_PACKAGES: &[&str] = &["libcurl4-openssl-dev", "python3-venv", "fonts-dejavu-core"];
 
 /// Makes sure that the tests find the programs they use.
 pub fn to_test(ready: &Ready, options: Options, full: bool) -> Result<Ready> {

@@ -31,6 +31,8 @@ let away = 0;
 let wait = EVERY_MS;
 let due = 0;
 let timer;
+/** The heading of what was gone to has yet to be focused, because it was not there. */
+let arriving = false;
 /** Only the latest round of questions may change what is shown. */
 let round = 0;
 
@@ -74,7 +76,12 @@ function show() {
   }
   const host = state.overview?.host ?? "";
   document.getElementById("host").textContent = host;
-  const title = main.querySelector("h1")?.textContent ?? "";
+  const heading = main.querySelector("h1");
+  if (arriving && heading) {
+    heading.focus();
+    arriving = false;
+  }
+  const title = heading?.textContent ?? "";
   document.title = [title, host, "tracer"].filter(Boolean).join(" · ");
   tell();
 }
@@ -220,6 +227,7 @@ addEventListener("hashchange", () => {
   show();
   // the row that was opened, when coming back; else the heading of what is new
   const back = view === "leaks" && opened && rows().find((link) => link.closest("tr").dataset.key.startsWith(opened));
+  arriving = !back && !main.querySelector("h1");
   (back || main.querySelector("h1") || main).focus();
   if (!back) scrollTo(0, 0);
   opened = view === "finding" ? id : null;
