@@ -101,6 +101,7 @@ pub fn finding() -> Finding {
             "820 responses began and none of their bodies was finished or closed.".into(),
         ],
         advice: "Close the response body on every path: `defer resp.Body.Close()`.".to_owned(),
+        snippet: Some("defer resp.Body.Close()".to_owned()),
         go: None,
     }
 }

@@ -4,10 +4,12 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, builder::PossibleValuesParser};
 
+mod lists;
 mod recordings;
 mod report;
 
 pub use self::{
+    lists::{ConnectionSort, ConnectionsArgs, ListForm, NamespaceArgs, SortBy, Top},
     recordings::{Record, Replay},
     report::{FrameArgs, ReportArgs},
 };
@@ -254,46 +256,6 @@ impl EndpointArgs {
     }
 }
 
-/// Which namespaces to show.
-#[derive(Debug, Default, Args)]
-pub struct NamespaceArgs {
-    /// Only findings in this Kubernetes namespace
-    #[arg(short, long, value_name = "NS")]
-    pub namespace: Option<String>,
-    /// Only findings in pods with these labels
-    #[arg(short = 'l', long, value_name = "SELECTOR")]
-    pub selector: Option<String>,
-    /// Findings in all namespaces, which is the default
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
-    pub all_namespaces: bool,
-}
-
-/// Arguments of `top`.
-#[derive(Debug, Args)]
-pub struct Top {
-    /// Where the daemons are.
-    #[command(flatten)]
-    pub endpoints: EndpointArgs,
-    /// Which namespaces.
-    #[command(flatten)]
-    pub namespaces: NamespaceArgs,
-    /// Only findings in this process (host pid)
-    #[arg(long, value_name = "PID")]
-    pub pid: Option<u32>,
-    /// Which findings come first
-    #[arg(long, value_name = "BY", value_enum, default_value_t = SortBy::Leaked)]
-    pub sort_by: SortBy,
-    /// Show at most this many
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub limit: usize,
-    /// Keep watching in a live view (q ends it)
-    #[arg(short, long)]
-    pub watch: bool,
-    /// Form of the list
-    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ListForm::Table)]
-    pub output: ListForm,
-}
-
 /// Arguments of `describe`.
 #[derive(Debug, Args)]
 pub struct Describe {
@@ -317,7 +279,7 @@ pub struct Describe {
     pub output: ReportForm,
 }
 
-/// What `explain` can explain.
+/// The kinds, by name.
 fn kind_names() -> PossibleValuesParser {
     PossibleValuesParser::new(kinds::ALL.iter().map(|spec| spec.kind.name()))
 }
@@ -328,41 +290,6 @@ pub struct Explain {
     /// The kind, as findings name it; all of them, when nothing is given
     #[arg(value_name = "KIND", value_parser = kind_names())]
     pub kind: Option<String>,
-}
-
-/// Arguments of `connections`.
-#[derive(Debug, Args)]
-pub struct ConnectionsArgs {
-    /// Where the daemons are.
-    #[command(flatten)]
-    pub endpoints: EndpointArgs,
-    /// Only sockets opened or held by this process (host pid)
-    #[arg(long, value_name = "PID")]
-    pub pid: Option<u32>,
-    /// Only sockets in this state, such as established or close_wait
-    #[arg(long, value_name = "STATE")]
-    pub state: Option<String>,
-    /// Only sockets whose remote or URL contains this
-    #[arg(long, value_name = "TEXT")]
-    pub remote: Option<String>,
-    /// Only sockets whose call site (function or file) contains this
-    #[arg(long, value_name = "TEXT")]
-    pub call_site: Option<String>,
-    /// Only sockets open for at least this long
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
-    pub older_than: Option<Duration>,
-    /// Only sockets without a transfer for at least this long
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
-    pub idle: Option<Duration>,
-    /// Which sockets come first
-    #[arg(long, value_name = "BY", value_enum, default_value_t = ConnectionSort::Age)]
-    pub sort_by: ConnectionSort,
-    /// Show at most this many
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub limit: usize,
-    /// Form of the list
-    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ListForm::Table)]
-    pub output: ListForm,
 }
 
 /// Arguments of `doctor`.
@@ -394,54 +321,6 @@ pub enum ReportForm {
     Table,
     /// For programs (docs/schema).
     Json,
-}
-
-/// Forms of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ListForm {
-    /// The columns that fit a terminal
-    Table,
-    /// All columns
-    Wide,
-    /// One document
-    Json,
-    /// One document per line and row
-    Jsonl,
-    /// The columns of wide
-    Csv,
-}
-
-/// Orders of findings; the first is the worst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SortBy {
-    /// Most outlived connections first
-    Leaked,
-    /// Fastest growth first
-    Rate,
-    /// Oldest connection first
-    Age,
-    /// Most open connections first
-    Open,
-}
-
-/// Orders of connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ConnectionSort {
-    /// Oldest first
-    Age,
-    /// Longest without a transfer first
-    Idle,
-    /// By process, then age
-    Pid,
-}
-
-impl SortBy {
-    /// Its name, as `--sort-by` takes it.
-    #[must_use]
-    pub fn name(self) -> String {
-        self.to_possible_value()
-            .map_or_else(String::new, |value| value.get_name().to_owned())
-    }
 }
 
 #[cfg(test)]

@@ -9,14 +9,23 @@ use super::{
     args::ListForm,
     fit::{self, Fit, Room},
     output::clean,
-    units,
+    stack::short_path,
+    units, words,
 };
+use crate::report::CallSite;
 
 /// A value in a cell: rounded with units in tables, exact in base units in CSV.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
     /// Text, which may come from a watched program.
     Text(String),
+    /// Text that is shown shortened.
+    Short {
+        /// What tables show.
+        shown: String,
+        /// The whole of it.
+        exact: String,
+    },
     /// A count.
     Count(u64),
     /// Any other number.
@@ -35,22 +44,36 @@ impl Cell {
         text.map_or(Cell::None, |text| Cell::Text(text.into()))
     }
 
+    /// A call site, its path as far as it tells files apart.
+    #[must_use]
+    pub fn site(site: Option<&CallSite>) -> Cell {
+        let short = site.cloned().map(|mut site| {
+            site.file = site.file.map(|file| short_path(&file).to_owned());
+            site
+        });
+        Cell::Short {
+            shown: words::call_site(short.as_ref()),
+            exact: words::call_site(site),
+        }
+    }
+
     /// As people read it.
     #[must_use]
     pub fn shown(&self) -> String {
         match self {
             Cell::Text(text) => clean(text).into_owned(),
+            Cell::Short { shown, .. } => clean(shown).into_owned(),
             Cell::Count(count) => count.to_string(),
             Cell::Number(number) => units::number(*number),
             Cell::Seconds(seconds) => units::duration(*seconds),
-            Cell::Date(date) => super::words::seconds(*date),
+            Cell::Date(date) => words::seconds(*date),
             Cell::None => "-".to_owned(),
         }
     }
 
     fn exact(&self) -> String {
         match self {
-            Cell::Text(text) => clean(text).into_owned(),
+            Cell::Text(text) | Cell::Short { exact: text, .. } => clean(text).into_owned(),
             Cell::Count(count) => count.to_string(),
             Cell::Number(number) | Cell::Seconds(number) => number.to_string(),
             Cell::Date(date) => date.to_string(),

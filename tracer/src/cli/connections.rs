@@ -1,17 +1,25 @@
 //! `tracer connections`: the open sockets.
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
 use super::{
     Failure,
     args::{ConnectionSort, ConnectionsArgs},
-    client, columns,
+    client,
+    client::Endpoint,
+    columns,
     columns::{Cell, Column},
-    output, words,
+    output, units,
 };
 use crate::report::{ConnectionList, ConnectionRow, SCHEMA};
+
+/// How often `--watch` asks.
+const REFRESH: Duration = Duration::from_secs(2);
 
 /// Asked of a daemon when the answer is filtered or sorted here.
 const ALL: usize = 1_000_000;
@@ -27,11 +35,9 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
         .short("REQS")
         .leaves(3),
     Column::<ConnectionRow>::new("UNREAD", |c, _| Cell::Count(u64::from(c.unread))).leaves(2),
-    Column::<ConnectionRow>::new("CALL SITE", |c, _| {
-        Cell::Text(match &c.call_site {
-            None if c.preexisting => "(opened before tracing)".to_owned(),
-            site => words::call_site(site.as_ref()),
-        })
+    Column::<ConnectionRow>::new("CALL SITE", |c, _| match &c.call_site {
+        None if c.preexisting => Cell::Text("(opened before tracing)".to_owned()),
+        site => Cell::site(site.as_ref()),
     })
     .elastic(24),
     Column::<ConnectionRow>::new("REMOTE", |c, _| {
@@ -62,11 +68,57 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
 /// Runs the command.
 ///
 /// # Errors
-/// [`Failure`] when no daemon answers.
+/// [`Failure`] when no daemon answers, or `-w` has no terminal.
 pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
     let endpoints = args.endpoints.all()?;
+    let terminal = io::stdout().is_terminal();
+    if args.watch {
+        if !terminal {
+            return Err(Failure::usage(
+                "--watch needs a terminal; for scripts run `tracer connections -o jsonl` repeatedly",
+            ));
+        }
+        return output::again_and_again(REFRESH, |rows| {
+            let list = fetch(&endpoints, args)?;
+            let text = written(&list, args, Some(output::width()))?;
+            let shown = text.lines().count().min(rows.saturating_sub(1));
+            let rest = u64::try_from(text.lines().count() - shown).unwrap_or(0);
+            let mut lines: Vec<String> = text.lines().take(shown).map(str::to_owned).collect();
+            lines.push(match rest + list.omitted {
+                0 => format!("{}; Ctrl-C ends", count(&list)),
+                more => format!("{}, {more} lines more; Ctrl-C ends", count(&list)),
+            });
+            Ok(lines)
+        });
+    }
+    let list = fetch(&endpoints, args)?;
+    output::print(&written(&list, args, terminal.then(output::width))?)?;
+    if list.omitted > 0 {
+        output::note(&format!(
+            "{} more were left out; raise --limit to see them",
+            list.omitted
+        ));
+    }
+    Ok(0)
+}
+
+fn count(list: &ConnectionList) -> String {
+    units::count(list.connections.len() as u64, "socket")
+}
+
+fn written(
+    list: &ConnectionList,
+    args: &ConnectionsArgs,
+    width: Option<usize>,
+) -> Result<String, Failure> {
+    let now = Timestamp::now();
+    columns::write(args.output, COLUMNS, &list.connections, list, now, width)
+}
+
+/// What all daemons have, chosen and sorted.
+fn fetch(endpoints: &[Endpoint], args: &ConnectionsArgs) -> Result<ConnectionList, Failure> {
     let path = format!("/v1/connections?limit={}", to_ask(args));
-    let answers = client::ask::<ConnectionList>(&endpoints, &path)?;
+    let answers = client::ask::<ConnectionList>(endpoints, &path)?;
     client::need_one(&answers)?;
     let mut list = ConnectionList {
         schema: SCHEMA,
@@ -78,22 +130,13 @@ pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
         list.omitted += answer.omitted;
     }
     select(&mut list, args);
-    let width = io::stdout().is_terminal().then(output::width);
-    let now = Timestamp::now();
-    let text = columns::write(args.output, COLUMNS, &list.connections, &list, now, width)?;
-    output::print(&text)?;
-    if list.omitted > 0 {
-        output::note(&format!(
-            "{} more were left out; raise --limit to see them",
-            list.omitted
-        ));
-    }
-    Ok(0)
+    Ok(list)
 }
 
 /// A daemon gives the oldest; anything else than the oldest of all needs them all.
 fn to_ask(args: &ConnectionsArgs) -> usize {
     let plain = args.pid.is_none()
+        && args.process.is_none()
         && args.state.is_none()
         && args.remote.is_none()
         && args.call_site.is_none()
@@ -105,14 +148,16 @@ fn to_ask(args: &ConnectionsArgs) -> usize {
 fn select(list: &mut ConnectionList, args: &ConnectionsArgs) {
     let rows = &mut list.connections;
     rows.retain(|row| matches(row, args));
-    match args.sort_by {
-        ConnectionSort::Age => rows.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds)),
-        ConnectionSort::Idle => rows.sort_by(|a, b| b.idle_seconds.total_cmp(&a.idle_seconds)),
-        ConnectionSort::Pid => rows.sort_by(|a, b| {
-            let age = || b.age_seconds.total_cmp(&a.age_seconds);
-            a.pid.cmp(&b.pid).then_with(age)
-        }),
-    }
+    rows.sort_by(|a, b| {
+        let age = || b.age_seconds.total_cmp(&a.age_seconds);
+        let order = match args.sort_by {
+            ConnectionSort::Age => age(),
+            ConnectionSort::Idle => b.idle_seconds.total_cmp(&a.idle_seconds).then_with(age),
+            ConnectionSort::Pid => a.pid.cmp(&b.pid).then_with(age),
+        };
+        // equals by what never changes, so that rows do not jump
+        order.then_with(|| (a.pid, a.inode).cmp(&(b.pid, b.inode)))
+    });
     list.omitted += rows.len().saturating_sub(args.limit) as u64;
     rows.truncate(args.limit);
 }
@@ -124,6 +169,10 @@ fn matches(row: &ConnectionRow, args: &ConnectionsArgs) -> bool {
     let pid = args
         .pid
         .is_none_or(|pid| row.pid == pid || row.holder_pid == Some(pid));
+    let process = args.process.as_ref().is_none_or(|wanted| {
+        let wanted = wanted.to_lowercase();
+        row.comm.to_lowercase().contains(&wanted)
+    });
     let normal = |state: &str| state.to_lowercase().replace('-', "_");
     let state = args
         .state
@@ -143,7 +192,7 @@ fn matches(row: &ConnectionRow, args: &ConnectionsArgs) -> bool {
     let idle = args
         .idle
         .is_none_or(|least| row.idle_seconds >= least.as_secs_f64());
-    pid && state && remote && site && age && idle
+    pid && process && state && remote && site && age && idle
 }
 
 #[cfg(test)]
@@ -223,12 +272,31 @@ mod tests {
         assert_eq!(pids(&["--sort-by", "pid"]), (vec![1, 2, 3], 0));
         assert_eq!(pids(&["--limit", "1"]), (vec![2], 2));
         assert_eq!(pids(&["--pid", "9"]), (vec![2], 0));
+        assert_eq!(pids(&["--process", "APP"]), (vec![2, 3, 1], 0));
+        assert_eq!(pids(&["--process", "x"]), (vec![], 0));
         assert_eq!(pids(&["--state", "CLOSE-WAIT"]), (vec![2], 0));
         assert_eq!(pids(&["--remote", "http://h"]), (vec![1], 0));
         assert_eq!(pids(&["--remote", ":443"]), (vec![2, 3, 1], 0));
         assert_eq!(pids(&["--call-site", "main.go"]), (vec![1], 0));
         assert_eq!(pids(&["--older-than", "1m"]), (vec![2, 3], 0));
         assert_eq!(pids(&["--idle", "1m"]), (vec![3], 0));
+    }
+
+    #[test]
+    fn equals_keep_their_places() {
+        let mut list = ConnectionList {
+            schema: SCHEMA,
+            connections: [3, 1, 2]
+                .map(|pid| row(pid, 5.0, 5.0, "established"))
+                .into(),
+            omitted: 0,
+        };
+        for order in ["age", "idle", "pid"] {
+            list.connections.rotate_left(1);
+            select(&mut list, &args(&["--sort-by", order]));
+            let pids: Vec<u32> = list.connections.iter().map(|row| row.pid).collect();
+            assert_eq!(pids, [1, 2, 3], "{order}");
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn render(detail: &FindingDetail, style: Style) -> String {
         &detail.finding,
         None,
         detail.observed_at,
-        &[],
+        &detail.resources,
         style,
     );
     if detail.timeline.len() > 1 {
@@ -129,7 +129,8 @@ fn markdown(detail: &FindingDetail) -> String {
     let finding = &detail.finding;
     let style = Style::plain(Detail::Short, MARKDOWN_WIDTH);
     let mut block = String::new();
-    finding::finding(&mut block, finding, None, detail.observed_at, &[], style);
+    let limits = &detail.resources;
+    finding::finding(&mut block, finding, None, detail.observed_at, limits, style);
     if detail.timeline.len() > 1 {
         let _ = writeln!(block, "\nLeaked over time");
         timeline(&mut block, &detail.timeline);
@@ -147,7 +148,8 @@ fn markdown(detail: &FindingDetail) -> String {
     out
 }
 
-fn timeline(out: &mut String, points: &[TimelinePoint]) {
+/// The past of a finding, one line for each moment.
+pub fn timeline(out: &mut String, points: &[TimelinePoint]) {
     let most = points
         .iter()
         .map(|point| point.outlived)
@@ -190,9 +192,11 @@ mod tests {
             observed_at: samples::start() + SignedDuration::from_mins(2),
             finding: samples::finding(),
             timeline: vec![point(0, 0), point(1, 10), point(2, 20)],
+            resources: samples::report().resources,
         };
         let shown = render(&detail, Style::plain(Detail::Full, 100));
         for line in [
+            "   until   descriptors (752 of 1024 used) run out in 1h 25m at this growth",
             "   by      app, pid 4711 (7 in its container), go1.27.3, /app",
             "   where   pid 4711: 820 connections, first seen 2026-01-02T03:04:05Z",
             "  2026-01-02T03:04:05Z         0 of        2 open",
@@ -214,6 +218,7 @@ mod tests {
             observed_at: samples::start(),
             finding,
             timeline: vec![],
+            resources: vec![],
         });
         assert!(
             shown.starts_with("**Connection leak: `response_body"),

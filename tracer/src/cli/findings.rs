@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     args::{NamespaceArgs, SortBy, Top},
     columns::{Cell, Column},
-    finding, words,
+    finding,
 };
 use crate::report::{Finding, Report};
 
@@ -36,10 +36,7 @@ pub const COLUMNS: &[Column<Finding>] = &[
     Column::<Finding>::new("PID", |f, _| Cell::Count(u64::from(f.process.pid)))
         .leaves(0)
         .not_live(),
-    Column::<Finding>::new("CALL SITE", |f, _| {
-        Cell::Text(words::call_site(f.call_site.as_ref()))
-    })
-    .elastic(32),
+    Column::<Finding>::new("CALL SITE", |f, _| Cell::site(f.call_site.as_ref())).elastic(32),
     Column::<Finding>::new("REMOTE", |f, _| Cell::Text(finding::remote(f))).elastic(30),
     Column::<Finding>::new("OPENED", |f, _| Cell::Count(f.connections.opened)).wide(),
     Column::<Finding>::new("CLOSED", |f, _| Cell::Count(f.connections.closed)).wide(),
@@ -109,6 +106,7 @@ pub fn select(report: &mut Report, args: &Top, sort_by: SortBy) {
         if let Some(namespace) = &args.namespaces.namespace {
             findings.retain(|f| f.process.namespace.as_ref() == Some(namespace));
         }
+        findings.retain(|f| chosen(f, args));
         if args.namespaces.selector.is_some() {
             // labels come with the pods' names, and no daemon sends any
             findings.clear();
@@ -116,6 +114,20 @@ pub fn select(report: &mut Report, args: &Top, sort_by: SortBy) {
     }
     sort(&mut report.findings, sort_by);
     report.findings.truncate(args.limit);
+}
+
+/// Whether a finding has the process, pod, kind and remote that were asked for.
+fn chosen(finding: &Finding, args: &Top) -> bool {
+    let has = |text: &str, wanted: &Option<String>| {
+        let wanted = wanted.as_deref().map(str::to_lowercase);
+        wanted.is_none_or(|wanted| text.to_lowercase().contains(&wanted))
+    };
+    let pod = finding.process.pod.as_deref().unwrap_or_default();
+    let remote = format!("{} {}", finding::remote(finding), finding.remote.address);
+    let kind = args.kind.is_empty() || args.kind.iter().any(|kind| kind == finding.kind.name());
+    kind && has(&finding.process.comm, &args.process)
+        && has(pod, &args.pod)
+        && has(&remote, &args.remote)
 }
 
 /// Sorts, worst first; equals by id, so that lists do not jump.
@@ -192,6 +204,17 @@ mod tests {
         assert_eq!(ids(&["--sort-by", "open"]), "acb");
         assert_eq!(ids(&["--limit", "1"]), "b");
         assert_eq!(ids(&["--pid", "7"]), "c");
+        assert_eq!(ids(&["--kind", "response_body_not_closed"]), "bca");
+        assert_eq!(ids(&["--kind", "close_wait"]), "");
+        assert_eq!(
+            ids(&["--kind", "close_wait", "--kind", "response_body_not_closed"]),
+            "bca"
+        );
+        assert_eq!(ids(&["--process", "AP"]), "bca");
+        assert_eq!(ids(&["--process", "other"]), "");
+        assert_eq!(ids(&["--remote", "tags/list"]), "bca");
+        assert_eq!(ids(&["--remote", "other"]), "");
+        assert_eq!(ids(&["--pod", "web"]), "");
         assert_eq!(ids(&["-n", "shop"]), "bca");
         assert_eq!(ids(&["-n", "other"]), "");
         assert_eq!(ids(&["-A"]), "bca");

@@ -6,6 +6,8 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
@@ -17,6 +19,12 @@ use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 
+/// Takes the cursor to the upper left corner.
+const HOME: &str = "\x1b[H";
+/// Empties the screen, and the same.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+/// Rows where there is no terminal to ask.
+const ROWS_DEFAULT: usize = 24;
 /// Width where there is no terminal to ask.
 const WIDTH_DEFAULT: usize = 100;
 /// Lines longer than this are hard to read.
@@ -31,6 +39,42 @@ pub fn print(text: &str) -> Result<(), Failure> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result.context("cannot write to stdout")?),
+    }
+}
+
+/// Shows lines in place of those before, every now and then, until the reader has gone; `lines` is
+/// told how many the terminal has room for.
+///
+/// # Errors
+/// [`Failure`] when there are none, or stdout can't be written to.
+pub fn again_and_again(
+    every: Duration,
+    mut lines: impl FnMut(usize) -> Result<Vec<String>, Failure>,
+) -> Result<u8, Failure> {
+    let mut text = String::from(CLEAR);
+    loop {
+        let rows = tcgetwinsize(io::stdout()).map_or(ROWS_DEFAULT, |size| usize::from(size.ws_row));
+        for line in lines(rows)?.iter().take(rows) {
+            if !text.ends_with(HOME) {
+                text.push_str("\r\n");
+            }
+            // what stood there before is longer, perhaps
+            text.push_str(line);
+            text.push_str("\x1b[K");
+        }
+        text.push_str("\x1b[J");
+        let mut out = io::stdout().lock();
+        if let Err(e) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            return match e.kind() {
+                io::ErrorKind::BrokenPipe => Ok(0),
+                _ => Err(anyhow::Error::from(e)
+                    .context("cannot write to stdout")
+                    .into()),
+            };
+        }
+        drop(out);
+        thread::sleep(every);
+        text = HOME.to_owned();
     }
 }
 
@@ -65,6 +109,10 @@ pub struct Paint {
 impl Paint {
     /// No colour.
     pub const OFF: Paint = Paint { on: false };
+
+    /// Colour, whatever the stream.
+    #[cfg(test)]
+    pub const ON: Paint = Paint { on: true };
 
     /// Colour when `stream` is a terminal that has any, and `NO_COLOR` (no-color.org) and its kin
     /// don't refuse it.

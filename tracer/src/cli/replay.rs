@@ -63,6 +63,9 @@ pub fn detail(path: &Path, id: &str) -> Result<FindingDetail, Failure> {
         (Some(finding), None) => Ok(FindingDetail {
             schema: SCHEMA,
             observed_at,
+            resources: (report.resources.into_iter())
+                .filter(|limits| limits.concern(&finding))
+                .collect(),
             finding,
             timeline: Vec::new(),
         }),

@@ -60,6 +60,18 @@ pub fn lines(
     lines
 }
 
+/// The application's own frames that led to the one to blame, innermost first.
+#[must_use]
+pub fn callers(frames: &[StackFrame], blamed: &CallSite, how: Frames, paint: Paint) -> Vec<String> {
+    let site = frames.iter().position(|frame| is_site(frame, blamed));
+    let outer = site.map_or(&[][..], |site| &frames[site + 1..]);
+    let own = outer.iter().filter(|frame| is_own(frame));
+    // without a line it is where a program begins
+    own.filter(|frame| frame.frame.line.is_some())
+        .map(|frame| format!("by {}", line(frame, how, false, paint)))
+        .collect()
+}
+
 fn is_own(frame: &StackFrame) -> bool {
     matches!(frame.owner, Some(Owner::Own) | None)
 }

@@ -14,14 +14,18 @@ use rustix::{
 
 use super::{
     command::Running,
-    output,
+    fit, output,
+    output::clean,
     signals::{Signal, Signals},
     units,
 };
-use crate::session::{Session, Status, Target};
+use crate::session::{Leading, Session, Status, Target};
 
 /// How often the progress line changes.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Columns of the bar.
+const BAR: usize = 16;
 
 /// How often `--until-found` judges; a judgement includes a scan of all descriptors.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -87,7 +91,7 @@ pub fn watch(
             return Ended::Time;
         }
         if let Some(progress) = &mut progress {
-            progress.show(left, status);
+            progress.show(left, status, || session.leading());
         }
         let mut timeout = left.map_or(wait, |left| left.min(wait));
         if found.is_some() {
@@ -204,17 +208,22 @@ impl Progress {
     fn new(duration: Option<Duration>) -> Progress {
         let bar = ProgressBar::with_draw_target(duration.map(millis), ProgressDrawTarget::stderr());
         let template = match duration {
-            Some(_) => "{bar:20} {msg}",
-            None => "{msg}",
+            Some(_) => format!("{{bar:{BAR}}} {{msg}}"),
+            None => "{msg}".to_owned(),
         };
         // The default style is as good, should the template not be understood.
-        if let Ok(style) = ProgressStyle::with_template(template) {
+        if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style.progress_chars("=> "));
         }
         Progress { bar, shown: None }
     }
 
-    fn show(&mut self, left: Option<Duration>, status: Status) {
+    fn show(
+        &mut self,
+        left: Option<Duration>,
+        status: Status,
+        leading: impl FnOnce() -> Option<Leading>,
+    ) {
         if self.shown.is_some_and(|at| at.elapsed() < PROGRESS_EVERY) {
             return;
         }
@@ -222,7 +231,12 @@ impl Progress {
         if let Some((whole, left)) = self.bar.length().zip(left) {
             self.bar.set_position(whole.saturating_sub(millis(left)));
         }
-        self.bar.set_message(progress_line(left, status));
+        let room = output::width().saturating_sub(match self.bar.length() {
+            Some(_) => BAR + 1,
+            None => 0,
+        });
+        self.bar
+            .set_message(progress_line(left, status, leading().as_ref(), room));
         self.bar.tick();
     }
 }
@@ -237,16 +251,42 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn progress_line(left: Option<Duration>, status: Status) -> String {
-    let left = left.map_or("watching".to_owned(), |left| {
+/// What matters first; the rest where `room`, in columns, is left for it.
+fn progress_line(
+    left: Option<Duration>,
+    status: Status,
+    leading: Option<&Leading>,
+    room: usize,
+) -> String {
+    let mut line = left.map_or("watching".to_owned(), |left| {
         let seconds = left.as_secs_f64().ceil();
-        format!("watching, {} left", units::duration(seconds))
+        format!("{} left", units::duration(seconds))
     });
-    format!(
-        "{left}: {}, {}; Ctrl-C to stop and see",
-        units::count(status.sockets, "socket"),
-        units::count(status.candidates, "candidate")
-    )
+    line += &format!(": {}", units::count(status.sockets, "socket"));
+    let mut parts = vec![format!(
+        " in {}",
+        units::count(status.populations, "population")
+    )];
+    if let Some(leading) = leading {
+        parts.push(format!(
+            "; best candidate {}, {} outlived",
+            clean(&leading.name),
+            leading.outlived
+        ));
+    }
+    parts.push("; Ctrl-C to stop and see".to_owned());
+    for part in parts {
+        let taken = textwrap::core::display_width(&line);
+        // a name is worth showing in part, as long as it can be told
+        match room.saturating_sub(taken) {
+            left if textwrap::core::display_width(&part) <= left => line.push_str(&part),
+            left if part.contains("best candidate") && left >= 36 => {
+                line.push_str(&fit::elide(&part, left));
+            }
+            _ => {}
+        }
+    }
+    line
 }
 
 fn opening_line(duration: Option<Duration>, status: Status) -> String {
@@ -265,14 +305,29 @@ mod tests {
     fn the_progress_line_says_what_matters() {
         let status = Status {
             sockets: 12,
+            populations: 3,
             candidates: 1,
             processes: 1,
         };
+        let left = Some(Duration::from_millis(41_200));
+        let leading = Leading {
+            name: "orders.client.fetch".to_owned(),
+            outlived: 8,
+        };
         assert_eq!(
-            progress_line(Some(Duration::from_millis(41_200)), status),
-            "watching, 42s left: 12 sockets, 1 candidate; Ctrl-C to stop and see"
+            progress_line(left, status, Some(&leading), 120),
+            "42s left: 12 sockets in 3 populations; best candidate orders.client.fetch, 8 outlived; \
+             Ctrl-C to stop and see"
         );
-        assert!(progress_line(None, status).starts_with("watching: 12"));
+        assert_eq!(
+            progress_line(left, status, None, 63),
+            "42s left: 12 sockets in 3 populations; Ctrl-C to stop and see"
+        );
+        for room in 20..120 {
+            let line = progress_line(left, status, Some(&leading), room);
+            assert!(line.chars().count() <= room.max(20), "{room}: {line}");
+        }
+        assert!(progress_line(None, status, None, 80).starts_with("watching: 12"));
         assert_eq!(
             opening_line(Some(Duration::from_secs(60)), status),
             "watching for 60s, 12 open sockets so far"

@@ -146,6 +146,10 @@ fn find(jobs: &mut Jobs, id: &str) -> Result<FindingDetail, (StatusCode, String)
         schema: SCHEMA,
         observed_at: Timestamp::now(),
         timeline: jobs.timelines.of(&finding.id),
+        resources: (report.resources.iter())
+            .filter(|limits| limits.concern(&finding))
+            .cloned()
+            .collect(),
         finding,
     })
 }

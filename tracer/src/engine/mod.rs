@@ -109,6 +109,7 @@ pub struct Engine {
     /// process.
     crowded_out: HashMap<CohortId, Lineage>,
     candidates: u64,
+    leading: Option<(CohortId, u64)>,
     observer: Option<Box<dyn Observer>>,
 }
 
@@ -128,6 +129,7 @@ impl Engine {
             overflow: 0,
             crowded_out: HashMap::new(),
             candidates: 0,
+            leading: None,
             observer: None,
         }
     }
@@ -244,7 +246,8 @@ impl Engine {
         let due = self.schedule.due(now_ns);
         let min = self.settings.min_survivors;
         let mut candidates = 0;
-        for state in self.cohorts.values_mut() {
+        let mut leading: Option<(CohortId, u64)> = None;
+        for (&id, state) in &mut self.cohorts {
             let open = u64::from(state.tally.open);
             state.peak_open = state.peak_open.max(open);
             if open > 0 {
@@ -253,9 +256,15 @@ impl Engine {
             state.history.push(now_ns, &state.tally, state.closed, due);
             if state.level == Level::Leaf && state.tally.outlived() >= min {
                 candidates += 1;
+                let outlived = u64::from(state.tally.outlived());
+                // equals by number, so that the answer does not change from sweep to sweep
+                if leading.is_none_or(|(first, most)| (most, id) < (outlived, first)) {
+                    leading = Some((id, outlived));
+                }
             }
         }
         self.candidates = candidates;
+        self.leading = leading;
         self.make_room();
     }
 
@@ -368,6 +377,12 @@ impl Engine {
     #[must_use]
     pub fn candidates(&self) -> u64 {
         self.candidates
+    }
+
+    /// The one of them with the most outlived connections, and their number.
+    #[must_use]
+    pub fn leading(&self) -> Option<(CohortId, u64)> {
+        self.leading
     }
 
     /// Connections and endings that were not taken in because there were too many populations.

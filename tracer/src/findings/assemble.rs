@@ -6,7 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Identity, hints, library, naming, program, stragglers, verdict};
 use crate::{
-    engine::{self, Counts, Judgement},
+    engine::{
+        self, Counts, Judgement,
+        kinds::snippets::{self, Language},
+    },
     model::{Cohort, Confidence, Family, GoPools, Process, Role, StackQuality},
     report::{
         CallSite, CalledBy, Caller, Connections, Coverage, Finding, FindingState, GoInfo, Instance,
@@ -221,6 +224,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         let own = site.filter(|site| site.own).and_then(call_site);
         evidence.push(library::sentence(library, own.as_ref(), &called_by));
     }
+    let library_leaks = library.is_some();
     let server = cohort.role == Role::Server;
     Some(Finding {
         id,
@@ -262,6 +266,9 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
             .map(|ns| inputs.date(ns)),
         evidence,
         advice: judgement.advice.to_owned(),
+        snippet: site
+            .filter(|_| !library_leaks)
+            .and_then(|site| snippet(judgement, site, cohort)),
         go: worst.go.clone().map(GoInfo::from),
     })
 }
@@ -273,6 +280,13 @@ fn call_site(site: &crate::model::Site) -> Option<CallSite> {
         line: f.line,
         module: f.module.clone(),
     })
+}
+
+/// What to change at the call site, in its own language.
+fn snippet(judgement: &Judgement, site: &crate::model::Site, cohort: &Cohort) -> Option<String> {
+    let file = site.blamed()?.file.as_deref();
+    let language = Language::of(file, cohort.process.runtime.as_deref())?;
+    snippets::of(judgement.kind, language).map(str::to_owned)
 }
 
 fn counts(c: Counts) -> Connections {

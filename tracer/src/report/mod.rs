@@ -242,6 +242,10 @@ pub struct Finding {
     pub evidence: Vec<String>,
     /// What to change.
     pub advice: String,
+    /// The same as code in the language of the call site, at most four lines with names that stand
+    /// for the program's own; absent where the language is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snippet: Option<String>,
     /// What a Go program's own connection pools say; null for other programs and for connections
     /// outside of net/http.
     #[serde(default)]
@@ -353,6 +357,17 @@ pub struct FindingDetail {
     pub finding: Finding,
     /// Its counts over time, oldest first; the older, the sparser.
     pub timeline: Vec<TimelinePoint>,
+    /// Limits of its processes.
+    #[serde(default)]
+    pub resources: Vec<Resources>,
+}
+
+impl Resources {
+    /// Whether they are those of a process with this finding.
+    #[must_use]
+    pub fn concern(&self, finding: &Finding) -> bool {
+        self.pid == finding.process.pid || finding.instances.iter().any(|i| i.pid == self.pid)
+    }
 }
 
 /// Counts of a finding at one moment.

@@ -136,10 +136,21 @@ pub enum StartError {
 pub struct Status {
     /// Live sockets tracked.
     pub sockets: u64,
-    /// Cohorts that may become findings.
+    /// Populations that connections are in.
+    pub populations: u64,
+    /// Those that may become findings.
     pub candidates: u64,
     /// Processes of the target that are alive; 0 ends a watch of processes.
     pub processes: u64,
+}
+
+/// The population that would be the first to become a finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leading {
+    /// The function of its call site, else its remote.
+    pub name: String,
+    /// Its connections that are past the end of their request.
+    pub outlived: u64,
 }
 
 /// How the tracer itself is doing, for `/metrics`.

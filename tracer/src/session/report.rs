@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use tracer_ebpf::Counter;
 
 use super::{
-    Health, Session, SessionError, Status, peers, records, resources::resources, rows::row,
-    survey::Survey, suspects::Names,
+    Health, Leading, Session, SessionError, Status, peers, records, resources::resources,
+    rows::row, survey::Survey, suspects::Names,
 };
 use crate::{
     engine::{self, Judgement},
     findings::{self, Inputs},
-    model::{CohortId, Family, Role},
+    model::{CohortId, Family, Role, Site},
     procs::{Presence, clock::monotonic_ns},
     recording::{Answer, Named, Shown},
     report::{ConnectionList, Coverage, Doctor, Finding, Population, Report, SCHEMA},
@@ -285,6 +285,7 @@ impl Session {
     pub fn status(&self) -> Status {
         Status {
             sockets: self.sockets.totals.open,
+            populations: self.sockets.cohorts.known(),
             candidates: self.engine.candidates(),
             processes: if self.watch.target().is_host() {
                 1
@@ -292,6 +293,21 @@ impl Session {
                 self.watch.alive().len() as u64
             },
         }
+    }
+
+    /// What may become a finding and has the most outlived connections, as of the last sweep.
+    #[must_use]
+    pub fn leading(&self) -> Option<Leading> {
+        let (id, outlived) = self.engine.leading()?;
+        let cohort = &self.sockets.cohorts.get(id)?.cohort;
+        let site = cohort.site.as_deref().and_then(Site::blamed);
+        let remote = &cohort.remote;
+        let named = site.map(|frame| &frame.function);
+        let name = named.or(remote.host.as_ref()).unwrap_or(&remote.address);
+        Some(Leading {
+            name: name.clone(),
+            outlived,
+        })
     }
 
     /// What can and what cannot be seen.

@@ -4,23 +4,29 @@
 //! the terminal to go away. That last wait is ours because the library that reads keys goes on
 //! reading a terminal that is no longer there.
 
+mod clipboard;
+mod population;
 mod screen;
+mod styled;
 mod view;
 
 use std::{
-    io,
+    io::{self, Write as _},
     os::fd::{AsFd as _, OwnedFd},
-    sync::{Arc, mpsc},
-    thread,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
-use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use ratatui::crossterm::{
+    event::{self, DisableMouseCapture, EnableMouseCapture, Event, KeyEventKind},
+    execute,
+};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use self::view::{Next, View};
-use super::{Failure, args::Top, client, client::Endpoint, merge, signals::Signals};
-use crate::report::Report;
+use super::{Failure, args::Top, client, client::Endpoint, merge, output::Paint, signals::Signals};
+use crate::report::{FindingDetail, Report, TimelinePoint};
 
 /// How often the daemons are asked.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -32,8 +38,16 @@ const DRAW_EVERY: Timespec = Timespec {
 /// Keys and answers waiting to be taken; a thread that finds no room waits.
 const WAITING_MAX: usize = 64;
 
-/// The merged report, and what to say of endpoints that did not answer.
-type Answer = (Option<Report>, Option<String>);
+/// What the daemons said.
+#[derive(Debug, Default)]
+struct Answer {
+    /// The merged report.
+    report: Option<Report>,
+    /// What to say of endpoints that did not answer.
+    trouble: Option<String>,
+    /// The past of the finding that is open, by its id.
+    timeline: Option<(String, Vec<TimelinePoint>)>,
+}
 
 /// What the threads tell.
 enum News {
@@ -51,13 +65,17 @@ pub fn run(args: &Top, endpoints: &[Endpoint]) -> Result<(), Failure> {
     let signals = Signals::hold(false)
         .map_err(|e| Failure::failed(format!("cannot hold signals back: {e}")))?;
     let mut view = View::new(args);
+    view.paint = Paint::on(&io::stdout());
     let mut terminal = ratatui::try_init()
         .map_err(|e| Failure::failed(format!("cannot take over the terminal: {e}")))?;
+    // a terminal without a mouse does not mind
+    let _ = execute!(io::stdout(), EnableMouseCapture);
     let result = news(endpoints).and_then(|news| {
         show(&mut view, &signals, &news, |view| {
             terminal.draw(|frame| screen::draw(view, frame)).map(drop)
         })
     });
+    let _ = execute!(io::stdout(), DisableMouseCapture);
     // It also fails when there is no terminal any more, and then there is nothing to restore.
     let _ = ratatui::try_restore();
     result.map_err(|e| Failure::failed(format!("cannot draw on the terminal: {e}")))
@@ -67,7 +85,23 @@ pub fn run(args: &Top, endpoints: &[Endpoint]) -> Result<(), Failure> {
 struct Inbox {
     arrived: mpsc::Receiver<News>,
     wake: Arc<OwnedFd>,
+    wanted: Wanted,
+    asks: Thread,
 }
+
+impl Inbox {
+    /// Says which finding's past is wanted, and has it asked for at once where that is another.
+    fn want(&self, id: Option<&str>) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.as_deref() != id {
+            *wanted = id.map(str::to_owned);
+            self.asks.unpark();
+        }
+    }
+}
+
+/// The id of the finding whose past is wanted.
+type Wanted = Arc<Mutex<Option<String>>>;
 
 /// Sends news and wakes whoever waits for them.
 #[derive(Clone)]
@@ -109,18 +143,26 @@ fn news(endpoints: &[Endpoint]) -> io::Result<Inbox> {
             }
         })?;
     let asked = endpoints.to_vec();
-    thread::Builder::new()
+    let wanted = Wanted::default();
+    let id = wanted.clone();
+    let asking = thread::Builder::new()
         .name("answers".to_owned())
         .spawn(move || {
             loop {
                 let started = Instant::now();
-                if !sender.send(News::Answer(Box::new(ask(&asked)))) {
+                let id = id.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if !sender.send(News::Answer(Box::new(ask(&asked, id)))) {
                     return;
                 }
-                thread::sleep(REFRESH.saturating_sub(started.elapsed()));
+                thread::park_timeout(REFRESH.saturating_sub(started.elapsed()));
             }
         })?;
-    Ok(Inbox { arrived, wake })
+    Ok(Inbox {
+        arrived,
+        wake,
+        wanted,
+        asks: asking.thread().clone(),
+    })
 }
 
 fn show(
@@ -134,19 +176,30 @@ fn show(
             match news {
                 News::Answer(answer) => view.take(*answer),
                 News::Input(Event::Key(key)) if key.kind != KeyEventKind::Release => {
-                    if view.key(key) == Next::End {
-                        return Ok(());
+                    match view.key(key) {
+                        Next::Stay => {}
+                        Next::Copy(text) => give(&clipboard::sequence(&text))?,
+                        Next::End => return Ok(()),
                     }
                 }
+                News::Input(Event::Mouse(mouse)) => view.mouse(mouse),
                 News::Input(_) => {}
                 News::Deaf(error) => return Err(error),
             }
         }
+        inbox.want(view.opened());
         draw(view)?;
         if !wait(signals, inbox) {
             return Ok(());
         }
     }
+}
+
+/// Hands the terminal what is not to be seen.
+fn give(sequence: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(sequence.as_bytes())?;
+    out.flush()
 }
 
 /// Waits for news; `false` when a signal came or the terminal is gone.
@@ -166,10 +219,15 @@ fn wait(signals: &Signals, inbox: &Inbox) -> bool {
     !ended
 }
 
-fn ask(endpoints: &[Endpoint]) -> Answer {
+fn ask(endpoints: &[Endpoint], wanted: Option<String>) -> Answer {
     let answers = match client::ask::<Report>(endpoints, "/v1/report") {
         Ok(answers) => answers,
-        Err(failure) => return (None, Some(failure.to_string())),
+        Err(failure) => {
+            return Answer {
+                trouble: Some(failure.to_string()),
+                ..Answer::default()
+            };
+        }
     };
     let silent: Vec<String> = answers
         .iter()
@@ -178,6 +236,17 @@ fn ask(endpoints: &[Endpoint]) -> Answer {
             Some(format!("{}: {reason}", answer.endpoint))
         })
         .collect();
-    let trouble = (!silent.is_empty()).then(|| silent.join("; "));
-    (merge::merge(answers), trouble)
+    Answer {
+        report: merge::merge(answers),
+        trouble: (!silent.is_empty()).then(|| silent.join("; ")),
+        timeline: wanted.and_then(|id| Some((id.clone(), timeline(endpoints, &id)?))),
+    }
+}
+
+/// The past of a finding, of the daemon that has most of it.
+fn timeline(endpoints: &[Endpoint], id: &str) -> Option<Vec<TimelinePoint>> {
+    let answers = client::ask::<FindingDetail>(endpoints, &format!("/v1/findings/{id}")).ok()?;
+    let details = answers.into_iter().filter_map(|answer| answer.result.ok());
+    let most = details.max_by_key(|detail| detail.finding.connections.outlived)?;
+    Some(most.timeline)
 }

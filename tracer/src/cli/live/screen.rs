@@ -5,35 +5,52 @@ use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
     style::{Modifier, Style, Stylize as _},
-    text::{Line, Text},
+    text::{Line, Span, Text},
     widgets::{List, ListItem, Paragraph},
 };
 
-use super::view::{Over, View};
+use super::{
+    population, styled,
+    view::{Over, Tab, View},
+};
 use crate::{
-    cli::{columns, finding, finding::Detail, findings, fit, output::clean, units},
-    report::Verdict,
+    cli::{
+        columns::{self, Column},
+        describe, finding,
+        finding::Detail,
+        findings, fit,
+        output::clean,
+        stack::Frames,
+        units,
+    },
+    report::{Finding, Verdict},
 };
 
-/// Width of a sparkline.
+/// Width of a sparkline in the list.
 const SPARK: usize = 10;
-/// Narrower screens have no room for sparklines.
+/// Width of the one of a finding that is open.
+const SPARK_OPEN: usize = 40;
+/// Narrower screens have no room for sparklines beside the list.
 const SPARK_FROM: u16 = 120;
 
 const HELP: &str = "\
 Keys
   ↑ ↓ j k PgUp PgDn Home End   move
-  Enter  →                     open the finding under the cursor
-  Esc  ←                       back; in the list: take the filter away
-  /                            filter: kind, process, pid, call site, remote or id contains this
-  s                            sort by leaked, rate, age, open
-  p  space                     pause, go on
-  ?                            this help
-  q  Ctrl-C                    quit
+  Enter →   open what is under the cursor
+  Esc ←     back; in the list: take the filter away
+  Tab 1 2   findings, or all populations: what is healthy, too, with the reason
+  /         filter: kind, process, pid, call site, remote or id contains this
+  s         sort by leaked, rate, age, open
+  c         copy the finding's id, for tracer describe
+  p space   pause, go on
+  ?         this help
+  q Ctrl-C  quit
+  Mouse: a click selects, another opens, the wheel moves; with Shift it marks text
 
 LEAKED  open and past the end of their request
 /MIN    growth of that, per minute
 OLDEST  age of the oldest connection of the finding
+TREND   LEAKED at the latest answers, from the least of them to the most
 
 The same for scripts: tracer top -o jsonl; one finding: tracer describe ID";
 
@@ -48,7 +65,7 @@ pub fn draw(view: &mut View<'_>, frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(headline(view)), head);
     match view.over {
         Over::List => list(view, frame, body),
-        Over::Finding(scroll) => detail(view, frame, body, scroll),
+        Over::Detail(scroll) => detail(view, frame, body, scroll),
         Over::Help => frame.render_widget(Paragraph::new(HELP), body),
     }
     frame.render_widget(footline(view), foot);
@@ -62,8 +79,8 @@ fn footline(view: &View<'_>) -> Line<'static> {
         ));
     }
     let keys = match view.over {
-        Over::List => "q quit  ? help  Enter details  ↑↓ select  / filter  s sort  p pause",
-        Over::Finding(_) => "q quit  ? help  Esc back  ↑↓ scroll",
+        Over::List => "q quit  ? help  Enter details  Tab populations  / filter  s sort  c copy id",
+        Over::Detail(_) => "q quit  ? help  Esc back  ↑↓ scroll  c copy id",
         Over::Help => "q quit  Esc back",
     };
     Line::from(keys).dim()
@@ -98,29 +115,82 @@ fn headline(view: &View<'_>) -> Text<'static> {
             Line::from(vec![verdict, rest.into()])
         }
     };
-    let second = match &view.trouble {
-        Some(trouble) => Line::from(clean(trouble).into_owned()).yellow(),
-        None => Line::default(),
+    Text::from(vec![first, tabs(view)])
+}
+
+/// The two lists, the shown one in brackets, and what there is to say.
+fn tabs(view: &View<'_>) -> Line<'static> {
+    let tab = |tab: Tab, name: &str, count: usize| -> Span<'static> {
+        match view.tab == tab {
+            true => format!("[{name} {count}]").bold(),
+            false => format!(" {name} {count} ").dim(),
+        }
     };
-    Text::from(vec![first, second])
+    let mut spans = vec![
+        tab(Tab::Findings, "Findings", view.findings().len()),
+        "  ".into(),
+        tab(Tab::Populations, "Populations", view.rows.len()),
+    ];
+    if let Some(notice) = &view.notice {
+        spans.push(format!("  {}", clean(notice)).into());
+    }
+    if let Some(trouble) = &view.trouble {
+        spans.push(format!("  {}", clean(trouble)).yellow());
+    }
+    Line::from(spans)
 }
 
 fn detail(view: &mut View<'_>, frame: &mut Frame<'_>, body: Rect, scroll: u16) {
     let now = end(view);
-    let Some(selected) = view.selected_finding() else {
-        return;
+    let width = usize::from(body.width);
+    let shown = match (view.selected_finding(), view.selected_row()) {
+        (Some(selected), _) => opened(view, selected, now, width),
+        (None, Some(row)) if view.tab == Tab::Populations => row.told(now),
+        (None, _) => return,
     };
+    let shown = styled::text(&shown, width);
+    let lines = u16::try_from(shown.lines.len()).unwrap_or(u16::MAX);
+    let scroll = scroll.min(lines.saturating_sub(body.height));
+    frame.render_widget(Paragraph::new(shown).scroll((scroll, 0)), body);
+    view.over = Over::Detail(scroll);
+}
+
+/// A finding with its past.
+fn opened(view: &View<'_>, selected: &Finding, now: Timestamp, width: usize) -> String {
     let mut shown = String::new();
-    let style = finding::Style::plain(Detail::Full, usize::from(body.width));
+    let past = view.past_of(&selected.id);
+    if past.len() > 1 {
+        let label = view.paint.dim("trend   ");
+        shown += &format!(
+            "   {label}{}  {} now\n",
+            sparkline(&past, SPARK_OPEN),
+            selected.connections.outlived
+        );
+    }
+    let style = finding::Style {
+        paint: view.paint,
+        width,
+        detail: Detail::Full,
+        frames: Frames::default(),
+    };
     let limits = view
         .report
         .as_ref()
         .map_or(&[][..], |report| &report.resources);
     finding::finding(&mut shown, selected, None, now, limits, style);
-    let lines = u16::try_from(shown.lines().count()).unwrap_or(u16::MAX);
-    let scroll = scroll.min(lines.saturating_sub(body.height));
-    frame.render_widget(Paragraph::new(Text::raw(shown)).scroll((scroll, 0)), body);
-    view.over = Over::Finding(scroll);
+    // the headline first
+    let (trend, rest) = match past.len() > 1 {
+        true => shown.split_at(shown.find('\n').map_or(0, |end| end + 1)),
+        false => ("", &*shown),
+    };
+    let (head, rest) = rest.split_at(rest.find('\n').map_or(0, |end| end + 1));
+    let mut told = format!("{head}{trend}{rest}");
+    let timeline = view.timeline_of(&selected.id);
+    if timeline.len() > 1 {
+        told += &format!("\n{}\n", view.paint.bold("Leaked over time"));
+        describe::timeline(&mut told, timeline);
+    }
+    told
 }
 
 fn end(view: &View<'_>) -> Timestamp {
@@ -130,40 +200,60 @@ fn end(view: &View<'_>) -> Timestamp {
 }
 
 fn list(view: &mut View<'_>, frame: &mut Frame<'_>, body: Rect) {
-    let spark = if body.width >= SPARK_FROM {
+    let (rows, from) = match view.tab {
+        Tab::Findings => {
+            let wide = body.width >= SPARK_FROM;
+            let beside = |finding: &Finding| {
+                let past: Vec<u64> = view.past(&finding.id).collect();
+                sparkline(&past, SPARK)
+            };
+            let beside: Option<&dyn Fn(&Finding) -> String> = wide.then_some(&beside);
+            rows(findings::COLUMNS, view.findings(), end(view), body, beside)
+        }
+        Tab::Populations => rows(population::COLUMNS, &view.rows, end(view), body, None),
+    };
+    let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(body);
+    frame.render_widget(Line::from(from).bold(), head);
+    let height = rows.iter().map(ListItem::height).max().unwrap_or(1);
+    view.rows_at = (body, u16::try_from(height).unwrap_or(1));
+    let list = List::new(rows).highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    frame.render_stateful_widget(list, body, view.selected());
+}
+
+/// Rows of a list and the line of their headings; `beside` gives a sparkline for each.
+fn rows<T>(
+    columns: &[Column<T>],
+    all: &[T],
+    now: Timestamp,
+    body: Rect,
+    beside: Option<&dyn Fn(&T) -> String>,
+) -> (Vec<ListItem<'static>>, String) {
+    let spark = if beside.is_some() {
         SPARK + fit::GAP
     } else {
         0
     };
     let room = usize::from(body.width).saturating_sub(spark);
-    let laid = columns::lay(findings::COLUMNS, view.findings(), end(view), room);
-    let beside = |text: &str, line: String| match spark {
-        0 => line,
-        spark => fit::pad(text, spark, false) + &line,
+    let laid = columns::lay(columns, all, now, room);
+    let items = all.iter().enumerate().map(|(number, row)| {
+        let mut lines = laid.lines(number);
+        if let (Some(beside), Some(first)) = (beside, lines.first_mut()) {
+            *first = fit::pad(&beside(row), spark, false) + first;
+        }
+        ListItem::new(lines.into_iter().map(Line::from).collect::<Text<'static>>())
+    });
+    let items = items.collect();
+    let heading = match beside {
+        Some(_) => fit::pad("TREND", spark, false) + &laid.heading(),
+        None => laid.heading(),
     };
-    let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(body);
-    frame.render_widget(Line::from(beside("TREND", laid.heading())).bold(), head);
-    let items: Vec<ListItem<'static>> = view
-        .findings()
-        .iter()
-        .enumerate()
-        .map(|(row, finding)| {
-            let mut lines = laid.lines(row);
-            lines[0] = beside(
-                &sparkline(view.past(&finding.id).collect()),
-                lines[0].clone(),
-            );
-            ListItem::new(lines.into_iter().map(Line::from).collect::<Text<'static>>())
-        })
-        .collect();
-    let list = List::new(items).highlight_style(Style::new().add_modifier(Modifier::REVERSED));
-    frame.render_stateful_widget(list, body, &mut view.selected);
+    (items, heading)
 }
 
-/// The latest values as bars between the least and the most of them.
-fn sparkline(past: Vec<u64>) -> String {
+/// The latest values, at most `width`, as bars between the least and the most of them.
+fn sparkline(past: &[u64], width: usize) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let shown = &past[past.len().saturating_sub(SPARK)..];
+    let shown = &past[past.len().saturating_sub(width)..];
     let (Some(&least), Some(&most)) = (shown.iter().min(), shown.iter().max()) else {
         return String::new();
     };
@@ -182,7 +272,7 @@ mod tests {
         crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
     };
 
-    use super::*;
+    use super::{super::Answer, *};
     use crate::cli::args::{Cli, Command, Top};
     use crate::samples;
 
@@ -199,6 +289,14 @@ mod tests {
         terminal.backend().to_string()
     }
 
+    fn answer(trouble: Option<&str>) -> Answer {
+        Answer {
+            report: Some(samples::report()),
+            trouble: trouble.map(str::to_owned),
+            timeline: None,
+        }
+    }
+
     fn press(view: &mut View<'_>, code: KeyCode) {
         view.key(KeyEvent::new(code, KeyModifiers::NONE));
     }
@@ -210,7 +308,7 @@ mod tests {
         assert!(screen(&mut view, 160, 24).contains("waiting for the first answer"));
         press(&mut view, KeyCode::Enter);
         assert_eq!(view.over, Over::List);
-        view.take((Some(samples::report()), Some("b:1: refused".into())));
+        view.take(answer(Some("b:1: refused")));
         let shown = screen(&mut view, 160, 24);
         for word in [
             "LEAK",
@@ -234,7 +332,7 @@ mod tests {
         let args = args();
         for width in [80, 100, 200] {
             let mut view = View::new(&args);
-            view.take((Some(samples::report()), None));
+            view.take(answer(None));
             let shown = screen(&mut view, width, 24);
             for word in ["LEAKED", "main.fetch /src/main.go:24"] {
                 assert!(shown.contains(word), "{width}: {word} is missing:\n{shown}");
@@ -245,9 +343,14 @@ mod tests {
 
     #[test]
     fn a_sparkline_spans_what_it_shows() {
-        assert_eq!(sparkline(vec![]), "");
-        assert_eq!(sparkline(vec![7, 7]), "▁▁");
-        assert_eq!(sparkline((0..8).collect()), "▁▂▃▄▅▆▇█");
-        assert_eq!(sparkline((0..100).collect()).chars().count(), SPARK);
+        assert_eq!(sparkline(&[], SPARK), "");
+        assert_eq!(sparkline(&[7, 7], SPARK), "▁▁");
+        assert_eq!(sparkline(&(0..8).collect::<Vec<_>>(), SPARK), "▁▂▃▄▅▆▇█");
+        assert_eq!(
+            sparkline(&(0..100).collect::<Vec<_>>(), SPARK)
+                .chars()
+                .count(),
+            SPARK
+        );
     }
 }

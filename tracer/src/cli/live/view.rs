@@ -6,17 +6,23 @@ use std::{
 };
 
 use ratatui::{
-    crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
+    crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind},
+    layout::{Position, Rect},
     widgets::ListState,
 };
 
-use super::Answer;
+use super::{
+    Answer,
+    population::{self, Row},
+};
 use crate::{
     cli::{
         args::{SortBy, Top},
-        finding, findings, words,
+        finding, findings,
+        output::Paint,
+        words,
     },
-    report::{Finding, Report},
+    report::{Finding, Report, TimelinePoint},
 };
 
 /// Answers remembered of each finding, for its sparkline.
@@ -24,13 +30,27 @@ pub const PAST_MAX: usize = 60;
 /// Lines that a page key moves by.
 const PAGE: u16 = 10;
 
+/// Lines that the mouse wheel moves by.
+const WHEEL: u16 = 3;
+
 /// Whether to go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     /// Go on.
     Stay,
+    /// Go on, and give this to the clipboard.
+    Copy(String),
     /// The user has seen enough.
     End,
+}
+
+/// Which list is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tab {
+    /// What leaks.
+    Findings,
+    /// Everything that is watched.
+    Populations,
 }
 
 /// What lies over the list.
@@ -38,8 +58,8 @@ pub enum Next {
 pub enum Over {
     /// Nothing.
     List,
-    /// The selected finding, scrolled by so many lines.
-    Finding(u16),
+    /// What is known of the row under the cursor, scrolled by so many lines.
+    Detail(u16),
     /// What the keys do.
     Help,
 }
@@ -56,10 +76,22 @@ pub struct View<'a> {
     pub trouble: Option<String>,
     /// When the report came.
     pub updated: Option<Instant>,
-    /// Order of the list.
+    /// Order of the findings.
     pub sort_by: SortBy,
-    /// The selected row.
-    pub selected: ListState,
+    /// Colour or none.
+    pub paint: Paint,
+    /// Which list is shown.
+    pub tab: Tab,
+    /// All populations that the filter leaves.
+    pub rows: Vec<Row>,
+    /// The selected row of each list.
+    selected: [ListState; 2],
+    /// Where the rows of the list are on the screen, and how many lines each has.
+    pub rows_at: (Rect, u16),
+    /// What was just done, to be said until the next key.
+    pub notice: Option<String>,
+    /// The past of the finding that is open, as its daemon keeps it.
+    timeline: Option<(String, Vec<TimelinePoint>)>,
     /// What lies over the list.
     pub over: Over,
     /// Text that rows must contain.
@@ -82,7 +114,13 @@ impl<'a> View<'a> {
             trouble: None,
             updated: None,
             sort_by: args.sort_by,
-            selected: ListState::default().with_selected(Some(0)),
+            paint: Paint::OFF,
+            tab: Tab::Findings,
+            rows: Vec::new(),
+            selected: [ListState::default().with_selected(Some(0)); 2],
+            rows_at: (Rect::ZERO, 1),
+            notice: None,
+            timeline: None,
             over: Over::List,
             filter: String::new(),
             typing: false,
@@ -92,11 +130,17 @@ impl<'a> View<'a> {
     }
 
     /// Takes an answer.
-    pub fn take(&mut self, (report, trouble): Answer) {
+    pub fn take(&mut self, answer: Answer) {
         if self.paused {
             return;
         }
+        let Answer {
+            report,
+            trouble,
+            timeline,
+        } = answer;
         self.trouble = trouble;
+        self.timeline = timeline;
         let Some(report) = report else { return };
         self.remember(&report);
         self.whole = Some(report);
@@ -122,12 +166,46 @@ impl<'a> View<'a> {
         self.past.get(id).into_iter().flatten().copied()
     }
 
-    /// Filters and sorts anew; the selection stays on its finding when others overtake it.
+    /// The past of a finding: as its daemon keeps it, else as far as it was watched here.
+    #[must_use]
+    pub fn past_of(&self, id: &str) -> Vec<u64> {
+        match &self.timeline {
+            Some((of, points)) if of == id && points.len() > 1 => {
+                points.iter().map(|point| point.outlived).collect()
+            }
+            _ => self.past(id).collect(),
+        }
+    }
+
+    /// The past of a finding with its times, where its daemon told it.
+    #[must_use]
+    pub fn timeline_of(&self, id: &str) -> &[TimelinePoint] {
+        match &self.timeline {
+            Some((of, points)) if of == id => points,
+            _ => &[],
+        }
+    }
+
+    /// The finding whose past is wanted.
+    #[must_use]
+    pub fn opened(&self) -> Option<&str> {
+        match self.over {
+            Over::Detail(_) => self.selected_finding().map(|finding| finding.id.as_str()),
+            _ => None,
+        }
+    }
+
+    /// Filters and sorts anew; the selection stays on its row when others overtake it.
     fn arrange(&mut self) {
         let Some(mut report) = self.whole.clone() else {
             return;
         };
-        let selected = self.selected_finding().map(|finding| finding.id.clone());
+        let chosen = |findings: &[Finding], list: &ListState| {
+            let at = list.selected()?.min(findings.len().checked_sub(1)?);
+            Some(findings[at].id.clone())
+        };
+        let selected = chosen(self.findings(), &self.selected[0]);
+        let population = self.selected_row().map(|row| row.key.clone());
         if self.trouble.is_none() {
             self.trouble = findings::no_pods(&report, &self.args.namespaces);
         }
@@ -135,13 +213,43 @@ impl<'a> View<'a> {
             .findings
             .retain(|finding| contains(finding, &self.filter));
         findings::select(&mut report, self.args, self.sort_by);
-        let place = selected.and_then(|id| report.findings.iter().position(|f| f.id == id));
-        if place.is_none() && matches!(self.over, Over::Finding(_)) {
+        let wanted = self.filter.to_lowercase();
+        self.rows = population::rows(&report);
+        self.rows
+            .retain(|row| row.finding.is_some() || row.contains(&wanted));
+        let places = [
+            selected.and_then(|id| report.findings.iter().position(|f| f.id == id)),
+            population.and_then(|key| self.rows.iter().position(|row| row.key == key)),
+        ];
+        self.report = Some(report);
+        if places[self.tab as usize].is_none() && matches!(self.over, Over::Detail(_)) {
             self.over = Over::List;
         }
-        // Drawing an empty list also takes the selection away.
-        self.selected.select(Some(place.unwrap_or(0)));
-        self.report = Some(report);
+        for (list, place) in self.selected.iter_mut().zip(places) {
+            // Drawing an empty list also takes the selection away.
+            list.select(Some(place.unwrap_or(0)));
+        }
+    }
+
+    /// The selection of the list that is shown.
+    pub fn selected(&mut self) -> &mut ListState {
+        &mut self.selected[self.tab as usize]
+    }
+
+    /// How many rows the list that is shown has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self.tab {
+            Tab::Findings => self.findings().len(),
+            Tab::Populations => self.rows.len(),
+        }
+    }
+
+    /// The population under the cursor of its list.
+    #[must_use]
+    pub fn selected_row(&self) -> Option<&Row> {
+        let at = self.selected[Tab::Populations as usize].selected()?;
+        self.rows.get(at.min(self.rows.len().checked_sub(1)?))
     }
 
     /// The findings shown.
@@ -160,16 +268,21 @@ impl<'a> View<'a> {
         all.saturating_sub(self.findings().len())
     }
 
-    /// The finding under the cursor.
+    /// The finding under the cursor, where it is on one.
     #[must_use]
     pub fn selected_finding(&self) -> Option<&Finding> {
         let findings = self.findings();
-        let index = self.selected.selected()?;
+        if self.tab == Tab::Populations {
+            let id = self.selected_row()?.finding.as_ref()?;
+            return findings.iter().find(|finding| finding.id == *id);
+        }
+        let index = self.selected[0].selected()?;
         findings.get(index.min(findings.len().saturating_sub(1)))
     }
 
     /// Takes a key.
     pub fn key(&mut self, key: KeyEvent) -> Next {
+        self.notice = None;
         if key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL) {
             return Next::End;
         }
@@ -179,9 +292,16 @@ impl<'a> View<'a> {
         }
         match (key.code, self.over) {
             (KeyCode::Char('q'), _) => return Next::End,
+            (KeyCode::Char('c' | 'y'), _) => return self.copy(),
             (KeyCode::Char('p' | ' '), _) => self.paused = !self.paused,
             (KeyCode::Char('?'), Over::Help) => self.over = Over::List,
             (KeyCode::Char('?'), _) => self.over = Over::Help,
+            (KeyCode::Tab | KeyCode::BackTab, _) => self.show(match self.tab {
+                Tab::Findings => Tab::Populations,
+                Tab::Populations => Tab::Findings,
+            }),
+            (KeyCode::Char('1'), _) => self.show(Tab::Findings),
+            (KeyCode::Char('2'), _) => self.show(Tab::Populations),
             // Esc goes back, and from the list takes the filter away; it never ends the view
             (KeyCode::Esc, Over::List) => self.set_filter(String::new()),
             (KeyCode::Esc | KeyCode::Enter | KeyCode::Left | KeyCode::Backspace, _)
@@ -189,28 +309,75 @@ impl<'a> View<'a> {
             {
                 self.over = Over::List;
             }
-            (code, Over::Finding(line)) => self.over = Over::Finding(scrolled(code, line)),
+            (code, Over::Detail(line)) => self.over = Over::Detail(scrolled(code, line)),
             (code, Over::List) => self.list_key(code),
             (_, Over::Help) => {}
         }
         Next::Stay
     }
 
-    fn list_key(&mut self, code: KeyCode) {
-        let last = self.findings().len().saturating_sub(1);
-        let at = self.selected.selected().unwrap_or(0);
-        let page = usize::from(PAGE);
-        match code {
-            KeyCode::Enter | KeyCode::Right if self.selected_finding().is_some() => {
-                self.over = Over::Finding(0);
+    /// Takes what the mouse does: a click selects a row, one on the selected row opens it, and the
+    /// wheel moves.
+    pub fn mouse(&mut self, event: MouseEvent) {
+        let (area, height) = self.rows_at;
+        match (event.kind, self.over) {
+            (MouseEventKind::ScrollUp, Over::Detail(line)) => {
+                self.over = Over::Detail(line.saturating_sub(WHEEL));
             }
-            KeyCode::Up | KeyCode::Char('k') => self.selected.select(Some(at.saturating_sub(1))),
-            KeyCode::Down | KeyCode::Char('j') => self.selected.select(Some((at + 1).min(last))),
-            KeyCode::PageUp => self.selected.select(Some(at.saturating_sub(page))),
-            KeyCode::PageDown => self.selected.select(Some((at + page).min(last))),
-            KeyCode::Home => self.selected.select(Some(0)),
-            KeyCode::End => self.selected.select(Some(last)),
-            KeyCode::Char('/') => self.typing = true,
+            (MouseEventKind::ScrollDown, Over::Detail(line)) => {
+                self.over = Over::Detail(line.saturating_add(WHEEL));
+            }
+            (MouseEventKind::ScrollUp, Over::List) => self.list_key(KeyCode::Up),
+            (MouseEventKind::ScrollDown, Over::List) => self.list_key(KeyCode::Down),
+            (MouseEventKind::Down(MouseButton::Left), Over::List)
+                if area.contains(Position::new(event.column, event.row)) =>
+            {
+                let row = usize::from((event.row - area.y) / height.max(1));
+                let row = row + self.selected().offset();
+                if row >= self.len() {
+                } else if self.selected().selected() == Some(row) {
+                    self.over = Over::Detail(0);
+                } else {
+                    self.selected().select(Some(row));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn show(&mut self, tab: Tab) {
+        self.tab = tab;
+        self.over = Over::List;
+    }
+
+    /// The id of the finding under the cursor, for the clipboard.
+    fn copy(&mut self) -> Next {
+        let Some(id) = self.selected_finding().map(|finding| finding.id.clone()) else {
+            return Next::Stay;
+        };
+        self.notice = Some(format!("copied {id}"));
+        Next::Copy(id)
+    }
+
+    fn list_key(&mut self, code: KeyCode) {
+        let last = self.len().saturating_sub(1);
+        let at = self.selected().selected().unwrap_or(0);
+        let page = usize::from(PAGE);
+        let to = match code {
+            KeyCode::Enter | KeyCode::Right if self.len() > 0 => {
+                self.over = Over::Detail(0);
+                return;
+            }
+            KeyCode::Up | KeyCode::Char('k') => at.saturating_sub(1),
+            KeyCode::Down | KeyCode::Char('j') => (at + 1).min(last),
+            KeyCode::PageUp => at.saturating_sub(page),
+            KeyCode::PageDown => (at + page).min(last),
+            KeyCode::Home => 0,
+            KeyCode::End => last,
+            KeyCode::Char('/') => {
+                self.typing = true;
+                return;
+            }
             KeyCode::Char('s') => {
                 self.sort_by = match self.sort_by {
                     SortBy::Leaked => SortBy::Rate,
@@ -219,9 +386,11 @@ impl<'a> View<'a> {
                     SortBy::Open => SortBy::Leaked,
                 };
                 self.arrange();
+                return;
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        self.selected().select(Some(to));
     }
 
     fn type_filter(&mut self, code: KeyCode) {
@@ -284,98 +453,4 @@ fn contains(found: &Finding, text: &str) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-    use crate::cli::args::{Cli, Command};
-    use crate::samples;
-
-    fn args() -> Top {
-        match Cli::try_parse_from(["tracer", "top"]).unwrap().command {
-            Command::Top(top) => top,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn press(view: &mut View<'_>, code: KeyCode) -> Next {
-        view.key(KeyEvent::new(code, KeyModifiers::NONE))
-    }
-
-    fn report_of_two() -> Report {
-        let mut report = samples::report();
-        let mut second = samples::finding();
-        second.id = "second".to_owned();
-        second.connections.outlived = 5;
-        second.process.comm = "other".to_owned();
-        report.findings.push(second);
-        report
-    }
-
-    #[test]
-    fn the_selection_follows_its_finding() {
-        let args = args();
-        let mut view = View::new(&args);
-        let mut report = report_of_two();
-        view.take((Some(report.clone()), None));
-        press(&mut view, KeyCode::Down);
-        press(&mut view, KeyCode::Down);
-        assert_eq!(view.selected_finding().unwrap().id, "second");
-        report.findings[1].connections.outlived = 5000;
-        view.take((Some(report), None));
-        assert_eq!(view.selected.selected(), Some(0));
-        assert_eq!(view.selected_finding().unwrap().id, "second");
-        assert_eq!(view.past("second").collect::<Vec<_>>(), [5, 5000]);
-        let last_report = view.report.clone();
-        view.take((None, Some("gone".into())));
-        assert_eq!(view.report, last_report);
-    }
-
-    #[test]
-    fn escape_goes_back_and_never_ends() {
-        let args = args();
-        let mut view = View::new(&args);
-        assert_eq!(press(&mut view, KeyCode::Esc), Next::Stay);
-        view.take((Some(report_of_two()), None));
-        press(&mut view, KeyCode::Enter);
-        assert_eq!(view.over, Over::Finding(0));
-        assert_eq!(press(&mut view, KeyCode::Esc), Next::Stay);
-        assert_eq!(view.over, Over::List);
-        press(&mut view, KeyCode::Char('?'));
-        assert_eq!(view.over, Over::Help);
-        assert_eq!(press(&mut view, KeyCode::Esc), Next::Stay);
-        assert_eq!(press(&mut view, KeyCode::Char('q')), Next::End);
-    }
-
-    #[test]
-    fn the_filter_takes_all_keys_while_it_is_typed() {
-        let args = args();
-        let mut view = View::new(&args);
-        view.take((Some(report_of_two()), None));
-        for c in "/OTHERq".chars() {
-            assert_eq!(press(&mut view, KeyCode::Char(c)), Next::Stay);
-        }
-        assert_eq!((view.findings().len(), view.hidden()), (0, 2));
-        press(&mut view, KeyCode::Backspace);
-        press(&mut view, KeyCode::Enter);
-        assert_eq!(view.findings().len(), 1);
-        assert_eq!(view.selected_finding().unwrap().id, "second");
-        press(&mut view, KeyCode::Esc);
-        assert_eq!(view.findings().len(), 2);
-        assert_eq!(view.selected_finding().unwrap().id, "second");
-    }
-
-    #[test]
-    fn a_paused_view_stands_still() {
-        let args = args();
-        let mut view = View::new(&args);
-        view.take((Some(samples::report()), None));
-        press(&mut view, KeyCode::Char('p'));
-        view.take((Some(report_of_two()), None));
-        assert_eq!(view.findings().len(), 1);
-        press(&mut view, KeyCode::Char('p'));
-        view.take((Some(report_of_two()), None));
-        assert_eq!(view.findings().len(), 2);
-    }
-}
+mod tests;

@@ -11,16 +11,15 @@ LEAK  1 finding, watched for 60s
 
 1. response_body_not_closed, high confidence  id 3f9a1c2b4d5e6f70
    at      main.fetch /src/main.go:24
+   called  by main.main /src/main.go:40
    to      http://127.0.0.1:8080/v2/{}/tags/list
            GET http://127.0.0.1:8080/v2/app/tags/list
    by      app, pid 4711 (7 in its container), go1.27.3
    count   820 outlived of 820 open, +16.4/min, 0.91 per request, oldest 60s; 900 opened, 80 closed
    until   descriptors (752 of 1024 used) run out in 1h 25m at this growth
    because - 820 responses began and none of their bodies was finished or closed.
-   stack   of the latest request:
-             main.fetch /src/main.go:24
-             main.main /src/main.go:40
    do      Close the response body on every path: `defer resp.Body.Close()`.
+   e.g.    defer resp.Body.Close()
 
 Limits
   pid 4711: 752 of 1024 descriptors, exhausted in 1h 25m at this growth

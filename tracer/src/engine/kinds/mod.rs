@@ -13,6 +13,7 @@ mod never_closed;
 mod pool_unbounded;
 mod response_body_not_closed;
 mod response_not_read;
+pub mod snippets;
 mod stream_never_cancelled;
 
 // what each kind's file is written with
