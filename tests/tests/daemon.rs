@@ -331,10 +331,14 @@ fn several_daemons_are_merged_and_a_dead_one_is_named() -> Result<()> {
 fn a_choice_of_pods_is_not_met_in_silence() -> Result<()> {
     let watched = watched()?;
     watched.leak()?;
-    for (choice, shown) in [
-        (&["-n", "shop"][..], 0),
-        (&["-l", "app=web"], 0),
-        (&["-A"], 1),
+    for (choice, shown, reason) in [
+        (
+            &["-n", "shop"][..],
+            0,
+            "no pod names are known here, because",
+        ),
+        (&["-l", "app=web"], 0, "labels are known to the API server"),
+        (&["-A"], 1, "no pod names are known here, because"),
     ] {
         let words = [
             &["top", "-o", "jsonl", "--endpoint", &watched.socket],
@@ -344,9 +348,7 @@ fn a_choice_of_pods_is_not_met_in_silence() -> Result<()> {
         let ended = tracer::run(&words, seconds(30))?;
         ensure!(ended.code() == 0, "{choice:?}: {}", ended.stderr);
         ensure!(
-            ended
-                .stderr
-                .contains("no pod names are known here, because"),
+            ended.stderr.contains(reason),
             "{choice:?}: {}",
             ended.stderr
         );

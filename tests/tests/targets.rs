@@ -26,6 +26,7 @@ tests![
     cgroup_v2,
     cgroup_v1,
     container_by_its_id,
+    pod_by_its_cgroup,
     pid_namespace,
     network_namespace,
     whole_host,
@@ -100,11 +101,8 @@ impl Drop for Group {
         let _ = wait::until("an empty group", seconds(2), || {
             Ok(fs::remove_dir(&self.0).is_ok())
         });
-        if let Some(parent) = self
-            .0
-            .parent()
-            .filter(|parent| parent.ends_with("tracer-test-docker"))
-        {
+        let ours = |path: &&Path| path.to_string_lossy().contains("tracer-test-");
+        for parent in self.0.ancestors().skip(1).take_while(ours) {
             let _ = fs::remove_dir(parent);
         }
     }
@@ -182,6 +180,35 @@ fn container_by_its_id() -> Result<()> {
         report.only()?["process"]["container_id"] == id,
         "container id: {report}"
     );
+    Ok(())
+}
+
+fn pod_by_its_cgroup() -> Result<()> {
+    let id = format!("{:064x}", 0xace0_0001_u64 + u64::from(process::id()));
+    let uid = format!("8f2e1d0c-5b6a-4f7e-9d8c-{:012x}", process::id());
+    let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
+    let path = format!("tracer-test-kubepods.slice/{slice}/cri-containerd-{id}.scope");
+    let group = Group::make("cgroup2", "", &path)?;
+    let inside = leaky("fetch")?;
+    group.take(inside.pid())?;
+    let root = tempfile::tempdir()?;
+    let logs = |folder: &str| root.path().join("var/log").join(folder);
+    fs::create_dir_all(logs(&format!("pods/shop_web-7c9d-x2x_{uid}/app")))?;
+    fs::create_dir_all(logs("containers"))?;
+    let link = logs(&format!("containers/web-7c9d-x2x_shop_app-{id}.log"));
+    std::os::unix::fs::symlink("app/0.log", link)?;
+    let config = root.path().join("tracer.toml");
+    fs::write(&config, format!("host_root = {:?}\n", root.path()))?;
+    let (pid, config) = (inside.pid().to_string(), config.to_string_lossy());
+    let report = check(&["--pid", &pid, "--config", &config])?;
+    let process = &report.only()?["process"];
+    for (field, expected) in [
+        ("namespace", "shop"),
+        ("pod", "web-7c9d-x2x"),
+        ("container", "app"),
+    ] {
+        ensure!(process[field] == expected, "{field}: {report}");
+    }
     Ok(())
 }
 

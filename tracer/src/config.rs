@@ -38,6 +38,9 @@ pub struct Config {
     /// `/usr/lib/debug`.
     #[serde(default)]
     pub debug_directories: Vec<PathBuf>,
+    /// The root of the host, below which the kubelet's folders of logs name pods; where it is left
+    /// out that of the host's first process.
+    pub host_root: Option<PathBuf>,
     /// Ask Java programs for the names of their compiled code, as `--ask-jvms` does.
     #[serde(default)]
     pub ask_jvms: bool,

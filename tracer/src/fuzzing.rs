@@ -112,6 +112,7 @@ pub fn proc_files(data: &[u8]) {
     let _ = procs::parse::cgroup_mounts(&text);
     let memberships = procs::parse::cgroups(&text);
     let _ = procs::parse::container_id_of(&memberships);
+    let _ = procs::parse::pod_uid_of(&memberships);
 }
 
 /// CPython's published offsets, line tables and objects.

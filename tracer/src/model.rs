@@ -258,6 +258,20 @@ pub struct Process {
     pub runtime: Option<String>,
     /// Container id found in the cgroup path.
     pub container_id: Option<String>,
+    /// Uid of the Kubernetes pod, found there, too.
+    #[serde(default)]
+    pub pod_uid: Option<String>,
+}
+
+/// A Kubernetes pod, and which of its containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Name of the container.
+    pub container: Option<String>,
 }
 
 /// Number of a cohort within one session.

@@ -47,6 +47,7 @@ pub fn finding() -> Finding {
             exe: Some("/app".to_owned()),
             runtime: Some("go1.27.3".to_owned()),
             container_id: None,
+            container: None,
             pod: None,
             namespace: Some("shop".to_owned()),
         },

@@ -67,6 +67,7 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
         .unwrap_or(MAX_SOCKETS),
         rules: config.rules(),
         debug_directories: config.debug_directories,
+        host_root: config.host_root,
         ask_jvms: args.ask_jvms || config.ask_jvms,
         examples: !args.room.no_examples && config.examples.unwrap_or(true),
         trace_syscalls: args.attach.trace_syscalls(),

@@ -74,6 +74,7 @@ fn local(args: &DoctorArgs) -> Doctor {
         max_sockets: MAX_SOCKETS.min(1024),
         rules: Vec::new(),
         debug_directories: Vec::new(),
+        host_root: None,
         ask_jvms: false,
         examples: false,
         btf: args.attach.btf.clone(),

@@ -73,7 +73,10 @@ pub fn no_pods(report: &Report, chosen: &NamespaceArgs) -> Option<String> {
     let asked = if let Some(namespace) = &chosen.namespace {
         format!("nothing can be said of namespace {namespace}")
     } else if let Some(selector) = &chosen.selector {
-        format!("nothing can be said of pods with {selector}")
+        return Some(format!(
+            "nothing can be said of pods with {selector}: labels are known to the API server only, \
+             which the daemon does not ask; -n chooses a namespace"
+        ));
     } else if chosen.all_namespaces {
         "all findings are shown, without namespaces".to_owned()
     } else {
@@ -82,8 +85,8 @@ pub fn no_pods(report: &Report, chosen: &NamespaceArgs) -> Option<String> {
     let known = |f: &Finding| f.process.namespace.is_some() || f.process.pod.is_some();
     (!report.findings.iter().any(known)).then(|| {
         format!(
-            "{asked}: no pod names are known here, because the daemon does not ask Kubernetes for \
-             them; `-o wide` shows containers"
+            "{asked}: no pod names are known here, because nothing that was found runs in a pod whose \
+             folder the kubelet has in /var/log/pods; `-o wide` shows containers"
         )
     })
 }
@@ -230,7 +233,12 @@ mod tests {
             finding.process.namespace = None;
         }
         assert_eq!(reason(&report, &[]), None);
-        for words in [&["-n", "shop"][..], &["-A"], &["-l", "app=web"]] {
+        let said = reason(&report, &["-l", "app=web"]).unwrap();
+        assert!(
+            said.contains("labels are known to the API server only"),
+            "{said}"
+        );
+        for words in [&["-n", "shop"][..], &["-A"]] {
             let said = reason(&report, words).unwrap();
             assert!(
                 said.contains("no pod names are known here, because"),

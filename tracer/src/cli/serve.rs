@@ -58,6 +58,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             .unwrap_or(MAX_SOCKETS),
             rules,
             debug_directories: config.debug_directories,
+            host_root: config.host_root,
             ask_jvms: args.ask_jvms || config.ask_jvms,
             examples: !args.room.no_examples && config.examples.unwrap_or(true),
             trace_syscalls: args.attach.trace_syscalls(),

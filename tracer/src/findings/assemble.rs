@@ -10,7 +10,7 @@ use crate::{
         self, Counts, Judgement,
         kinds::snippets::{self, Language},
     },
-    model::{Cohort, Confidence, Family, GoPools, Process, Role, StackQuality},
+    model::{Cohort, Confidence, Family, GoPools, Pod, Process, Role, StackQuality},
     report::{
         CallSite, CalledBy, Caller, Connections, Coverage, Finding, FindingState, GoInfo, Instance,
         Peer, Population, ProcessInfo, RemoteInfo, Report, Resources, ResponseCount, SCHEMA,
@@ -38,8 +38,8 @@ pub struct Suspect {
     pub called_by: Vec<CalledBy>,
     /// What a Go program's own pools say.
     pub go: Option<GoPools>,
-    /// Kubernetes pod and namespace.
-    pub pod: Option<(String, String)>,
+    /// The Kubernetes pod of the process.
+    pub pod: Option<Pod>,
 }
 
 /// A population that is no leak, with what is shown of it.
@@ -368,10 +368,7 @@ fn callers(group: &[&Suspect]) -> Vec<Caller> {
 
 fn process(suspect: &Suspect) -> ProcessInfo {
     let p = &suspect.cohort.process;
-    let (pod, namespace) = match &suspect.pod {
-        Some((pod, namespace)) => (Some(pod.clone()), Some(namespace.clone())),
-        None => (None, None),
-    };
+    let pod = suspect.pod.as_ref();
     ProcessInfo {
         pid: p.pid,
         ns_pid: p.ns_pid,
@@ -379,8 +376,9 @@ fn process(suspect: &Suspect) -> ProcessInfo {
         exe: p.exe.clone(),
         runtime: p.runtime.clone(),
         container_id: p.container_id.clone(),
-        pod,
-        namespace,
+        container: pod.and_then(|pod| pod.container.clone()),
+        pod: pod.map(|pod| pod.name.clone()),
+        namespace: pod.map(|pod| pod.namespace.clone()),
     }
 }
 

@@ -192,6 +192,7 @@ mod tests {
             exe: Some(exe.to_owned()),
             runtime: None,
             container_id: None,
+            pod_uid: None,
         }
     }
 

@@ -62,6 +62,7 @@ fn suspect(pid: u32, line: u32, confidence: Confidence) -> Suspect {
                 exe: Some("/app".to_owned()),
                 runtime: None,
                 container_id: None,
+                pod_uid: None,
             }),
             site: Some(Arc::new(Site {
                 frames: vec![frame],

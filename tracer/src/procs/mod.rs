@@ -9,6 +9,7 @@ pub mod clock;
 pub mod listeners;
 pub mod maps;
 pub mod parse;
+pub mod pods;
 pub mod presence;
 pub mod privileges;
 
@@ -47,8 +48,8 @@ pub fn read(pid: u32) -> Option<Process> {
     let ns_pid = read_text(pid, "status")
         .and_then(|text| parse::ns_pids(&text).last().copied())
         .filter(|&inner| inner != pid);
-    let container_id =
-        read_text(pid, "cgroup").and_then(|text| parse::container_id_of(&parse::cgroups(&text)));
+    let cgroups = read_text(pid, "cgroup").map(|text| parse::cgroups(&text));
+    let cgroups = cgroups.unwrap_or_default();
     Some(Process {
         pid,
         ns_pid,
@@ -56,7 +57,8 @@ pub fn read(pid: u32) -> Option<Process> {
         comm: stat.comm,
         exe: exe(pid),
         runtime: None,
-        container_id,
+        container_id: parse::container_id_of(&cgroups),
+        pod_uid: parse::pod_uid_of(&cgroups),
     })
 }
 

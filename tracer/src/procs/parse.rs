@@ -3,6 +3,8 @@
 //! Not by `procfs`: it reads all fields of a file and refuses the whole of it for one that it does
 //! not expect, and here a process may choose its own name, mappings and cgroup.
 
+use super::pods::is_uid;
+
 /// What `/proc/PID/stat` says, as far as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
@@ -210,6 +212,26 @@ fn container_id_of_component(component: &str) -> Option<&str> {
     hex.then_some(id)
 }
 
+/// The pod that a process runs in, by the uid in its paths (kubelet, pkg/kubelet/cm): `pod-UID`,
+/// `podUID`, or `kubepods-burstable-podUID.slice` with underscores for dashes.
+#[must_use]
+pub fn pod_uid_of(memberships: &[Membership]) -> Option<String> {
+    let unified = memberships.iter().filter(|m| m.unified());
+    let others = memberships.iter().filter(|m| !m.unified());
+    unified
+        .chain(others)
+        .find_map(|m| m.path.rsplit('/').find_map(pod_uid_of_component))
+}
+
+fn pod_uid_of_component(component: &str) -> Option<String> {
+    let name = match component.split_once(".slice") {
+        Some((slice, _)) => slice.rsplit_once("-pod")?.1,
+        None => component.strip_prefix("pod")?,
+    };
+    let uid = name.replace('_', "-");
+    is_uid(&uid).then_some(uid)
+}
+
 /// One mounted cgroup hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -388,6 +410,32 @@ mod tests {
     }
 
     #[test]
+    fn pods_are_found_whatever_drives_their_cgroups() {
+        const UID: &str = "8f2e1d0c-5b6a-4f7e-9d8c-0a1b2c3d4e5f";
+        let slice = UID.replace('-', "_");
+        for path in [
+            format!("/kubepods/burstable/pod{UID}/{ID}"),
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{slice}.slice/cri-containerd-{ID}.scope"
+            ),
+            format!("/kubepods.slice/kubepods-pod{slice}.slice/crio-{ID}.scope/container"),
+            format!("/system.slice/kubepods-besteffort-pod{slice}.slice:cri-containerd:{ID}"),
+            format!("/docker/{ID}/kubelet/kubepods/pod{UID}/{ID}"),
+        ] {
+            let found = pod_uid_of(&cgroups(&format!("0::{path}")));
+            assert_eq!(found.as_deref(), Some(UID), "{path}");
+        }
+        for path in [
+            "/",
+            "/machine.slice/pod.slice",
+            "/podman/pod12",
+            "/user.slice/podcast",
+        ] {
+            assert_eq!(pod_uid_of(&cgroups(&format!("0::{path}"))), None, "{path}");
+        }
+    }
+
+    #[test]
     fn mounts_of_both_versions_are_told_apart() {
         let mountinfo = "\
             30 25 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:4 - cgroup2 cgroup2 rw\n\
@@ -411,7 +459,7 @@ mod tests {
             let _ = (catches(&text, 3), effective_ids(&text));
             let _ = open_files_limit(&text);
             let _ = socket_inode(&text);
-            let _ = container_id_of(&cgroups(&text));
+            let _ = (container_id_of(&cgroups(&text)), pod_uid_of(&cgroups(&text)));
             let _ = cgroup_mounts(&text);
             let _ = unescape(&text);
         }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{self, Engine, Judgement},
     findings::{self, Identity, Inputs, Lives, Suspect, Watched},
-    model::{Cohort, CohortId, GoPools, Process, Remote, Site, StackOf},
+    model::{Cohort, CohortId, GoPools, Pod, Process, Remote, Site, StackOf},
     report::{CalledBy, Caller, Coverage, Population, Report, Resources},
 };
 
@@ -72,8 +72,8 @@ pub struct Shown {
     pub called_by: Vec<CalledBy>,
     /// What a Go program's own pools say.
     pub go: Option<GoPools>,
-    /// Kubernetes pod and namespace.
-    pub pod: Option<(String, String)>,
+    /// The Kubernetes pod of the process.
+    pub pod: Option<Pod>,
 }
 
 impl Shown {

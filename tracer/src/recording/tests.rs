@@ -55,6 +55,7 @@ fn cohort() -> (Cohort, Identity) {
         exe: Some("/app".to_owned()),
         runtime: None,
         container_id: None,
+        pod_uid: None,
     };
     let remote = Remote {
         family: crate::model::Family::Tcp4,

@@ -399,6 +399,9 @@ pub struct ProcessInfo {
     pub runtime: Option<String>,
     /// Container id.
     pub container_id: Option<String>,
+    /// Name of the container in its pod.
+    #[serde(default)]
+    pub container: Option<String>,
     /// Kubernetes pod.
     pub pod: Option<String>,
     /// Kubernetes namespace.

@@ -483,6 +483,7 @@ mod tests {
             exe: None,
             runtime: None,
             container_id: None,
+            pod_uid: None,
         })
     }
 

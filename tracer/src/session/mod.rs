@@ -11,6 +11,7 @@ mod latest_requests;
 mod lifetimes;
 mod losses;
 mod observed;
+mod options;
 mod peers;
 mod pending_stacks;
 mod processes;
@@ -40,7 +41,6 @@ use std::{io, os::fd::RawFd, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tracer_ebpf::Config;
 
-pub use self::surroundings::{BTF, Surroundings};
 use self::{
     beside::Beside,
     call_paths::{CallPaths, Came},
@@ -55,6 +55,10 @@ use self::{
     survey::Survey,
     target::Watch,
 };
+pub use self::{
+    options::{MAX_SOCKETS, Options, Target},
+    surroundings::{BTF, Surroundings},
+};
 use crate::{
     engine::{Engine, Settings},
     findings::Lives,
@@ -63,59 +67,9 @@ use crate::{
         self, Clock,
         clock::{monotonic_ns, thread_cpu_ns},
     },
-    recording::Tape,
     runtimes::{self, Runtimes, Wishes},
     wiping,
 };
-
-/// Most sockets tracked at one time where nothing else is said; about 45 MB of kernel memory when
-/// all are in use.
-pub const MAX_SOCKETS: u32 = 262_144;
-
-/// Whom to watch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// Every process of the host.
-    Host,
-    /// These processes (host pids) and whatever they fork.
-    Processes(Vec<u32>),
-    /// The processes below a cgroup directory.
-    Cgroup(PathBuf),
-}
-
-/// How to watch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// Whom.
-    pub target: Target,
-    /// Force one of [`crate::kernel::plan::BACKENDS`]; for tests.
-    pub backend: Option<String>,
-    /// Parts to leave out: the events `send` and `receive`, request `heads`, `stacks`; for
-    /// measuring.
-    pub without: Vec<String>,
-    /// Sit on every system call of the host where nothing else observes sends, receives and
-    /// accepts; its cost is measured.
-    pub trace_syscalls: bool,
-    /// Most sockets tracked at one time.
-    pub max_sockets: u32,
-    /// The user's rules of blame, which come before the built-in ones.
-    pub rules: Vec<crate::symbols::blame::Rule>,
-    /// Directories with split debug information (`.build-id` in them), looked into before
-    /// `/usr/lib/debug`.
-    pub debug_directories: Vec<PathBuf>,
-    /// Ask Java programs for the names of their compiled code.
-    pub ask_jvms: bool,
-    /// Keep requests as examples; else their routes only.
-    pub examples: bool,
-    /// Kernel type information to use in place of `/sys/kernel/btf/vmlinux`.
-    pub btf: Option<PathBuf>,
-    /// Directory on a BPF file system where maps and links are kept beyond the end of this
-    /// process.
-    pub pin: Option<PathBuf>,
-    /// Where to record what the engine is told. Reports have no examples of requests then, because
-    /// a recording has none.
-    pub record: Option<Tape>,
-}
 
 /// Why a session could not be started.
 #[derive(Debug, Error)]
@@ -243,7 +197,7 @@ impl Session {
             probes,
             watch: Watch::new(target),
             paths: CallPaths::new(rings.stacks, stacks),
-            processes: Processes::default(),
+            processes: Processes::below(options.host_root),
             requests: Requests::new(options.examples, rings.greetings, rings.resolved),
             streams: rings.streams,
             sockets: Sockets::default(),

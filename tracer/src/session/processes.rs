@@ -2,12 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    path::PathBuf,
     sync::Arc,
 };
 
 use crate::{
-    model::Process,
-    procs::{self, Clock, Presence, clock::monotonic_ns, listeners::Listeners},
+    model::{Pod, Process},
+    procs::{self, Clock, Presence, clock::monotonic_ns, listeners::Listeners, pods::Pods},
 };
 
 /// Processes remembered; beyond this the ended ones are dropped.
@@ -25,6 +26,8 @@ pub struct Processes {
     held: HashSet<u32>,
     /// Who listens on UNIX sockets.
     listeners: Listeners,
+    /// Names of pods.
+    pods: Pods,
 }
 
 #[derive(Debug)]
@@ -51,6 +54,14 @@ impl Known {
 }
 
 impl Processes {
+    /// With the names of pods below a root of the host, see [`Pods::below`].
+    pub fn below(host_root: Option<PathBuf>) -> Processes {
+        Processes {
+            pods: Pods::below(host_root),
+            ..Processes::default()
+        }
+    }
+
     /// A process, read at first sight. One that is gone already has only its pid.
     pub fn get(&mut self, pid: u32) -> Arc<Process> {
         Arc::clone(&self.known(pid).process)
@@ -78,10 +89,15 @@ impl Processes {
             self.known
                 .retain(|&pid, known| procs::alive(pid, known.process.start_ticks));
         }
+        let pods = &mut self.pods;
         self.known
             .entry(pid)
             .or_insert_with(|| match procs::read(pid) {
-                Some(process) => Known::new(process),
+                Some(process) => {
+                    // while its pod has a folder
+                    pod_of(pods, &process);
+                    Known::new(process)
+                }
                 None => Known {
                     unread: Presence::of(pid) == Presence::Unknown,
                     ..Known::new(unknown(pid))
@@ -92,6 +108,11 @@ impl Processes {
     /// Who listens on the UNIX socket that a process is connected to.
     pub fn listener(&mut self, pid: u32, path: &str) -> Option<(u32, String)> {
         self.listeners.of(pid, path, monotonic_ns())
+    }
+
+    /// The pod and container that a process runs in, or ran in.
+    pub fn pod(&mut self, process: &Process) -> Option<Pod> {
+        pod_of(&mut self.pods, process)
     }
 
     /// Whether it was found to have ended, and sockets of it were still held.
@@ -169,6 +190,11 @@ impl Processes {
     }
 }
 
+fn pod_of(pods: &mut Pods, process: &Process) -> Option<Pod> {
+    let uid = process.pod_uid.as_deref()?;
+    pods.of(uid, process.container_id.as_deref())
+}
+
 fn unknown(pid: u32) -> Process {
     Process {
         pid,
@@ -178,6 +204,7 @@ fn unknown(pid: u32) -> Process {
         exe: None,
         runtime: None,
         container_id: None,
+        pod_uid: None,
     }
 }
 

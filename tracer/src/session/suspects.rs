@@ -84,6 +84,7 @@ impl Names<'_> {
             remote.resolved = requests.resolved(pid, &remote.address, opened_ns);
         }
         cohort.remote = Arc::new(remote);
+        let pod = self.beside.processes.pod(&cohort.process);
         Some(Suspect {
             go,
             cohort,
@@ -91,7 +92,7 @@ impl Names<'_> {
             examples,
             callers,
             called_by,
-            pod: None,
+            pod,
             judgement,
         })
     }

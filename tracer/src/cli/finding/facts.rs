@@ -129,6 +129,9 @@ pub(super) fn process_line(finding: &Finding, detail: Detail) -> String {
     if let Some(pod) = &process.pod {
         let namespace = process.namespace.as_deref().unwrap_or("?");
         let _ = write!(line, ", pod {}/{}", clean(namespace), clean(pod));
+        if let Some(container) = &process.container {
+            let _ = write!(line, " ({})", clean(container));
+        }
     }
     if let Some(id) = &process.container_id {
         let short: String = match detail {
