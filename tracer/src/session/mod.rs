@@ -36,7 +36,7 @@ mod target;
 mod tls_streams;
 mod told;
 
-use std::{io, os::fd::RawFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, os::fd::RawFd, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tracer_ebpf::Config;
@@ -67,6 +67,7 @@ use crate::{
         self, Clock,
         clock::{monotonic_ns, thread_cpu_ns},
     },
+    recording::Tape,
     runtimes::{self, Runtimes, Wishes},
     wiping,
 };
