@@ -60,5 +60,6 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> Result<String> {
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    Ok(String::from_utf8(answer)?)
+    // bodies that are no text are of no interest
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tracer_tests::{
     fixtures::line_of,
+    go,
     host::{self, seconds},
     http,
     program::Program,
@@ -20,6 +21,7 @@ use crate::scenes::{self, Scene};
 tests![
     findings_and_connections_are_served,
     metrics_pass_promtool_and_prometheus_scrapes_them,
+    profiles_name_the_call_site_first,
     local_socket_is_for_root_only,
     sigterm_detaches_everything,
     several_daemons_are_merged_and_a_dead_one_is_named,
@@ -34,7 +36,7 @@ pub struct Watched {
     scene: Scene,
     socket: String,
     tcp: String,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 /// Starts a daemon on a client of eight leaked connections a second, and waits until it is ready.
@@ -61,7 +63,7 @@ pub fn watched() -> Result<Watched> {
         scene,
         socket,
         tcp,
-        _directory: directory,
+        directory: directory,
     })
 }
 
@@ -325,6 +327,38 @@ fn several_daemons_are_merged_and_a_dead_one_is_named() -> Result<()> {
     let finding = report.only()?;
     let instances = finding["instances"].as_array().context("no instances")?;
     ensure!(instances.len() == 2, "instances: {report}");
+    Ok(())
+}
+
+fn profiles_name_the_call_site_first() -> Result<()> {
+    let watched = watched()?;
+    let report = watched.leak()?;
+    let site = report.only()?["call_site"]["function"]
+        .as_str()
+        .context("no call site")?;
+    let folded = watched.ask(&["profile", "-o", "folded"])?;
+    let first = folded.lines().next().unwrap_or_default();
+    let (stack, open) = first.rsplit_once(' ').context("no folded stack")?;
+    ensure!(
+        stack.split(';').any(|frame| frame == site) && open.parse::<u64>().is_ok(),
+        "{folded}"
+    );
+    let scraped = http::get(&watched.socket, "/debug/pprof/connections")?;
+    ensure!(scraped.head.contains("octet-stream"), "{}", scraped.head);
+    let file = watched.directory.path().join("connections.pb.gz");
+    let written = tracer::command(&["profile", "--endpoint", &watched.socket])?
+        .stdout(fs::File::create(&file)?)
+        .status()?;
+    ensure!(written.success(), "tracer profile: {written}");
+    let pprof = go::toolchain(go::DEFAULT_VERSIONS[0])?.join("pkg/tool/linux_amd64/pprof");
+    let shown = Command::new(pprof)
+        .args(["-top", "-cum", "-sample_index=leaked"])
+        .arg(&file)
+        .output()?;
+    let top = String::from_utf8_lossy(&shown.stdout);
+    let mut rows = top.lines().skip_while(|line| !line.contains("flat%"));
+    let named = rows.any(|row| row.ends_with(site));
+    ensure!(named, "{top}{}", String::from_utf8_lossy(&shown.stderr));
     Ok(())
 }
 

@@ -66,6 +66,8 @@ pub enum Command {
     Describe(Describe),
     /// List the open sockets: owner, age, idle time, state, call site, remote
     Connections(ConnectionsArgs),
+    /// Write the open connections by stack, for `go tool pprof`, Pyroscope or flame graphs
+    Profile(Profile),
     /// Say what this kernel and these privileges allow, and what is lost without the rest
     Doctor(DoctorArgs),
     /// Say what a kind of leak is, what looks like it and is healthy, and what to change
@@ -277,6 +279,30 @@ pub struct Describe {
     /// Form of the answer
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
     pub output: ReportForm,
+}
+
+/// Arguments of `profile`.
+#[derive(Debug, Args)]
+pub struct Profile {
+    /// Profile what this recording has, do not ask a daemon
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["endpoint", "token_file"])]
+    pub from: Option<PathBuf>,
+    /// Where the daemons are.
+    #[command(flatten)]
+    pub endpoints: EndpointArgs,
+    /// Form of the profile
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ProfileForm::Pprof)]
+    pub output: ProfileForm,
+}
+
+/// Forms of a profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProfileForm {
+    /// pprof's format, compressed: samples are `open` and `leaked` connections
+    Pprof,
+    /// A line for each stack, outermost first, and the number of open connections
+    Folded,
 }
 
 /// The kinds, by name.

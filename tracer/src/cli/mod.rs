@@ -17,6 +17,7 @@ mod live;
 mod merge;
 mod output;
 mod preflight;
+mod profile;
 mod replay;
 mod serve;
 mod signals;
@@ -113,6 +114,7 @@ pub fn run() -> ExitCode {
         Command::Daemon(args) => serve::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Describe(args) => describe::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Connections(args) => connections::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Explain(args) => explain::run(&args),

@@ -32,6 +32,9 @@ pub(super) enum Unmade {
     /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// It can't be compressed.
+    #[error("the answer cannot be compressed: {0}")]
+    Gzip(#[from] std::io::Error),
     /// It can't be written as JSON.
     #[error("the answer cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),

@@ -18,7 +18,10 @@ use super::{
     metrics, page,
     worker::{Handle, Jobs},
 };
-use crate::report::{FindingDetail, Overview, SCHEMA};
+use crate::{
+    findings::profile,
+    report::{FindingDetail, Overview, SCHEMA},
+};
 
 /// Connections listed when the request does not say how many.
 const CONNECTIONS_DEFAULT: usize = 1000;
@@ -36,6 +39,7 @@ pub(super) fn router(worker: Arc<Handle>, about: About) -> Router {
         .route("/v1/findings/{id}", get(finding))
         .route("/v1/connections", get(connections))
         .route("/v1/doctor", get(doctor))
+        .route("/debug/pprof/connections", get(profile))
         .route("/metrics", get(metrics_text))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -43,7 +47,7 @@ pub(super) fn router(worker: Arc<Handle>, about: About) -> Router {
             problem(
                 StatusCode::NOT_FOUND,
                 "there are /, /v1/report, /v1/overview, /v1/findings/ID, /v1/connections, \
-                 /v1/doctor, /metrics, /healthz and /readyz",
+                 /v1/doctor, /debug/pprof/connections, /metrics, /healthz and /readyz",
             )
         })
         .with_state(worker)
@@ -166,6 +170,21 @@ async fn connections(State(worker): State<Arc<Handle>>, Query(query): Query<Limi
         text(&jobs.source.connections(limit)?)
     })
     .await
+}
+
+async fn profile(State(worker): State<Arc<Handle>>) -> Response {
+    let latest = worker.report();
+    let asked = worker.ask(move |jobs| match latest {
+        Some(report) => Ok::<_, Unmade>(profile::pprof(&report)?),
+        None => Ok(profile::pprof(&*jobs.report()?)?),
+    });
+    match asked.await {
+        Ok(Ok(bytes)) => {
+            ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response()
+        }
+        Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+    }
 }
 
 async fn doctor(State(worker): State<Arc<Handle>>) -> Response {

@@ -7,6 +7,7 @@ mod identity;
 mod library;
 mod lives;
 pub mod naming;
+pub mod profile;
 mod resources;
 mod stragglers;
 #[cfg(test)]
