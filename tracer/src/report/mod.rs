@@ -8,6 +8,7 @@ mod doctor;
 mod go;
 mod naming;
 mod node;
+mod resources;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ pub use doctor::{Capability, Doctor, EventStatus, Refusal};
 pub use go::GoInfo;
 pub use naming::{NamedBy, Peer};
 pub use node::{FindingTimeline, Overview};
+pub use resources::{EphemeralPorts, Resources};
 
 /// Version of the JSON layout.
 pub const SCHEMA: u32 = 1;
@@ -477,36 +479,4 @@ pub struct Connections {
     pub closed: u64,
     /// Most open at one time.
     pub peak_open: u64,
-}
-
-/// Limits of one process.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Resources {
-    /// Process.
-    pub pid: u32,
-    /// Open descriptors.
-    pub fds_open: u64,
-    /// Soft limit.
-    pub fds_limit: u64,
-    /// At the present growth, seconds until the limit is reached.
-    pub exhausted_in_seconds: Option<u64>,
-    /// Ephemeral ports by destination.
-    pub ephemeral_ports: Vec<EphemeralPorts>,
-    /// Failed connects by errno name.
-    pub connect_errors: BTreeMap<String, u64>,
-}
-
-/// Ephemeral ports in use towards one destination.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct EphemeralPorts {
-    /// Address and port.
-    pub destination: String,
-    /// Ports in use.
-    pub used: u64,
-    /// Ports in the range.
-    pub available: u64,
-    /// Seconds until none is left at the present growth.
-    pub exhausted_in_seconds: Option<u64>,
 }
