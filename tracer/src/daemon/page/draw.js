@@ -20,7 +20,7 @@ export const h = (name, attributes, ...children) => fill(document.createElement(
 const s = (name, attributes, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
 
 /** A name, path or URL, which may go on in a new line behind its signs rather than anywhere. */
-export const code = (text) => text.split(/(?<=[/&?=_,-]|::)(?=\w)/).flatMap((part, index) => (index ? [h("wbr"), part] : part));
+export const code = (text) => text.split(/(?<=[^/:]\/|[&?=_,-]|::)(?=\w)/).flatMap((part, index) => (index ? [h("wbr"), part] : part));
 
 /** Makes `old` like `wanted` with as few changes as may be, so that focus and selection stay. */
 export function morph(old, wanted) {
@@ -34,6 +34,7 @@ export function morph(old, wanted) {
   let at = old.firstChild;
   for (const next of [...wanted.childNodes]) {
     let match = key(next) ? keyed.get(key(next)) : at && !key(at) ? at : null;
+    keyed.delete(key(next));
     if (match && (match.nodeName !== next.nodeName || match.namespaceURI !== next.namespaceURI)) match = null;
     if (!match) {
       old.insertBefore(next, at);
@@ -118,7 +119,7 @@ export function icicle(root, label, write) {
       s("title", {}, text),
       s("rect", { class: node.mark, width: "100%", height: "100%" }),
       width >= NAMED_FROM && s("text", { x: 6, y: 17, class: node.mark }, `${sign}${node.name}`),
-      width >= NAMED_FROM && s("rect", { class: "edge", width: "100%", height: "100%" }));
+      (node.link || width >= NAMED_FROM) && s("rect", { class: "edge", width: "100%", height: "100%" }));
     cells.push(node.link ? s("a", { href: node.link, "data-key": `${row} ${node.link}`, "aria-label": text }, cell) : cell);
     let at = x;
     for (const child of node.children) {

@@ -65,7 +65,7 @@ function show() {
   const focused = document.activeElement;
   morph(main, wanted);
   // what moved lost it
-  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
+  if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
   const field = document.getElementById("filter");
   if (field && field.value !== state.filter) field.value = state.filter;
   const [view] = route();
@@ -88,11 +88,10 @@ function show() {
 
 /** Says whether what is shown is live. Only changes of the first part are read aloud. */
 function tell() {
-  const word = state.paused ? "paused" : away ? "the daemon is away" : answered ? "live" : "connecting …";
+  const word = state.paused ? "paused" : away ? "the daemon is away" : answered ? "live" : state.refused ? "closed" : "connecting …";
   const element = document.getElementById("state");
   if (element.textContent !== word) element.textContent = word;
-  document.body.classList.toggle("away", Boolean(away) && !state.paused);
-  document.body.classList.toggle("paused", state.paused);
+  document.body.dataset.state = state.paused ? "paused" : away ? "away" : answered ? "live" : "";
   const seconds = (ms) => duration(Math.max(0, Math.round(ms / 1000)));
   const age = answered ? `${seconds(Date.now() - answered)} ago` : "";
   const next = away && !state.paused ? `asking again in ${seconds(due - Date.now())}` : "";
@@ -185,8 +184,11 @@ document.addEventListener("click", (event) => {
 
 document.addEventListener("submit", (event) => {
   event.preventDefault();
-  token.set(document.getElementById("token").value.trim());
-  state.hasToken = Boolean(token.get());
+  const given = document.getElementById("token").value.trim();
+  state.hasToken = true;
+  // no header can have anything else, and so no token
+  if (!/^[\x21-\x7e]+$/.test(given)) return show();
+  token.set(given);
   update().then(() => state.report && main.querySelector("h1").focus());
 });
 

@@ -59,7 +59,7 @@ const LEAKS = [
     h("div", {}, h("b", {}, w.count(f.connections.outlived)), h("div", { class: "dim" }, `of ${w.count(f.connections.open)} open`)) },
   { title: "Per minute", key: "rate", number: true, by: (f) => f.growth_per_minute, of: (f) => w.perMinute(f.growth_per_minute) },
   { title: "Process", key: "process", by: (f) => f.process.comm, of: (f) =>
-    h("div", {}, f.process.comm, h("div", { class: "dim" }, `pid ${f.process.pid}${f.instances.length > 1 ? ` and ${f.instances.length - 1} more` : ""}`)) },
+    h("div", {}, f.process.comm, h("div", { class: "dim pid" }, `pid ${f.process.pid}${f.instances.length > 1 ? ` and ${f.instances.length - 1} more` : ""}`)) },
 ];
 
 /** The verdict with its reasons, and what it rests on. */
@@ -90,7 +90,7 @@ function figures({ report }) {
 
 /** The findings' stacks and the healthy populations as one tree, merged from the process inwards. */
 function tree({ report }) {
-  const root = { name: "all that are open", open: 0, mark: "root", children: [] };
+  const root = { name: "", open: 0, mark: "root", children: [] };
   const add = (way, open, link) => {
     let node = root;
     root.open += open;
@@ -118,6 +118,7 @@ function tree({ report }) {
   for (const { way, open, link } of all.slice(0, STACKS_MOST)) add(way, open, link);
   const rest = sum(all.slice(STACKS_MOST), (one) => one.open);
   if (rest) add([{ name: `${all.length - STACKS_MOST} more`, mark: "fold" }], rest);
+  root.name = `all ${w.count(root.open)}`;
   return root;
 }
 
@@ -179,15 +180,18 @@ function frames(stack, blamed, all) {
 }
 
 function stacks(finding, all) {
-  const { stack, opener_stack: opener } = finding;
+  const { stack, opener_stack: opener = [] } = finding;
   const titles = { request: "Stack of the latest request", connect: "Stack that connected", accept: "Stack that accepted", first_io: "Stack of the first transfer" };
-  const same = JSON.stringify(opener) === JSON.stringify(stack);
+  // the opener's is shown up to where both come from the same
+  let shared = 0;
+  while (shared < opener.length && JSON.stringify(opener.at(-1 - shared)) === JSON.stringify(stack.at(-1 - shared))) shared += 1;
+  const apart = opener.slice(0, opener.length - shared);
   if (!stack.length) return section("Stack", h("p", {}, "No stack was seen."));
   return section(titles[finding.stack_of] ?? "Stack",
     h("label", { class: "check" }, h("input", { type: "checkbox", id: "frames", checked: all }), "all frames, the runtime's too"),
     finding.stack_quality === "truncated" && h("p", { class: "dim" }, "It is cut off: its outer frames are not known."),
     frames(stack, finding.call_site, all),
-    opener?.length > 0 && !same && [h("h3", {}, "Opened by"), frames(opener, null, all)]);
+    apart.length > 0 && [h("h3", {}, "Opened by"), frames(apart, null, all), shared > 0 && h("p", { class: "dim" }, "… the rest as above")]);
 }
 
 export function finding(state) {
@@ -238,7 +242,7 @@ const POPULATIONS = [
   { title: "Used again", number: true, of: (p) => w.count(p.reused) },
   { title: "Opened", number: true, of: (p) => w.count(p.opened) },
   { title: "Closed", number: true, of: (p) => w.count(p.closed) },
-  { title: "Process", of: (p) => h("div", {}, p.comm, h("div", { class: "dim" }, `pid ${p.pid}`)) },
+  { title: "Process", of: (p) => h("div", {}, p.comm, h("div", { class: "dim pid" }, `pid ${p.pid}`)) },
 ];
 
 export function populations(state) {
@@ -261,6 +265,8 @@ export function node({ report, overview, hasToken }) {
   const losses = Object.entries(coverage?.losses ?? {}).filter(([, number]) => number > 0);
   const ports = report.resources.flatMap((one) => one.ephemeral_ports.map((port) => ({ ...port, pid: one.pid })));
   const errors = report.resources.flatMap((one) => Object.entries(one.connect_errors).map(([name, number]) => `pid ${one.pid}: ${w.count(number)} × ${name}`));
+  const names = new Map([...report.populations, ...report.findings.map((f) => f.process)].map((one) => [one.pid, one.comm]));
+  const who = ({ pid }) => (names.has(pid) ? w.process({ comm: names.get(pid), pid }) : `pid ${pid}`);
   const left = (one) => (one.exhausted_in_seconds == null ? "–" : one.exhausted_in_seconds === 0 ? "now" : w.duration(one.exhausted_in_seconds));
   return [
     h("section", {}, h("h1", { tabindex: "-1" }, overview.host), facts(
@@ -273,15 +279,15 @@ export function node({ report, overview, hasToken }) {
     section("What is not seen here", coverage?.degraded.length ? list(coverage.degraded, "reasons") : h("p", {}, "Nothing is known to be missing.")),
     losses.length > 0 && section("Losses by cause, made up for or not", list(losses.map(([name, number]) => `${name.replaceAll("_", " ")}: ${w.count(number)}`), "plain")),
     report.resources.length > 0 && section("Descriptors", table("Descriptors", [
-      { title: "Process", of: (one) => `pid ${one.pid}` },
+      { title: "Process", of: who },
       { title: "Used", number: true, of: (one) => w.count(one.fds_open) },
       { title: "Limit", number: true, of: (one) => w.count(one.fds_limit) },
-      { title: "Share", of: (one) => h("meter", { min: 0, max: one.fds_limit, value: one.fds_open, "aria-label": `descriptors of ${one.pid}` }) },
+      { title: "Share", of: (one) => h("meter", { min: 0, max: one.fds_limit, value: one.fds_open, "aria-label": `descriptors of ${who(one)}` }) },
       { title: "Run out in", number: true, of: left },
     ], report.resources.map((one) => ({ key: one.pid, value: one })))),
     ports.length > 0 && section("Local ports", table("Local ports", [
       { title: "Destination", of: (one) => h("span", { class: "code" }, one.destination) },
-      { title: "Process", of: (one) => `pid ${one.pid}` },
+      { title: "Process", of: who },
       { title: "Used", number: true, of: (one) => w.count(one.used) },
       { title: "Available", number: true, of: (one) => w.count(one.available) },
       { title: "Run out in", number: true, of: left },
