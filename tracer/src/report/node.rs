@@ -18,7 +18,7 @@ pub struct Overview {
     pub host: String,
     /// Version of tracer.
     pub version: String,
-    /// Who is watched, such as `every process` or `shop (pid 4711), and what it starts`.
+    /// Who is watched, such as `every process` or `shop (pid 4711), with what it starts`.
     pub watched: String,
     /// How the worst findings went, in few points.
     pub timelines: Vec<FindingTimeline>,

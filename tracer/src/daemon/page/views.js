@@ -220,7 +220,7 @@ export function finding(state) {
         ["id", h("span", { class: "code" }, f.id)])),
     h("div", { class: "columns" },
       section("Why we believe it", list([...f.evidence, ...(f.go?.notes ?? [])], "reasons")),
-      section("What to change", h("p", {}, f.advice))),
+      section("What to change", h("p", {}, f.advice), f.snippet && h("pre", {}, h("code", {}, f.snippet)))),
     history(detail),
     stacks(f, state.allFrames),
     f.called_by?.length > 1 && section("Called by", h("ul", { class: "plain" }, f.called_by.map((one) =>
