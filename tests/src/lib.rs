@@ -22,6 +22,7 @@ pub mod program;
 pub mod runner;
 pub mod schema;
 pub mod shop;
+pub mod tasks;
 pub mod terminal;
 pub mod tracer;
 pub mod wait;

@@ -59,6 +59,12 @@ impl Shop {
         self.clients.iter().map(Program::pid).collect()
     }
 
+    /// The process id of the one that leaks most.
+    #[must_use]
+    pub fn leaky(&self) -> u32 {
+        self.clients[0].pid()
+    }
+
     /// Waits until the daemon has found what leaks; returns the id of the worst.
     ///
     /// # Errors

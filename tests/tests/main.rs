@@ -36,6 +36,7 @@ mod schema;
 mod secrets;
 mod stacks;
 mod targets;
+mod tasks;
 mod verdicts;
 
 use std::{env, path::Path, process::ExitCode};
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         scenarios::TESTS,
         schema::TESTS,
         targets::TESTS,
+        tasks::TESTS,
         // the heaviest last, when least runs beside them
         verdicts::BY_BACKEND,
         &by_backend.concat(),

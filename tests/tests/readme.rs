@@ -1,6 +1,9 @@
 //! `--help`, the README and the man page speak of the same commands.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use anyhow::{Result, bail, ensure};
 use tracer_tests::{
@@ -12,7 +15,7 @@ use tracer_tests::{
 tests![
     every_command_has_help,
     readme_names_the_commands,
-    readme_options_exist,
+    options_of_readme_and_guides_exist,
     man_page_and_completions_name_the_commands,
 ];
 
@@ -63,11 +66,26 @@ fn readme() -> Result<String> {
     Ok(fs::read_to_string(host::repository("README.md"))?)
 }
 
-/// Command lines of tracer in the README's code blocks.
-fn readme_lines() -> Result<Vec<String>> {
+/// The pages that people read, by name: the README and the book.
+fn pages() -> Result<Vec<(String, String)>> {
+    let mut all = vec![("README.md".to_owned(), readme()?)];
+    for folder in ["docs", "docs/guides"] {
+        for entry in fs::read_dir(host::repository(folder))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let name = path.display().to_string();
+                all.push((name, fs::read_to_string(&path)?));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Command lines of tracer in a page's code blocks.
+fn lines(page: &str) -> Vec<String> {
     let mut in_code = false;
     let mut lines = Vec::new();
-    for line in readme()?.lines() {
+    for line in page.lines() {
         if line.trim_start().starts_with("```") {
             in_code = !in_code;
         } else if in_code {
@@ -80,7 +98,7 @@ fn readme_lines() -> Result<Vec<String>> {
             }
         }
     }
-    Ok(lines)
+    lines
 }
 
 fn every_command_has_help() -> Result<()> {
@@ -110,33 +128,39 @@ fn readme_names_the_commands() -> Result<()> {
     Ok(())
 }
 
-fn readme_options_exist() -> Result<()> {
+fn options_of_readme_and_guides_exist() -> Result<()> {
     let commands = commands()?;
-    let lines = readme_lines()?;
-    ensure!(
-        !lines.is_empty(),
-        "the README shows no command line of tracer"
-    );
-    for line in lines {
-        let mut words = line.split_whitespace();
-        let Some(name) = words.next() else { continue };
-        if name.starts_with('-') {
-            continue;
-        }
+    let mut helps = BTreeMap::new();
+    for (page, text) in pages()? {
+        let lines = lines(&text);
+        let told = ["tasks", "guides", "troubleshooting"];
         ensure!(
-            commands.contains(name),
-            "the README's `tracer {line}`: no such command"
+            !lines.is_empty() || !told.iter().any(|part| page.contains(part)),
+            "{page} shows no command line of tracer"
         );
-        let help = says(&[name, "--help"])?;
-        for word in words
-            .take_while(|word| *word != "--")
-            .filter(|word| word.starts_with('-'))
-        {
-            let option = word.split('=').next().unwrap_or(word);
+        for line in lines {
+            let mut words = line.split_whitespace();
+            let Some(name) = words.next() else { continue };
+            if name.starts_with('-') {
+                continue;
+            }
             ensure!(
-                help.contains(option),
-                "the README's `tracer {line}`: no option {option}"
+                commands.contains(name),
+                "{page}: `tracer {line}`: no such command"
             );
+            if !helps.contains_key(name) {
+                helps.insert(name.to_owned(), says(&[name, "--help"])?);
+            }
+            for word in words
+                .take_while(|word| *word != "--")
+                .filter(|word| word.starts_with('-'))
+            {
+                let option = word.split('=').next().unwrap_or(word);
+                ensure!(
+                    helps[name].contains(option),
+                    "{page}: `tracer {line}`: no option {option}"
+                );
+            }
         }
     }
     Ok(())

@@ -114,6 +114,7 @@ mod tests {
             ".ci/run",
             "README.md",
             "CONTRIBUTING.md",
+            "docs/screens/README.md",
             "tests/corpus/README.md",
         ] {
             let text = fs::read_to_string(sh::root().join(file)).unwrap();

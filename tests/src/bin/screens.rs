@@ -13,9 +13,12 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use tracer_tests::{
     daemon::Daemon,
+    fixtures,
     host::{self, seconds},
     picture::Pen,
+    program::Program,
     shop::Shop,
+    tasks,
     terminal::{Session, Terminal},
     tracer,
 };
@@ -46,6 +49,8 @@ fn run() -> Result<()> {
     };
     fs::create_dir_all(&album.folder)?;
     let shop = Shop::open()?;
+    album.demo(&shop)?;
+    album.tasks()?;
     album.checks(&shop)?;
     let daemon = Daemon::start(&shop.pids(), &[])?;
     let id = shop.found(&daemon)?;
@@ -60,6 +65,53 @@ struct Album {
 }
 
 impl Album {
+    /// The one that the README begins with.
+    fn demo(&self, shop: &Shop) -> Result<()> {
+        let pid = shop.leaky().to_string();
+        let words = ["check", "--pid", &pid, "--duration", "20s"];
+        let (columns, _) = tasks::SCREEN;
+        let size = (columns, TALL);
+        let terminal = Terminal::start(&mut shown(&words, None)?, size, Session::Own)?;
+        self.keep("demo", columns, &terminal.left(seconds(120))?)
+    }
+
+    /// The last screen of each of the five tasks.
+    fn tasks(&self) -> Result<()> {
+        let client = |mode: &str, how: &str| -> Result<(Program, Program, String)> {
+            let (server, address) =
+                Program::ready(fixtures::path("fixture-server")?, &["http", "127.0.0.1:0"])?;
+            let words = [mode, &*address, "8", "800", how];
+            let (program, _) = Program::ready(fixtures::path("client")?, &words)?;
+            Ok((program, server, address))
+        };
+        let (leaky, _one, _) = client("fetch", "leak")?;
+        let (tidy, _two, _) = client("fetch", "close")?;
+        let (pool, _three, _) = client("pool", "close")?;
+        let (_server, address) =
+            Program::ready(fixtures::path("fixture-server")?, &["http", "127.0.0.1:0"])?;
+        let words = [&*address, "2", "6", "leak"];
+        let (inherit, _) = Program::ready(fixtures::path("inherit")?, &words)?;
+        let daemon = Daemon::start(&[inherit.pid()], &[])?;
+        let [leaky, tidy, pool] = [leaky.pid(), tidy.pid(), pool.pid()].map(|pid| pid.to_string());
+        let values = [
+            ("which-client", "Which client leaks?", ("PID", &leaky)),
+            ("healthy-pool", "Is my pool healthy?", ("PID", &pool)),
+            ("fix", "Did my fix work?", ("BEFORE", &leaky)),
+            ("holder", "Who holds this socket?", ("ADDRESS", &address)),
+            ("until", "How long until it breaks?", ("PID", &leaky)),
+        ];
+        let folder = tempfile::tempdir()?;
+        for (name, title, (word, value)) in values {
+            let values = [(word, value.as_str()), ("AFTER", &tidy)];
+            for line in tasks::lines(title)? {
+                let endpoint = Some(daemon.socket());
+                let screen = tasks::screen(&line, &values, folder.path(), endpoint)?;
+                self.keep(&format!("task-{name}"), tasks::SCREEN.0, &screen)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The bar while `check` watches, and the report.
     fn checks(&self, shop: &Shop) -> Result<()> {
         let pids: Vec<String> = shop.pids().iter().map(u32::to_string).collect();
@@ -90,7 +142,10 @@ impl Album {
     fn lists(&self, daemon: &Daemon, id: &str) -> Result<()> {
         for (name, words) in [
             ("top", &["top"][..]),
-            ("connections", &["connections", "--limit", "12"]),
+            (
+                "connections",
+                &["connections", "--call-site", "lookup", "--limit", "12"],
+            ),
             ("describe", &["describe", id]),
             ("explain", &["explain", "client_per_request"]),
         ] {
@@ -112,15 +167,16 @@ impl Album {
             // a few answers make a trend
             thread::sleep(seconds(10));
             self.keep("live", size.0, &view.cells())?;
-            for (name, keys, words) in [
-                ("live-finding", "\r", &["Esc back", "confidence"][..]),
-                ("live-help", "?", &["Keys"]),
+            for (name, keys, words, back) in [
+                ("live-finding", "\r", &["Esc back", "trend"][..], "\x1b"),
+                ("live-help", "?", &["Keys"], "\x1b"),
+                ("live-populations", "\t", &["VERDICT", "healthy"], "\t"),
             ] {
                 view.press(keys)?;
                 view.shows(words, seconds(10))?;
                 self.keep(name, size.0, &view.cells())?;
-                view.press("\x1b")?;
-                view.shows(&["LEAKED"], seconds(10))?;
+                view.press(back)?;
+                view.shows(&["LEAKED", "q quit"], seconds(10))?;
             }
             view.press("q")?;
         }

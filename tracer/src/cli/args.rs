@@ -77,8 +77,37 @@ pub enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page (roff)
-    Man,
+    /// Print the manual page (roff), or that of one command
+    Man(Manual),
+    /// Print what a shell may complete
+    #[command(hide = true)]
+    Complete {
+        /// Of what.
+        #[arg(value_enum)]
+        what: Complete,
+        /// Where the daemons are.
+        #[command(flatten)]
+        endpoints: EndpointArgs,
+    },
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub struct Manual {
+    /// The command whose page to print [default: all on one page]
+    pub command: Option<String>,
+    /// Write a page for each command into this directory instead
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "command")]
+    pub dir: Option<PathBuf>,
+}
+
+/// What a shell may complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Complete {
+    /// Ids of findings that a daemon knows.
+    Ids,
+    /// Processes.
+    Pids,
 }
 
 /// Whom to watch; the whole host when nothing is given.

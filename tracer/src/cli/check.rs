@@ -12,7 +12,7 @@ use super::{
     preflight,
     signals::Signals,
     target, text, users, watch,
-    watch::{Ended, Look},
+    watch::{Attaching, Ended, Look},
 };
 use crate::{
     config::Config,
@@ -56,6 +56,7 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
         Some(file) => Some(begin(file, args)?),
         None => None,
     };
+    let attaching = Attaching::begin(!args.command.is_empty());
     let session = Session::start(Options {
         target: target.clone(),
         backend: args.attach.backend.clone(),
@@ -75,6 +76,7 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
         pin: None,
         record: tape.clone(),
     })?;
+    drop(attaching);
     if let Some(tax) = session.syscall_overhead() {
         output::note(&tax);
     }

@@ -95,6 +95,8 @@ enum Shown {
     Wide,
     /// In `-o wide`, where a row has a value for it.
     WideWhereKnown,
+    /// In every table, where a row has a value for it.
+    WhereKnown,
 }
 
 /// A column of rows of type `T`.
@@ -138,6 +140,13 @@ impl<T> Column<T> {
     #[must_use]
     pub const fn where_known(mut self) -> Column<T> {
         self.shown = Shown::WideWhereKnown;
+        self
+    }
+
+    /// Only where a row has a value.
+    #[must_use]
+    pub const fn if_known(mut self) -> Column<T> {
+        self.shown = Shown::WhereKnown;
         self
     }
 
@@ -287,18 +296,20 @@ pub fn write<T: Serialize>(
 ) -> Result<String, Failure> {
     match form {
         ListForm::Table => {
-            let narrow: Vec<_> = columns
-                .iter()
-                .filter(|column| column.shown == Shown::Always)
-                .collect();
+            let narrow = |column: &&Column<T>| match column.shown {
+                Shown::Always => true,
+                Shown::WhereKnown => known(column, rows, now),
+                Shown::Wide | Shown::WideWhereKnown => false,
+            };
+            let narrow: Vec<_> = columns.iter().filter(narrow).collect();
             Ok(table(&lay_out(&narrow, rows, now, width)))
         }
         ListForm::Wide => {
-            let known = |column: &Column<T>| {
-                column.shown != Shown::WideWhereKnown
-                    || rows.iter().any(|row| (column.cell)(row, now) != Cell::None)
+            let wide = |column: &&Column<T>| match column.shown {
+                Shown::Always | Shown::Wide => true,
+                Shown::WhereKnown | Shown::WideWhereKnown => known(column, rows, now),
             };
-            let wide: Vec<_> = columns.iter().filter(|column| known(column)).collect();
+            let wide: Vec<_> = columns.iter().filter(wide).collect();
             Ok(table(&lay_out(&wide, rows, now, None)))
         }
         ListForm::Csv => csv(columns, rows, now),
@@ -308,6 +319,11 @@ pub fn write<T: Serialize>(
             Ok(lines.collect::<Result<String, _>>()?)
         }
     }
+}
+
+/// Whether any row has a value for a column.
+fn known<T>(column: &Column<T>, rows: &[T], now: Timestamp) -> bool {
+    rows.iter().any(|row| (column.cell)(row, now) != Cell::None)
 }
 
 fn json_line(text: serde_json::Result<String>) -> Result<String, anyhow::Error> {

@@ -60,7 +60,7 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
     Column::<ConnectionRow>::new("HOLDER", |c, _| {
         Cell::text(c.holder_pid.map(|pid| pid.to_string()))
     })
-    .where_known(),
+    .if_known(),
     Column::<ConnectionRow>::new("OPENED AT", |c, _| Cell::Date(c.opened_at)).wide(),
     Column::<ConnectionRow>::new("INODE", |c, _| Cell::Count(u64::from(c.inode))).wide(),
 ];

@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod columns;
 mod command;
+mod completions;
 mod connections;
 mod describe;
 mod doctor;
@@ -14,6 +15,7 @@ mod finding;
 mod findings;
 mod fit;
 mod live;
+mod man;
 mod merge;
 mod output;
 mod preflight;
@@ -32,7 +34,7 @@ mod words;
 
 use std::{fmt, process::ExitCode};
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::Parser as _;
 
 use self::args::{Cli, Command};
 use crate::session::StartError;
@@ -118,8 +120,11 @@ pub fn run() -> ExitCode {
         Command::Connections(args) => connections::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Explain(args) => explain::run(&args),
-        Command::Completions { shell } => completions(shell).map(|()| 0),
-        Command::Man => man().map(|()| 0),
+        Command::Completions { shell } => completions::run(shell).map(|()| 0),
+        Command::Man(args) => man::run(&args).map(|()| 0),
+        Command::Complete { what, endpoints } => {
+            completions::candidates(what, &endpoints).map(|()| 0)
+        }
     };
     let status = result.unwrap_or_else(|failure| {
         output::note(&failure.to_string());
@@ -128,80 +133,9 @@ pub fn run() -> ExitCode {
     ExitCode::from(status)
 }
 
-fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut script);
-    output::print(&String::from_utf8_lossy(&script))
-}
-
-/// One page for the command and all its subcommands, so that `tracer man | man -l -` shows it.
-fn man() -> Result<(), Failure> {
-    let mut page = Vec::new();
-    let mut cli = Cli::command();
-    cli.build();
-    render_man(&cli, &mut page).map_err(anyhow::Error::from)?;
-    output::print(&String::from_utf8_lossy(&page))
-}
-
-fn render_man(cli: &clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
-    let man = clap_mangen::Man::new(cli.clone());
-    man.render_title(page)?;
-    man.render_name_section(page)?;
-    man.render_synopsis_section(page)?;
-    man.render_description_section(page)?;
-    man.render_subcommands_section(page)?;
-    for command in cli.get_subcommands().filter(|c| c.get_name() != "help") {
-        page.extend_from_slice(
-            format!(".SH TRACER {}\n", command.get_name().to_uppercase()).as_bytes(),
-        );
-        let man = clap_mangen::Man::new(command.clone());
-        man.render_synopsis_section(page)?;
-        man.render_description_section(page)?;
-        man.render_options_section(page)?;
-        if let Some(text) = command.get_after_help() {
-            page.extend_from_slice(format!(".PP\n.nf\n{text}\n.fi\n").as_bytes());
-        }
-    }
-    man.render_extra_section(page)?;
-    man.render_version_section(page)
-}
-
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_manual_has_every_command_and_option() {
-        let mut cli = Cli::command();
-        cli.build();
-        let mut page = Vec::new();
-        render_man(&cli, &mut page).unwrap();
-        let page = String::from_utf8(page).unwrap();
-        for command in Cli::command().get_subcommands() {
-            let name = command.get_name().to_uppercase();
-            assert!(page.contains(&format!(".SH TRACER {name}")), "{name}");
-        }
-        assert!(page.contains("\\-\\-baseline"), "{page}");
-        assert!(page.contains("Exit status"), "{page}");
-    }
-
-    #[test]
-    fn every_shell_has_completions() {
-        for shell in [
-            clap_complete::Shell::Bash,
-            clap_complete::Shell::Zsh,
-            clap_complete::Shell::Fish,
-        ] {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "tracer", &mut script);
-            let script = String::from_utf8(script).unwrap();
-            assert!(
-                script.contains("describe") && script.contains("baseline"),
-                "{shell}"
-            );
-        }
-    }
 
     #[test]
     fn start_errors_have_the_status_of_the_contract() {

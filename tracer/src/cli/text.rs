@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::{
-    finding::{Style, finding},
+    finding::{Detail, Style, finding},
     output::{Paint, clean, wrap},
     units, words,
 };
@@ -29,9 +29,21 @@ pub fn report(report: &Report, style: Style) -> String {
         baseline(&mut out, comparison, report, paint);
     }
     populations::table(&mut out, report, paint);
-    resources(&mut out, &report.resources, paint);
+    resources(&mut out, &report.resources, paint, width);
     if let Some(seen) = &report.coverage {
-        coverage(&mut out, seen, paint, width);
+        // what is not seen makes no leak less certain
+        let folded = report.verdict == Verdict::Leak && style.detail == Detail::Short;
+        match folded && seen.degraded.len() > 1 {
+            true => {
+                let mut told = seen.clone();
+                told.degraded = vec![format!(
+                    "{} kinds of events; -v and `tracer doctor` say which, and what that costs",
+                    seen.degraded.len()
+                )];
+                coverage(&mut out, &told, paint, width);
+            }
+            false => coverage(&mut out, seen, paint, width),
+        }
     }
     for node in report.nodes.iter().flatten() {
         let _ = writeln!(out, "\n{}", paint.bold(&clean(&node.endpoint)));
@@ -147,7 +159,7 @@ fn baseline(out: &mut String, comparison: &Comparison, report: &Report, paint: P
     }
 }
 
-fn resources(out: &mut String, all: &[Resources], paint: Paint) {
+fn resources(out: &mut String, all: &[Resources], paint: Paint, width: usize) {
     let mut lines = Vec::new();
     for one in all {
         let pid = one.pid;
@@ -165,13 +177,13 @@ fn resources(out: &mut String, all: &[Resources], paint: Paint) {
             limit => limit.to_string(),
         };
         lines.push(format!(
-            "  pid {pid}: {} of {limit} descriptors{}",
+            "pid {pid}: {} of {limit} descriptors{}",
             one.fds_open,
             soon(one.exhausted_in_seconds)
         ));
         for ports in &one.ephemeral_ports {
             lines.push(format!(
-                "  pid {pid}: {} of {} ports to {}{}",
+                "pid {pid}: {} of {} ports to {}{}",
                 ports.used,
                 ports.available,
                 clean(&ports.destination),
@@ -180,14 +192,21 @@ fn resources(out: &mut String, all: &[Resources], paint: Paint) {
         }
         for (errno, times) in &one.connect_errors {
             lines.push(format!(
-                "  pid {pid}: connect failed with {} {}",
+                "pid {pid}: connect failed with {} {}",
                 clean(errno),
                 units::count(*times, "time")
             ));
         }
     }
-    if !lines.is_empty() {
-        let _ = writeln!(out, "\n{}\n{}", paint.bold("Limits"), lines.join("\n"));
+    if lines.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n{}", paint.bold("Limits"));
+    for line in lines {
+        for (index, part) in wrap(&line, width.saturating_sub(4)).iter().enumerate() {
+            let indent = if index == 0 { "  " } else { "    " };
+            let _ = writeln!(out, "{indent}{part}");
+        }
     }
 }
 

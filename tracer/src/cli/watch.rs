@@ -12,6 +12,8 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
+use textwrap::core::display_width;
+
 use super::{
     command::Running,
     fit, output,
@@ -26,6 +28,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// Columns of the bar.
 const BAR: usize = 16;
+
+/// Fewest columns of the best candidate's name.
+const NAME_LEAST: usize = 10;
 
 /// How often `--until-found` judges; a judgement includes a scan of all descriptors.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -196,6 +201,36 @@ pub fn wait_for_command(command: &Running, signals: &Signals) {
     }
 }
 
+/// Says on a terminal that the probes are being attached, which takes a second or more, until it is
+/// dropped.
+#[derive(Debug)]
+pub struct Attaching(Option<ProgressBar>);
+
+impl Attaching {
+    /// Begins; a command's terminal is left alone.
+    #[must_use]
+    pub fn begin(with_command: bool) -> Attaching {
+        let seen = !with_command && output::stderr_is_terminal();
+        Attaching(seen.then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{msg}") {
+                bar.set_style(style);
+            }
+            bar.set_message("attaching to the kernel …");
+            bar.tick();
+            bar
+        }))
+    }
+}
+
+impl Drop for Attaching {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// A bar on stderr that is drawn over in place and gone at the end.
 #[derive(Debug)]
 struct Progress {
@@ -258,35 +293,33 @@ fn progress_line(
     leading: Option<&Leading>,
     room: usize,
 ) -> String {
-    let mut line = left.map_or("watching".to_owned(), |left| {
+    let left = left.map_or("watching".to_owned(), |left| {
         let seconds = left.as_secs_f64().ceil();
         format!("{} left", units::duration(seconds))
     });
-    line += &format!(": {}", units::count(status.sockets, "socket"));
-    let mut parts = vec![format!(
-        " in {}",
-        units::count(status.populations, "population")
-    )];
-    if let Some(leading) = leading {
-        parts.push(format!(
-            "; best candidate {}, {} outlived",
-            clean(&leading.name),
-            leading.outlived
-        ));
-    }
-    parts.push("; Ctrl-C to stop and see".to_owned());
-    for part in parts {
-        let taken = textwrap::core::display_width(&line);
-        // a name is worth showing in part, as long as it can be told
-        match room.saturating_sub(taken) {
-            left if textwrap::core::display_width(&part) <= left => line.push_str(&part),
-            left if part.contains("best candidate") && left >= 36 => {
-                line.push_str(&fit::elide(&part, left));
-            }
-            _ => {}
-        }
-    }
-    line
+    let start = format!("{left}: {}", units::count(status.sockets, "socket"));
+    let mut room = room.saturating_sub(display_width(&start));
+    let best = leading.and_then(|leading| {
+        let (before, after) = (
+            "; best candidate ",
+            format!(", {} outlived", leading.outlived),
+        );
+        let name = clean(&leading.name);
+        let left = room.checked_sub(display_width(before) + display_width(&after))?;
+        let shown = display_width(&name) <= left || left >= NAME_LEAST;
+        shown.then(|| format!("{before}{}{after}", fit::elide(&name, left)))
+    });
+    room = room.saturating_sub(best.as_deref().map_or(0, display_width));
+    let mut fitting = |part: String| {
+        let taken = display_width(&part);
+        let fits = taken <= room;
+        room -= if fits { taken } else { 0 };
+        fits.then_some(part).unwrap_or_default()
+    };
+    let populations = units::count(status.populations, "population");
+    let populations = fitting(format!(" in {populations}"));
+    let keys = fitting("; Ctrl-C to stop and see".to_owned());
+    format!("{start}{populations}{}{keys}", best.unwrap_or_default())
 }
 
 fn opening_line(duration: Option<Duration>, status: Status) -> String {
@@ -322,6 +355,10 @@ mod tests {
         assert_eq!(
             progress_line(left, status, None, 63),
             "42s left: 12 sockets in 3 populations; Ctrl-C to stop and see"
+        );
+        assert_eq!(
+            progress_line(left, status, Some(&leading), 63),
+            "42s left: 12 sockets; best candidate orders.c…nt.fetch, 8 outlived"
         );
         for room in 20..120 {
             let line = progress_line(left, status, Some(&leading), room);

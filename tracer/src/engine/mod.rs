@@ -109,6 +109,7 @@ pub struct Engine {
     /// process.
     crowded_out: HashMap<CohortId, Lineage>,
     candidates: u64,
+    populated: u64,
     leading: Option<(CohortId, u64)>,
     observer: Option<Box<dyn Observer>>,
 }
@@ -129,6 +130,7 @@ impl Engine {
             overflow: 0,
             crowded_out: HashMap::new(),
             candidates: 0,
+            populated: 0,
             leading: None,
             observer: None,
         }
@@ -245,7 +247,7 @@ impl Engine {
         self.filling = seen;
         let due = self.schedule.due(now_ns);
         let min = self.settings.min_survivors;
-        let mut candidates = 0;
+        let (mut candidates, mut populated) = (0, 0);
         let mut leading: Option<(CohortId, u64)> = None;
         for (&id, state) in &mut self.cohorts {
             let open = u64::from(state.tally.open);
@@ -254,6 +256,7 @@ impl Engine {
                 state.last_active_ns = now_ns;
             }
             state.history.push(now_ns, &state.tally, state.closed, due);
+            populated += u64::from(state.level == Level::Leaf && open > 0);
             if state.level == Level::Leaf && state.tally.outlived() >= min {
                 candidates += 1;
                 let outlived = u64::from(state.tally.outlived());
@@ -264,6 +267,7 @@ impl Engine {
             }
         }
         self.candidates = candidates;
+        self.populated = populated;
         self.leading = leading;
         self.make_room();
     }
@@ -379,7 +383,13 @@ impl Engine {
         self.candidates
     }
 
-    /// The one of them with the most outlived connections, and their number.
+    /// Leaves with open connections.
+    #[must_use]
+    pub fn populated(&self) -> u64 {
+        self.populated
+    }
+
+    /// The candidate with the most outlived connections, and their number.
     #[must_use]
     pub fn leading(&self) -> Option<(CohortId, u64)> {
         self.leading

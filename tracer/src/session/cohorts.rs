@@ -372,11 +372,6 @@ impl Cohorts {
         self.next as usize
     }
 
-    /// How many are kept.
-    pub fn known(&self) -> u64 {
-        self.entries.len() as u64
-    }
-
     /// One population.
     pub fn get(&self, id: CohortId) -> Option<&Entry> {
         self.entries.get(&id)

@@ -91,7 +91,7 @@ pub enum StartError {
 pub struct Status {
     /// Live sockets tracked.
     pub sockets: u64,
-    /// Populations that connections are in.
+    /// Populations with open connections.
     pub populations: u64,
     /// Those that may become findings.
     pub candidates: u64,

@@ -285,7 +285,7 @@ impl Session {
     pub fn status(&self) -> Status {
         Status {
             sockets: self.sockets.totals.open,
-            populations: self.sockets.cohorts.known(),
+            populations: self.engine.populated(),
             candidates: self.engine.candidates(),
             processes: if self.watch.target().is_host() {
                 1

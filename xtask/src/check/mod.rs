@@ -1,5 +1,6 @@
 //! `cargo xtask check`: every rule of the house that a tool can check.
 
+mod book;
 mod rooms;
 
 use std::{fs, process::ExitCode};
@@ -22,10 +23,6 @@ const LONG_FILES: &[(&str, &str)] = &[
         "how each language is found and run, one after the other",
     ),
     ("tests/tests/scenarios.rs", "one scenario after the other"),
-    (
-        "tracer/src/cli/args.rs",
-        "the options of every command, with the texts of their help",
-    ),
     (
         "tracer/src/elf/image.rs",
         "one file's headers, each read within its bounds",
@@ -84,7 +81,7 @@ enum Verdict {
     NotChecked(String),
 }
 
-/// Formatting, lints, documentation, file length, arrows between rooms, licences, duplicate versions,
+/// Formatting, lints, documentation, file length, arrows between rooms, the book, licences, duplicate versions,
 /// advisories
 #[derive(Debug, clap::Args)]
 pub struct Arguments {}
@@ -98,6 +95,7 @@ pub fn main(options: setup::Options) -> Result<ExitCode> {
         ("documentation", documentation(&ready)),
         ("file length", file_length()),
         ("arrows between rooms", arrows()),
+        ("book", book::check()),
         ("licences", licences()),
         ("duplicate versions", duplicates()),
         ("advisories", advisories()),

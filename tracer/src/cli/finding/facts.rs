@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use textwrap::core::display_width;
 
-use super::{Detail, Style};
+use super::{Detail, INDENT, Style};
 use crate::{
     cli::{
         output::clean,
@@ -89,13 +90,19 @@ pub fn remote(finding: &Finding) -> String {
     }
 }
 
-pub(super) fn remote_lines(finding: &Finding, detail: Detail) -> Vec<String> {
+pub(super) fn remote_lines(finding: &Finding, style: Style) -> Vec<String> {
+    let detail = style.detail;
     let mut lines = vec![remote(finding)];
     let known = &finding.remote;
     let address = known.path.as_deref().unwrap_or(&known.address);
     let url = known.url.as_deref().unwrap_or_default();
     if !url.is_empty() && !url.contains(address) {
-        lines[0] = format!("{} at {}", lines[0], clean(address));
+        let at = format!("at {}", clean(address));
+        let room = style.width.saturating_sub(INDENT);
+        match display_width(&lines[0]) + 1 + display_width(&at) <= room {
+            true => lines[0] = format!("{} {at}", lines[0]),
+            false => lines.push(at),
+        }
     }
     let most = match detail {
         Detail::Short => EXAMPLES_SHORT,

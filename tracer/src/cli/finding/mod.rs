@@ -118,7 +118,7 @@ pub fn finding(
     if let Some(library) = &finding.library {
         field.line("library", &facts::library_line(library, style));
     }
-    field.lines("to", &facts::remote_lines(finding, detail));
+    field.lines("to", &facts::remote_lines(finding, style));
     field.line("by", &facts::process_line(finding, detail));
     field.line("count", &facts::counts(finding, now));
     if let Some(text) = facts::errors(finding) {

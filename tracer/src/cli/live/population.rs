@@ -45,7 +45,11 @@ pub const COLUMNS: &[Column<Row>] = &[
     Column::<Row>::new("PROCESS", |row, _| Cell::Text(row.comm.clone())).leaves(5),
     Column::<Row>::new("PID", |row, _| Cell::Count(u64::from(row.pid))).leaves(0),
     Column::<Row>::new("REMOTE", |row, _| Cell::Text(row.remote.clone())).elastic(20),
-    Column::<Row>::new("CALL SITE", |row, _| Cell::site(row.site.as_ref())).elastic(24),
+    Column::<Row>::new("CALL SITE", |row, _| {
+        let site = row.site.as_ref();
+        site.map_or(Cell::None, |site| Cell::site(Some(site)))
+    })
+    .elastic(24),
     Column::<Row>::new("WHY", |row, _| Cell::Text(row.why.clone())).elastic(40),
 ];
 
@@ -64,7 +68,7 @@ impl Row {
             site: leak.call_site.clone(),
             verdict: "leaks",
             why: format!(
-                "{}, {} confidence: {} outlived",
+                "{} ({}), {} outlived",
                 leak.kind.name(),
                 leak.confidence.name(),
                 leak.connections.outlived

@@ -79,6 +79,9 @@ fn footline(view: &View<'_>) -> Line<'static> {
         ));
     }
     let keys = match view.over {
+        Over::List if view.tab == Tab::Populations => {
+            "q quit  ? help  Enter details  Tab findings  / filter  s sort  c copy id"
+        }
         Over::List => "q quit  ? help  Enter details  Tab populations  / filter  s sort  c copy id",
         Over::Detail(_) => "q quit  ? help  Esc back  ↑↓ scroll  c copy id",
         Over::Help => "q quit  Esc back",
