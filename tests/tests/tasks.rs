@@ -68,8 +68,8 @@ fn my_pool_is_healthy() -> Result<()> {
     let words = [
         "CLEAN  no findings",
         "Healthy",
-        &scene.address,
-        "used again",
+        "prices.test",
+        "pool of 4, used ",
     ];
     done("Is my pool healthy?", &[("PID", &pid)], None, &words)
 }
@@ -107,14 +107,10 @@ fn how_long_until_it_breaks() -> Result<()> {
     host::require_root()?;
     let scene = scenes::client("client", "fetch", 8, 800, "leak")?;
     let pid = scene.pid().to_string();
-    let limits = format!("pid {pid}: ");
     let words = [
-        "until   ",
-        " run out in ",
-        "at this growth",
-        "Limits",
-        &limits,
-        "exhausted in",
+        "until   descriptors (",
+        " used) run out in ",
+        " at this growth",
     ];
     done("How long until it breaks?", &[("PID", &pid)], None, &words)
         .context("the client of prices")

@@ -48,10 +48,13 @@ fn run() -> Result<()> {
         pen: Pen::new()?,
     };
     fs::create_dir_all(&album.folder)?;
+    album.tasks()?;
     let shop = Shop::open()?;
     album.demo(&shop)?;
-    album.tasks()?;
     album.checks(&shop)?;
+    // what it sells is used up some minutes after it opened
+    drop(shop);
+    let shop = Shop::open()?;
     let daemon = Daemon::start(&shop.pids(), &[])?;
     let id = shop.found(&daemon)?;
     album.lists(&daemon, &id)?;
@@ -80,7 +83,7 @@ impl Album {
         let client = |mode: &str, how: &str| -> Result<(Program, Program, String)> {
             let (server, address) =
                 Program::ready(fixtures::path("fixture-server")?, &["http", "127.0.0.1:0"])?;
-            let words = [mode, &*address, "8", "800", how];
+            let words = [mode, &*address, "8", "5000", how];
             let (program, _) = Program::ready(fixtures::path("client")?, &words)?;
             Ok((program, server, address))
         };

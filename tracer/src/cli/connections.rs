@@ -40,12 +40,16 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
         site => Cell::site(site.as_ref()),
     })
     .elastic(24),
-    Column::<ConnectionRow>::new("REMOTE", |c, _| {
-        Cell::Text(match (&c.url, &c.peer) {
-            (Some(url), _) => url.clone(),
-            (None, Some(peer)) => format!("unix:{} ({}, pid {})", c.remote, peer.comm, peer.pid),
-            (None, None) => c.host.as_ref().unwrap_or(&c.remote).clone(),
-        })
+    Column::<ConnectionRow>::new("REMOTE", |c, _| match (&c.url, &c.peer) {
+        (Some(url), _) => Cell::Short {
+            shown: short_url(url).to_owned(),
+            exact: url.clone(),
+        },
+        (None, Some(peer)) => Cell::Text(format!(
+            "unix:{} ({}, pid {})",
+            c.remote, peer.comm, peer.pid
+        )),
+        (None, None) => Cell::Text(c.host.as_ref().unwrap_or(&c.remote).clone()),
     })
     .elastic(20),
     Column::<ConnectionRow>::new("NAMED BY", |c, _| Cell::Text(c.named_by.name().to_owned()))
@@ -64,6 +68,12 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
     Column::<ConnectionRow>::new("OPENED AT", |c, _| Cell::Date(c.opened_at)).wide(),
     Column::<ConnectionRow>::new("INODE", |c, _| Cell::Count(u64::from(c.inode))).wide(),
 ];
+
+/// A request without what most have: `jobs.test/v1/next` of `GET http://jobs.test/v1/next`.
+fn short_url(url: &str) -> &str {
+    let url = url.split_once(' ').map_or(url, |(_, target)| target);
+    url.strip_prefix("http://").unwrap_or(url)
+}
 
 /// Runs the command.
 ///
@@ -280,6 +290,12 @@ mod tests {
         assert_eq!(pids(&["--call-site", "main.go"]), (vec![1], 0));
         assert_eq!(pids(&["--older-than", "1m"]), (vec![2, 3], 0));
         assert_eq!(pids(&["--idle", "1m"]), (vec![3], 0));
+    }
+
+    #[test]
+    fn of_a_request_the_host_comes_first() {
+        assert_eq!(short_url("GET http://a.test/b?c=…"), "a.test/b?c=…");
+        assert_eq!(short_url("https://a.test/b"), "https://a.test/b");
     }
 
     #[test]

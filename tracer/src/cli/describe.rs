@@ -21,6 +21,8 @@ const TIMELINE_LINES: usize = 24;
 const MARKDOWN_WIDTH: usize = 100;
 /// Characters of the longest bar.
 const BAR: usize = 40;
+/// Columns of a line before its bar.
+const BESIDE_BAR: usize = 52;
 
 /// Runs the command.
 ///
@@ -119,7 +121,7 @@ fn render(detail: &FindingDetail, style: Style) -> String {
     );
     if detail.timeline.len() > 1 {
         let _ = writeln!(out, "\n{}", paint.bold("Leaked over time"));
-        timeline(&mut out, &detail.timeline);
+        timeline(&mut out, &detail.timeline, style.width);
     }
     out
 }
@@ -133,7 +135,7 @@ fn markdown(detail: &FindingDetail) -> String {
     finding::finding(&mut block, finding, None, detail.observed_at, limits, style);
     if detail.timeline.len() > 1 {
         let _ = writeln!(block, "\nLeaked over time");
-        timeline(&mut block, &detail.timeline);
+        timeline(&mut block, &detail.timeline, MARKDOWN_WIDTH);
     }
     let mut out = String::new();
     let _ = writeln!(
@@ -149,7 +151,8 @@ fn markdown(detail: &FindingDetail) -> String {
 }
 
 /// The past of a finding, one line for each moment.
-pub fn timeline(out: &mut String, points: &[TimelinePoint]) {
+pub fn timeline(out: &mut String, points: &[TimelinePoint], width: usize) {
+    let longest = BAR.min(width.saturating_sub(BESIDE_BAR));
     let most = points
         .iter()
         .map(|point| point.outlived)
@@ -161,7 +164,7 @@ pub fn timeline(out: &mut String, points: &[TimelinePoint]) {
     let mut shown: Vec<&TimelinePoint> = points.iter().rev().step_by(step).collect();
     shown.reverse();
     for point in shown {
-        let bar = usize::try_from(point.outlived * BAR as u64 / most).unwrap_or(BAR);
+        let bar = usize::try_from(point.outlived * longest as u64 / most).unwrap_or(longest);
         let line = format!(
             "  {}  {:>8} of {:>8} open  {}",
             words::seconds(point.at),
@@ -238,7 +241,7 @@ mod tests {
             })
             .collect();
         let mut out = String::new();
-        timeline(&mut out, &points);
+        timeline(&mut out, &points, 100);
         assert!(out.lines().count() <= TIMELINE_LINES);
         assert!(
             out.lines()

@@ -7,11 +7,11 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::{
-    finding::{Detail, Style, finding},
+    finding::{self, Detail, Style, finding},
     output::{Paint, clean, wrap},
     units, words,
 };
-use crate::report::{Comparison, Coverage, Report, Resources, Verdict};
+use crate::report::{Comparison, Coverage, Finding, Report, Resources, Verdict};
 
 /// Renders a whole report.
 #[must_use]
@@ -29,7 +29,7 @@ pub fn report(report: &Report, style: Style) -> String {
         baseline(&mut out, comparison, report, paint);
     }
     populations::table(&mut out, report, paint);
-    resources(&mut out, &report.resources, paint, width);
+    resources(&mut out, report, style);
     if let Some(seen) = &report.coverage {
         // what is not seen makes no leak less certain
         let folded = report.verdict == Verdict::Leak && style.detail == Detail::Short;
@@ -159,9 +159,22 @@ fn baseline(out: &mut String, comparison: &Comparison, report: &Report, paint: P
     }
 }
 
-fn resources(out: &mut String, all: &[Resources], paint: Paint, width: usize) {
+fn resources(out: &mut String, report: &Report, style: Style) {
+    let Style { paint, width, .. } = style;
+    // what a finding has said by itself, of descriptors or of the ports to its remote
+    let told = |one: &Resources, to: Option<&str>| {
+        let mut findings = report
+            .findings
+            .iter()
+            .filter(|finding| one.concern(finding));
+        let says = |finding: &Finding| {
+            to.is_none_or(|to| to == finding.remote.address)
+                && finding::time_to_limit(finding, &report.resources).is_some()
+        };
+        style.detail == Detail::Short && findings.any(says)
+    };
     let mut lines = Vec::new();
-    for one in all {
+    for one in &report.resources {
         let pid = one.pid;
         let soon = |seconds: Option<u64>| match seconds {
             Some(0) => ", exhausted".to_owned(),
@@ -176,12 +189,15 @@ fn resources(out: &mut String, all: &[Resources], paint: Paint, width: usize) {
             u64::MAX => "unlimited".to_owned(),
             limit => limit.to_string(),
         };
-        lines.push(format!(
-            "pid {pid}: {} of {limit} descriptors{}",
-            one.fds_open,
-            soon(one.exhausted_in_seconds)
-        ));
-        for ports in &one.ephemeral_ports {
+        if !told(one, None) {
+            lines.push(format!(
+                "pid {pid}: {} of {limit} descriptors{}",
+                one.fds_open,
+                soon(one.exhausted_in_seconds)
+            ));
+        }
+        let all = one.ephemeral_ports.iter();
+        for ports in all.filter(|ports| !told(one, Some(&ports.destination))) {
             lines.push(format!(
                 "pid {pid}: {} of {} ports to {}{}",
                 ports.used,

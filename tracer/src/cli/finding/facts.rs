@@ -20,7 +20,8 @@ use crate::{
 const EXAMPLES_SHORT: usize = 1;
 
 /// When something runs out at the present growth: descriptors, or ports towards the remote.
-pub(super) fn time_to_limit(finding: &Finding, limits: &[Resources]) -> Option<String> {
+#[must_use]
+pub fn time_to_limit(finding: &Finding, limits: &[Resources]) -> Option<String> {
     let descriptors = |one: &Resources| {
         let left = one.exhausted_in_seconds?;
         let what = format!("descriptors ({} of {} used)", one.fds_open, one.fds_limit);

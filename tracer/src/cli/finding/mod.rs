@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-pub use self::facts::remote;
+pub use self::facts::{remote, time_to_limit};
 use super::{
     output::{Paint, clean, wrap},
     stack,
@@ -124,7 +124,7 @@ pub fn finding(
     if let Some(text) = facts::errors(finding) {
         field.line("errors", &text);
     }
-    if let Some(text) = facts::time_to_limit(finding, limits) {
+    if let Some(text) = time_to_limit(finding, limits) {
         field.line("until", &text);
     }
     if !finding.also.is_empty() && detail == Detail::Full {

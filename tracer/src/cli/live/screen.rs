@@ -45,7 +45,7 @@ Keys
   p space   pause, go on
   ?         this help
   q Ctrl-C  quit
-  Mouse: a click selects, another opens, the wheel moves; with Shift it marks text
+  Mouse     a click selects, another opens, the wheel moves; Shift marks text
 
 LEAKED  open and past the end of their request
 /MIN    growth of that, per minute
@@ -191,7 +191,7 @@ fn opened(view: &View<'_>, selected: &Finding, now: Timestamp, width: usize) -> 
     let timeline = view.timeline_of(&selected.id);
     if timeline.len() > 1 {
         told += &format!("\n{}\n", view.paint.bold("Leaked over time"));
-        describe::timeline(&mut told, timeline);
+        describe::timeline(&mut told, timeline, width);
     }
     told
 }

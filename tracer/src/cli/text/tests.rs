@@ -22,7 +22,6 @@ LEAK  1 finding, watched for 60s
    e.g.    defer resp.Body.Close()
 
 Limits
-  pid 4711: 752 of 1024 descriptors, exhausted in 1h 25m at this growth
   pid 4711: 28232 of 28232 ports to 10.0.0.7:443, exhausted
   pid 4711: connect failed with EADDRNOTAVAIL 16 times
 
