@@ -63,7 +63,7 @@ pub fn watched() -> Result<Watched> {
         scene,
         socket,
         tcp,
-        directory: directory,
+        directory,
     })
 }
 
