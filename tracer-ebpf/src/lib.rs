@@ -54,6 +54,10 @@ pub use abi::streams::{
     BLOCK_BYTES_MAX, Block, FRAME_HEADER_BYTES, FRAME_ROOM, Flow, Http2, STREAM_ANSWERED,
     STREAM_REQUESTED, Stream, StreamKey,
 };
+pub use abi::tasks::{
+    INSTANCES_BEFORE, INSTANCES_INLINE, INSTANCES_TAGGED, TASK_CALLBACK, TASK_END, TASK_FRAMES_MAX,
+    TASK_INNER, TASK_OUTERMOST, Tasks,
+};
 pub use abi::tls::{MATCHES_SURE, TlsHttp2, TlsKey};
 
 /// Why a ring buffer or map record was refused.

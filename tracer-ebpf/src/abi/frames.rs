@@ -4,6 +4,8 @@
 //! PHP), or side by side (Ruby). A [`RuntimePlan`] leads from the thread to the innermost one, and
 //! from each to the next.
 
+use super::tasks::Tasks;
+
 /// Most frames followed.
 pub const RUNTIME_FRAMES_MAX: usize = 64;
 /// Steps on the way to the innermost frame at most.
@@ -111,6 +113,8 @@ pub struct RuntimePlan {
     pub pad: u32,
     /// V8: its promises.
     pub awaits: Awaits,
+    /// Linked: tasks that wait, where they are known.
+    pub tasks: Tasks,
 }
 
 /// One frame as it was found, not yet interpreted.
@@ -124,7 +128,8 @@ pub struct RuntimeFrame {
     pub code: u64,
     /// Where it is executing; 0 where a function is written in C.
     pub instruction: u64,
-    /// Linked: the byte at [`RuntimePlan::extra`], or 0. PHP: [`PHP_OUTERMOST`], and the line in
+    /// Linked: the byte at [`RuntimePlan::extra`], or 0; more than a byte for what is not on the stack,
+    /// see [`crate::TASK_OUTERMOST`]. PHP: [`PHP_OUTERMOST`], and the line in
     /// the upper half. Ruby: 0.
     pub extra: u64,
 }
@@ -142,5 +147,5 @@ impl RuntimeFrame {
     }
 }
 
-const _: () = assert!(size_of::<RuntimePlan>() == 88 && align_of::<RuntimePlan>() == 8);
+const _: () = assert!(size_of::<RuntimePlan>() == 176 && align_of::<RuntimePlan>() == 8);
 const _: () = assert!(size_of::<RuntimeFrame>() == 24 && align_of::<RuntimeFrame>() == 8);

@@ -10,4 +10,5 @@ pub mod greetings;
 pub mod socket;
 pub mod stack;
 pub mod streams;
+pub mod tasks;
 pub mod tls;

@@ -18,6 +18,7 @@ use super::{
     known_paths::recognize,
     maps::{BUDGETS, COPY_SIZES, SCRATCH, STACKS, TICKETS, bounded, count},
     task::{Position, current_tgid, current_tid, position, saved_regs},
+    tasks::collect_tasks,
 };
 use crate::{config, offset};
 
@@ -93,7 +94,7 @@ fn frames_found(tgid: u32, lane: u32) -> u32 {
     if found == OF_V8 {
         collect_awaits(tgid, lane)
     } else {
-        found
+        found + collect_tasks(tgid, lane, found)
     }
 }
 

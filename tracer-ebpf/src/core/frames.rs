@@ -2,7 +2,8 @@
 
 use tracer_ebpf::{
     PHP_ADDRESS, PHP_OUTERMOST, RUNTIME_FRAMES_MAX, RUNTIME_NONE, RUNTIME_PHP, RUNTIME_RUBY,
-    RUNTIME_V8, RUNTIME_WAY, RuntimeFrame, RuntimePlan, STACK_NONE, TRIE_END, TrieKey,
+    RUNTIME_V8, RUNTIME_WAY, RuntimeFrame, RuntimePlan, STACK_NONE, TASK_FRAMES_MAX, TRIE_END,
+    TrieKey,
 };
 
 use super::{
@@ -44,6 +45,15 @@ mod ruby {
 /// Instead of an id or a number: the frames are those that [`super::awaits`] finds.
 pub const OF_V8: u32 = u32::MAX - 1;
 
+/// Behind more frames nobody is looked for who waits.
+pub const FRAMES_BEFORE_TASKS: usize = RUNTIME_FRAMES_MAX - TASK_FRAMES_MAX - 1;
+
+/// Instead of an id: the path may go on with those that [`super::tasks`] finds, from the trie's node
+/// that [`node_before_tasks`] has.
+pub const OF_TASKS: u32 = u32::MAX - 2;
+/// The frame of the lane that has that node: nothing else uses it while a path is looked for.
+const NODE_AT: usize = RUNTIME_FRAMES_MAX - 1;
+
 /// Where a walk is.
 pub struct Walk {
     /// Address of a frame; 0 at the end. V8: the microtask that runs.
@@ -56,7 +66,7 @@ pub struct Walk {
 /// see [`super::capture::capture_stack`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn walk_frames(tgid: u32, node: u32) -> u32 {
+pub extern "C" fn walk_frames(tgid: u32, node: u32, lane: u32) -> u32 {
     // SAFETY: a map lookup; the value is only read, and not changed while the process lives.
     let Some(plan) = (unsafe { PLANS.get(&tgid) }) else {
         return STACK_NONE;
@@ -73,7 +83,10 @@ pub extern "C" fn walk_frames(tgid: u32, node: u32) -> u32 {
     let mut frame = 0;
     while frame < RUNTIME_FRAMES_MAX {
         if walk.at == 0 || walk.at >= walk.end {
-            return STACK_NONE;
+            return match frame {
+                ..=FRAMES_BEFORE_TASKS => before_tasks(key.node, lane),
+                _ => STACK_NONE,
+            };
         }
         key.address = executing(plan, walk.at).key();
         // SAFETY: a map lookup; the value is copied at once.
@@ -123,6 +136,25 @@ pub extern "C" fn collect_frames(tgid: u32, lane: u32) -> u32 {
     found as u32
 }
 
+#[inline(always)]
+fn before_tasks(node: u32, lane: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
+        return STACK_NONE;
+    };
+    // SAFETY: this program's room on this CPU.
+    unsafe { (*scratch).frames[NODE_AT].code = node.into() };
+    OF_TASKS
+}
+
+/// See [`OF_TASKS`].
+#[inline(always)]
+pub fn node_before_tasks(lane: u32) -> u32 {
+    // SAFETY: as in `before_tasks`.
+    SCRATCH.get_ptr(lane).map_or(0, |scratch| unsafe {
+        (*scratch).frames[NODE_AT].code as u32
+    })
+}
+
 /// The current thread's innermost frame.
 #[inline(always)]
 pub fn innermost(plan: &RuntimePlan) -> Walk {
@@ -151,7 +183,7 @@ pub fn innermost(plan: &RuntimePlan) -> Walk {
 
 /// The frame at this address, without what does not tell frames apart.
 #[inline(always)]
-fn executing(plan: &RuntimePlan, at: u64) -> RuntimeFrame {
+pub fn executing(plan: &RuntimePlan, at: u64) -> RuntimeFrame {
     if plan.kind == RUNTIME_PHP {
         return of_php(plan, at);
     }
@@ -209,7 +241,7 @@ fn of_ruby(at: u64) -> RuntimeFrame {
 
 /// Address of the caller's frame; 0 at the end.
 #[inline(always)]
-fn caller(plan: &RuntimePlan, at: u64) -> u64 {
+pub fn caller(plan: &RuntimePlan, at: u64) -> u64 {
     if plan.kind == RUNTIME_PHP {
         return read_user(at.wrapping_add(php::PREVIOUS));
     }

@@ -10,10 +10,11 @@ use tracer_ebpf::{
 
 use super::{
     awaits::{collect_awaits, match_awaits},
-    frames::{OF_V8, walk_frames},
+    frames::{OF_TASKS, OF_V8, node_before_tasks, walk_frames},
     kernel::read_user,
     maps::{HINTS, SCRATCH, SHAPES, TRIE, bounded},
     task::Position,
+    tasks::collect_tasks,
 };
 
 /// The id of a known path. Most often it is the one that was last taken from here with the same
@@ -37,9 +38,13 @@ pub fn recognize(regs: &Position, tgid: u32, lane: u32) -> u32 {
         unsafe { *hint = end.node };
     }
     if end.delta == TRIE_RUNTIME {
-        let known = walk_frames(tgid, end.node);
+        let known = walk_frames(tgid, end.node, lane);
         if known == OF_V8 {
             return match_awaits(tgid, end.node, lane, collect_awaits(tgid, lane));
+        }
+        if known == OF_TASKS {
+            let node = node_before_tasks(lane);
+            return match_awaits(tgid, node, lane, collect_tasks(tgid, lane, 0));
         }
         return known;
     }

@@ -29,6 +29,7 @@ pub mod sockets;
 pub mod submitted;
 pub mod syscalls;
 pub mod task;
+pub mod tasks;
 pub mod tls_http2;
 pub mod transfers;
 pub mod unix;

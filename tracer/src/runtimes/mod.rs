@@ -207,6 +207,13 @@ pub trait Runtime: std::fmt::Debug + Send {
         None
     }
 
+    /// Whether it could make another plan of a process now than it did last. Asked once for each
+    /// stack.
+    fn has_learned(&mut self, pid: u32) -> bool {
+        let _ = pid;
+        false
+    }
+
     /// Who explains the frames of code that the runtime made in this process. Asked after
     /// [`Runtime::look`].
     fn walker(&mut self, pid: u32) -> Option<&mut dyn managed::Walker> {
@@ -386,6 +393,13 @@ impl Runtimes {
             .find_map(|runtime| runtime.plan(&mut InView::of(pid, Arc::clone(&process), modules)))
     }
 
+    /// Whether more is known of a process than when [`Runtimes::plan`] was asked last.
+    pub fn has_learned(&mut self, pid: u32) -> bool {
+        self.list
+            .iter_mut()
+            .fold(false, |any, runtime| runtime.has_learned(pid) | any)
+    }
+
     /// Calls `unwind` with the walkers of a process.
     pub fn with_walkers<T>(
         &mut self,
@@ -413,12 +427,14 @@ impl Runtimes {
             frames: Vec::new(),
             exact: true,
             whole: false,
+            partial: false,
         };
         for runtime in &mut self.list {
             if let Some(of_runtime) = runtime.interleave(copied) {
                 all.frames.extend(of_runtime.frames);
                 all.exact &= of_runtime.exact;
                 all.whole |= of_runtime.whole;
+                all.partial |= of_runtime.partial;
             }
         }
         all

@@ -175,6 +175,7 @@ impl<T> Interpreters<T> {
             frames: place(interpreter, named.collect()),
             exact,
             whole: exact && copied.found.len() < RUNTIME_FRAMES_MAX,
+            partial: false,
         })
     }
 

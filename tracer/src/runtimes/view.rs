@@ -195,4 +195,6 @@ pub struct Interleaved {
     /// They are exact, and reach to the first one of the thread: what more native frames there are
     /// says nothing.
     pub whole: bool,
+    /// From now on the kernel side finds more of such a stack, so that it can't know this one.
+    pub partial: bool,
 }

@@ -84,6 +84,10 @@ impl CallPaths {
             true => self.stacks.take_first(runtimes, &copy, bytes),
             false => self.stacks.take(runtimes, &copy, bytes, &found),
         };
+        if runtimes.has_learned(copy.tgid) {
+            self.planned.remove(&copy.tgid);
+            self.plan(copy.tgid, runtimes, probes);
+        }
         self.pending.redeem(copy.sk, copy.ticket, taken.id);
         teach(probes, &taken.learned);
         if let Some(bytes) = taken.want_bytes {

@@ -194,6 +194,7 @@ impl Engines {
             frames: vec![(0, Vec::new())],
             exact: false,
             whole: false,
+            partial: false,
         };
         match (runner, copied.found.is_empty()) {
             (None, true) => None,
@@ -209,6 +210,7 @@ impl Engines {
                     frames: vec![(runner.unwrap_or(last), waiting.functions)],
                     exact: waiting.exact,
                     whole: false,
+                    partial: false,
                 })
             }
         }

@@ -72,6 +72,7 @@ impl super::Runtime for Php {
                 frames: Vec::new(),
                 exact: true,
                 whole: false,
+                partial: false,
             });
         }
         self.machines.interleave(

@@ -35,7 +35,8 @@ pub fn describe(layout: &Layout, memory: &dyn Memory, code: u64, offset: i64) ->
 }
 
 /// A `str`: compact, of one, two or four bytes for a character.
-fn text(layout: &Layout, memory: &dyn Memory, object: u64) -> Option<String> {
+#[must_use]
+pub fn text(layout: &Layout, memory: &dyn Memory, object: u64) -> Option<String> {
     let length = memory.word(object.wrapping_add(16))?;
     let state = memory.int(object.wrapping_add(32))?;
     // Include/cpython/unicodeobject.h: interned 2 bits (3.8 to 3.12; the same sum later), kind 3,

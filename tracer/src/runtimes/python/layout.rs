@@ -6,6 +6,8 @@
 //! 3.8.18, 3.9.18, 3.10.13, 3.11.7 and 3.12.1 (x86-64, release builds) and do not change within a
 //! minor version.
 
+use tracer_ebpf::{INSTANCES_BEFORE, INSTANCES_INLINE, INSTANCES_TAGGED};
+
 /// How a frame says which instruction it is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instruction {
@@ -38,6 +40,21 @@ pub enum Entry {
     /// 3.14, which numbers the former 4): not a frame itself, but the end of those of one native
     /// call (3.12 on).
     Shim(u64),
+}
+
+/// How tasks of asyncio's and what they run are read (3.11 to 3.13): offsets in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskLayout {
+    /// `PyGenObject`.`gi_iframe`
+    pub frame: u32,
+    /// `TaskObj`.`task_coro`
+    pub coroutine: u32,
+    /// `TaskObj`.`task_fut_waiter`
+    pub waits_for: u32,
+    /// Where the attributes of an instance are: [`tracer_ebpf::Tasks::instances`].
+    pub instances: u32,
+    /// `_PyInterpreterFrame`.`f_globals`
+    pub globals: u64,
 }
 
 /// How a code object maps instructions to lines.
@@ -103,6 +120,25 @@ pub struct Layout {
 pub const DEBUG_OFFSETS_BYTES: usize = 584;
 
 impl Layout {
+    /// How tasks are read (taken from the headers of 3.11.7, 3.12.1 and 3.13.0); `None` for versions
+    /// of which it is not known.
+    #[must_use]
+    pub fn tasks(&self) -> Option<TaskLayout> {
+        let (frame, coroutine, waits_for, instances, globals) = match self.minor {
+            11 => (80, 136, 128, INSTANCES_BEFORE, 8),
+            12 => (72, 136, 128, INSTANCES_TAGGED, 24),
+            13 => (72, 120, 112, INSTANCES_INLINE, 24),
+            _ => return None,
+        };
+        Some(TaskLayout {
+            frame,
+            coroutine,
+            waits_for,
+            instances,
+            globals,
+        })
+    }
+
     /// The layout of Python 3.`minor`; from 3.13 on, `debug_offsets` (the first
     /// [`DEBUG_OFFSETS_BYTES`] of `_PyRuntime`) are needed. `None` for versions that were not
     /// verified.

@@ -8,12 +8,16 @@
 //! is known exactly in any case, since the pointer to it is part of the copied stack.
 
 pub mod code;
+pub mod dictionaries;
 pub mod layout;
+mod runners;
+pub mod tasks;
 
 use std::{collections::HashMap, ops::Range};
 
 use tracer_ebpf::{
     RUNTIME_FRAMES_MAX, RUNTIME_LINKED, RUNTIME_NONE, RuntimeFrame, RuntimePlan, StackCopy,
+    TASK_FRAMES_MAX, Tasks,
 };
 
 use self::{
@@ -41,6 +45,8 @@ const SHIM: u64 = 3;
 /// Since 3.14 references carry marks in the bits that an object's alignment leaves
 /// (`_PyStackRef`, `Include/internal/pycore_stackref.h`).
 const MARKS: u64 = 7;
+/// Behind more frames nobody is looked for who waits.
+const FRAMES_BEFORE_TASKS: usize = RUNTIME_FRAMES_MAX - TASK_FRAMES_MAX - 1;
 /// Processes whose interpreter is remembered.
 const PROCESSES_MAX: usize = 4096;
 
@@ -55,6 +61,10 @@ struct Interpreter {
     /// The module and the addresses (as linked) of `_PyEval_EvalFrameDefault`, of which a compiler
     /// may have put a part elsewhere.
     evaluate: (ModuleId, Vec<Range<u64>>),
+    /// How tasks are followed, with the runners that are known so far; `None` where they can't be.
+    tasks: Option<Tasks>,
+    /// A runner became known since the last plan.
+    learned: bool,
 }
 
 /// Reads the frames of CPython 3.8 to 3.14.
@@ -85,9 +95,11 @@ impl super::Runtime for Python {
     /// It is tried out first on a thread of the process: another C library keeps thread-local
     /// storage elsewhere.
     fn plan(&mut self, process: &mut InView<'_>) -> Option<RuntimePlan> {
-        let runtime = self.processes.get(&process.pid())?.1.as_ref()?;
-        let layout = &runtime.layout;
+        let runtime = self.processes.get_mut(&process.pid())?.1.as_mut()?;
         let memory = process.memory().ok()?;
+        runners::learn_by_waiting_threads(runtime, &*memory);
+        let runtime = &*runtime;
+        let layout = &runtime.layout;
         let key = memory.int(runtime.address.wrapping_add(layout.storage_key))?;
         // glibc's `struct pthread` begins at fsbase, where `pthread_self()` points, too; it has
         // the first 32 thread-specific values, each with a sequence number before it, at 0x310
@@ -121,12 +133,18 @@ impl super::Runtime for Python {
             },
             previous: small(layout.frame_previous)?,
             kind: RUNTIME_LINKED,
+            tasks: runtime.tasks.unwrap_or_default(),
             ..RuntimePlan::default()
         })
     }
 
+    fn has_learned(&mut self, pid: u32) -> bool {
+        let interpreter = self.processes.get_mut(&pid).and_then(|(_, it)| it.as_mut());
+        interpreter.is_some_and(|interpreter| std::mem::take(&mut interpreter.learned))
+    }
+
     fn interleave(&mut self, copied: &Copied<'_>) -> Option<Interleaved> {
-        let runtime = self.processes.get(&copied.copy.tgid)?.1.as_ref()?;
+        let runtime = self.processes.get_mut(&copied.copy.tgid)?.1.as_mut()?;
         let Copied { unwound, found, .. } = *copied;
         let mut calls: Vec<usize> = unwound
             .frames
@@ -151,6 +169,7 @@ impl super::Runtime for Python {
                 frames: Vec::new(),
                 exact: true,
                 whole: false,
+                partial: false,
             });
         }
         let Ok(memory) = copied.memory() else {
@@ -162,21 +181,50 @@ impl super::Runtime for Python {
         } else {
             read_now(runtime, &memory, copied).unwrap_or_default()
         };
-        let named = describe_all(runtime, &memory, &found);
+        let (on_stack, waiting) = tasks::parted(&found);
+        let mut named = describe_all(runtime, &memory, on_stack);
         // Looked at after the reading: a thread that is still where it was has not changed them.
         let exact = !named.is_empty()
             && named.iter().all(|(name, _)| name.is_some())
             && (given || copied.has_not_moved());
+        let whole = exact && on_stack.len() < RUNTIME_FRAMES_MAX;
+        let looked = !waiting.is_empty() || on_stack.len() > FRAMES_BEFORE_TASKS;
+        let mut partial = false;
+        if let (Some((at, runner)), Some(_)) = (runners::innermost_of(&named), runtime.tasks) {
+            if looked && runners::is_known(runtime, runner) {
+                let waits = tasks::named(waiting, |frame| named_now(runtime, &memory, frame));
+                named.splice(at..at, waits.into_iter().map(|name| (Some(name), false)));
+            } else {
+                partial = true;
+                runners::learn(runtime, &memory, on_stack, runner);
+            }
+        }
         Some(Interleaved {
             frames: interleave(&calls, named),
             exact,
-            whole: exact && found.len() < RUNTIME_FRAMES_MAX,
+            whole,
+            partial,
         })
     }
 
     fn forget(&mut self, pid: u32) {
         self.processes.remove(&pid);
     }
+}
+
+/// The name of a frame of 3.11 and later, if it is one.
+fn named_now(runtime: &Interpreter, memory: &dyn Memory, frame: &RuntimeFrame) -> Option<Named> {
+    let Instruction::Pointer(first) = runtime.layout.instruction else {
+        return None;
+    };
+    if memory.word(frame.code.wrapping_add(8)) != Some(runtime.code_type) {
+        return None;
+    }
+    let offset = match frame.instruction {
+        0 => 0, // it is called later
+        instruction => instruction.wrapping_sub(frame.code.wrapping_add(first)),
+    };
+    describe(&runtime.layout, memory, frame.code, offset as i64)
 }
 
 /// Gives each native call of the interpreter the frames it runs.
@@ -230,8 +278,16 @@ fn find(process: &InView<'_>, files: &[MappedFile]) -> Option<Interpreter> {
         if minor >= 13 && !memory.read(address, &mut offsets) {
             return None;
         }
+        let layout = Layout::of(minor, &offsets)?;
+        let types: Vec<Option<u64>> = image
+            .symbols(&tasks::TYPES)
+            .into_iter()
+            .map(|symbol| Some(symbol?.0.wrapping_add(*bias)))
+            .collect();
         return Some(Interpreter {
-            layout: Layout::of(minor, &offsets)?,
+            tasks: tasks::followed(&layout, &types),
+            learned: false,
+            layout,
             address,
             code_type: code_type.0.wrapping_add(*bias),
             evaluate: (*module, parts.collect()),
@@ -261,13 +317,7 @@ fn read_now(
 ) -> Option<Vec<RuntimeFrame>> {
     let layout = &runtime.layout;
     let thread = thread(runtime, memory, copied.copy, copied.process)?;
-    let mut frame = match layout.current {
-        Current::Frame(at) => memory.word(thread.wrapping_add(at))?,
-        Current::OnStack(at, frame) => {
-            let c_frame = memory.word(thread.wrapping_add(at))?.wrapping_add(frame);
-            copied.word(c_frame).or_else(|| memory.word(c_frame))?
-        }
-    };
+    let mut frame = innermost(layout, memory, thread, |at| copied.word(at))?;
     let mut found = Vec::new();
     while frame != 0 && found.len() < RUNTIME_FRAMES_MAX {
         let at = frame.wrapping_add(layout.frame_instruction);
@@ -293,6 +343,22 @@ fn read_now(
         frame = memory.word(frame.wrapping_add(layout.frame_previous))?;
     }
     Some(found)
+}
+
+/// A thread's innermost frame, with what `copied` has of the native stack.
+fn innermost(
+    layout: &Layout,
+    memory: &dyn Memory,
+    thread: u64,
+    copied: impl Fn(u64) -> Option<u64>,
+) -> Option<u64> {
+    match layout.current {
+        Current::Frame(at) => memory.word(thread.wrapping_add(at)),
+        Current::OnStack(at, frame) => {
+            let c_frame = memory.word(thread.wrapping_add(at))?.wrapping_add(frame);
+            copied(c_frame).or_else(|| memory.word(c_frame))
+        }
+    }
 }
 
 /// Names frames; with each, whether it is the last one of its native call. A frame that was left
@@ -404,6 +470,7 @@ pub(crate) fn read_hostile(data: &[u8]) {
         if let Some(layout) = Layout::of(minor, rest) {
             let _ = describe(&layout, &Repeated(rest), code, i64::from(*first) - 8);
             let _ = code::line(layout.lines, rest, 1, i64::from(*first) * 8);
+            let _ = dictionaries::value(&layout, &Repeated(rest), code, "run");
         }
     }
     let _ = version(&String::from_utf8_lossy(data));

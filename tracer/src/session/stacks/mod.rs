@@ -245,7 +245,7 @@ impl Stacks {
         // Native frames alone don't tell an interpreter's call paths apart.
         let native = interpreted.frames.is_empty() && interpreted.exact;
         let found = if native { &[] } else { found };
-        let whole = interpreted.whole;
+        let (whole, partial) = (interpreted.whole, interpreted.partial);
         let (exact, interpreted) = (interpreted.exact, interpreted.frames);
         let stop = if whole {
             Stop::Complete
@@ -268,7 +268,7 @@ impl Stacks {
             certain = record.doubted >= DOUBTED_MAX;
         }
         let want_bytes = unwound.stop.wants_more().filter(|want| *want > stack.len());
-        let learnable = certain && (native || (exact && !found.is_empty()));
+        let learnable = certain && !partial && (native || (exact && !found.is_empty()));
         let learned = if learnable && want_bytes.is_none() && id != STACK_NONE {
             self.trie.learn(&unwound, found, copy.sp, copy.tgid, id)
         } else {

@@ -1,0 +1,75 @@
+"""Programs of both sorts whose connections are opened for them: in tasks and threads that asyncio makes for a
+library's function. Where it leaks, the line carries a comment with the name.
+
+usage: tasks.py NAME   (ports in CORPUS, as server.py prints them)
+"""
+import asyncio
+import itertools
+import json
+import os
+import sys
+import urllib.request
+
+AT = json.loads(os.environ["CORPUS"])
+kept = []
+
+
+def pace(step, seconds=0.7):
+    async def run():
+        print("ready", flush=True)
+        for n in itertools.count():
+            await step(n)
+            await asyncio.sleep(seconds)
+    asyncio.run(run())
+
+
+def dial():
+    return asyncio.open_connection("127.0.0.1", AT["lines"])
+
+
+async def ask(stream, text):
+    reader, writer = stream
+    writer.write(text.encode() + b"\n")
+    return await reader.readline()
+
+
+async def dial_in_time():
+    return await asyncio.wait_for(asyncio.open_connection("127.0.0.1", AT["lines"]), 5)  # LEAK timed
+
+
+async def one_in_time(n):
+    kept.append(await dial_in_time())  # END timed
+
+
+async def dial_both(n):
+    kept.extend(await asyncio.gather(dial(), dial()))  # LEAK gathered
+    # END gathered
+
+
+async def fetch_elsewhere(n):
+    loop = asyncio.get_running_loop()
+    page = f"http://127.0.0.1:{AT['http']}/big/elsewhere/{n}"
+    kept.append(await loop.run_in_executor(None, urllib.request.urlopen, page))  # LEAK executor
+    # END executor
+
+
+async def both_and_closed(n):
+    streams = await asyncio.gather(dial(), dial())
+    for stream in streams:
+        await ask(stream, f"both {n}")
+        stream[1].close()
+
+
+async def read_elsewhere(n):
+    page = await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{AT['http']}/big/read/{n}")
+    with page:
+        await asyncio.to_thread(page.read)
+
+
+pace({
+    "timed": one_in_time,
+    "gathered": dial_both,
+    "executor": fetch_elsewhere,
+    "both-and-closed": both_and_closed,
+    "read-elsewhere": read_elsewhere,
+}[sys.argv[1]])
