@@ -314,7 +314,7 @@ fn progress_line(
         let taken = display_width(&part);
         let fits = taken <= room;
         room -= if fits { taken } else { 0 };
-        fits.then_some(part).unwrap_or_default()
+        if fits { part } else { String::new() }
     };
     let populations = units::count(status.populations, "population");
     let populations = fitting(format!(" in {populations}"));
