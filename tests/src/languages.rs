@@ -480,6 +480,14 @@ pub fn python_with_packages() -> Result<PathBuf> {
     python_with(&PYTHON_PACKAGES)
 }
 
+/// The same for gRPC's C core.
+///
+/// # Errors
+/// As [`python_with_packages`].
+pub fn python_with_grpc() -> Result<PathBuf> {
+    python_with(&["grpcio==1.85.3"])
+}
+
 /// The same with these packages, each `name==version`.
 ///
 /// # Errors

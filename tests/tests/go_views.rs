@@ -19,7 +19,6 @@ tests![
     leaked_before_and_during_tracing,
     unknown_and_too_old_versions,
     streams_of_the_x_net_module,
-    connections_of_grpc,
     in_another_mount_namespace,
     hijacked_and_forgotten_by_a_server,
     restarted_program_against_a_baseline,
@@ -251,56 +250,6 @@ fn streams_of_the_x_net_module() -> Result<()> {
     ensure!(finding["kind"] == BODY, "{report}");
     ensure!(at_mark(finding, "LEAK x-net")?, "{report}");
     ensure!(url(finding) == format!("https://{h2}/v2/watch"), "{report}");
-    Ok(())
-}
-
-/// grpc has a transport of its own, which no probe knows: its connections are seen by the kernel
-/// alone, and that its streams are not is said.
-fn connections_of_grpc() -> Result<()> {
-    host::require_root()?;
-    let program = go::build_with_grpc("1.27.3")?;
-    let (_server, address) = Program::ready(&program, &["serve"])?;
-    let mut clients = Vec::new();
-    for mode in ["connections", "streams"] {
-        let (client, _) = Program::ready(&program, &[mode, &address])?;
-        clients.push(client);
-    }
-    let pids: Vec<String> = clients.iter().map(|c| c.pid().to_string()).collect();
-    let [connections, streams] = &pids[..] else {
-        bail!("two clients");
-    };
-    let mut check = tracer::start(&[
-        "check",
-        "-o",
-        "json",
-        "--duration",
-        "25s",
-        "--pid",
-        connections,
-        "--pid",
-        streams,
-    ])?;
-    tracer::attached(&mut check)?;
-    for client in &mut clients {
-        client.write("go\n")?;
-    }
-    let ended = check.end(Duration::from_secs(90))?;
-    let report = tracer::Report::parse(&ended.stdout).with_context(|| ended.stderr.clone())?;
-    let finding = report.only()?;
-    ensure!(finding["process"]["pid"] == clients[0].pid(), "{report}");
-    let open = finding["connections"]["open"].as_u64();
-    ensure!(open >= Some(60), "{report}");
-    let degraded = report.0["coverage"]["degraded"].to_string();
-    ensure!(
-        degraded.contains("streams of google.golang.org/grpc are not seen"),
-        "{report}"
-    );
-    ensure!(
-        finding["go"]["notes"]
-            .to_string()
-            .contains("google.golang.org/grpc"),
-        "{report}"
-    );
     Ok(())
 }
 

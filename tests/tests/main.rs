@@ -15,6 +15,7 @@ mod fixtures;
 mod frames;
 mod go;
 mod go_views;
+mod grpc;
 mod hostile;
 mod http2_tls;
 mod java;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         frames::TESTS,
         go::TESTS,
         go_views::TESTS,
+        grpc::TESTS,
         java::TESTS,
         languages::TESTS,
         moved::TESTS,

@@ -4,12 +4,13 @@
 use std::{fs, os::unix::fs::FileExt, path::Path, process::Command, thread};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 use tracer_tests::{
     daemon::Daemon,
     fixtures,
     host::{self, seconds},
-    pinned,
+    languages, pinned,
     program::Program,
     tests, tracer, wait,
 };
@@ -20,6 +21,7 @@ tests![
     no_report_and_no_file_tells_a_secret,
     no_daemon_and_no_pin_tells_a_secret,
     without_examples_no_memory_has_a_secret,
+    nor_what_was_hidden_in_tls_and_first_messages,
     only_reports_have_examples,
     no_first_message_tells_a_secret,
 ];
@@ -198,10 +200,21 @@ fn without_examples_no_memory_has_a_secret() -> Result<()> {
     wait::until("the leak to be found", seconds(60), || {
         Ok(daemon.report()?.verdict() == "leak")
     })?;
-    canary.program.signal(libc::SIGSTOP)?;
+    no_memory_has(&daemon, &canary.secret, &[&canary.program])
+}
+
+/// Holds that nothing of the secret is in the memory of a daemon, which has the route of the requests.
+/// The programs ask for nothing meanwhile.
+fn no_memory_has(daemon: &Daemon, secret: &str, programs: &[&Program]) -> Result<()> {
+    let signal = |signal| {
+        programs
+            .iter()
+            .try_for_each(|program| program.signal(signal))
+    };
+    signal(libc::SIGSTOP)?;
     thread::sleep(seconds(10));
     let memory = anonymous_memory(daemon.program.pid())?;
-    canary.program.signal(libc::SIGCONT)?;
+    signal(libc::SIGCONT)?;
     let bytes: usize = memory.iter().map(|(_, bytes)| bytes.len()).sum();
     ensure!(bytes > 1 << 20, "{bytes} bytes of memory");
     let route = b"/v1/keys/{}/items/{}";
@@ -209,7 +222,69 @@ fn without_examples_no_memory_has_a_secret() -> Result<()> {
     ensure!(memory.iter().any(known), "the route is in no memory");
     memory
         .iter()
-        .try_for_each(|(range, bytes)| canary.unseen(range, bytes))
+        .try_for_each(|(range, bytes)| unseen(secret, range, bytes))
+}
+
+/// The same of requests inside TLS, of fields of HTTP/2 inside TLS and in the clear, of user and
+/// password of databases, and of what a DNS server tells beside addresses.
+fn nor_what_was_hidden_in_tls_and_first_messages() -> Result<()> {
+    host::require_root()?;
+    let directory = TempDir::new()?;
+    let [key, certificate] = ["key", "cert"].map(|name| directory.path().join(name));
+    languages::run(
+        Command::new(host::tool("openssl")?)
+            .args([
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+            ])
+            .args(["-subj", "/CN=shop.test", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate),
+    )?;
+    let script = languages::source("python/hidden.py");
+    let python = languages::python_with_packages()?;
+    let (mut hidden, _) = Program::ready(&python, &[script, certificate, key])?;
+    let mut databases = names::protocols()?;
+    let (interpreter, path) = fixtures::python("resolves.py")?;
+    let mut resolves = Program::start(Command::new(interpreter).arg(path))?;
+    resolves.line("READY", seconds(20))?;
+    let pids = [hidden.pid(), databases.pid(), resolves.pid()];
+    let daemon = Daemon::start(&pids, &["--no-examples"])?;
+    let secret = secret()?;
+    for program in [&mut hidden, &mut resolves] {
+        program.write(&format!("{secret}\n"))?;
+    }
+    names::open(&mut databases, &secret)?;
+    resolves.line("OPEN", seconds(20))?;
+    let ports = hidden.line("OPEN", seconds(20))?;
+    let ports: Vec<&str> = ports
+        .trim_start_matches("OPEN")
+        .split_whitespace()
+        .collect();
+    let mut rows = Vec::new();
+    let named = wait::until("all connections to be named", seconds(60), || {
+        rows = daemon.connections(1000)?.0;
+        let has_url = |port: &&str| {
+            let remote = format!("127.0.0.1:{port}");
+            let of = |row: &&Value| row["role"] == "client" && row["remote"] == remote;
+            let url = rows.iter().find(of).and_then(|row| row["url"].as_str());
+            url.is_some_and(|url| url.contains("/v1/keys/"))
+        };
+        let heard = rows
+            .iter()
+            .filter(|row| row["named_by"] == "protocol")
+            .count();
+        Ok(ports.iter().all(has_url) && heard > 10)
+    });
+    ensure!(named.is_ok() && ports.len() == 3, "{ports:?}: {rows:#?}");
+    unseen(&secret, "connections", format!("{rows:?}").as_bytes())?;
+    unseen(
+        &secret,
+        "the report",
+        daemon.report()?.0.to_string().as_bytes(),
+    )?;
+    unseen(&secret, "metrics", daemon.metrics()?.as_bytes())?;
+    no_memory_has(&daemon, &secret, &[&hidden, &databases, &resolves])
 }
 
 /// What is mapped of no file, by its range.

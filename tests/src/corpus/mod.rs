@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::{
     daemon::Daemon,
     go::{self, Variant},
-    host,
+    host, languages,
     program::Program,
     runner::Skip,
     tracer,
@@ -77,6 +77,8 @@ pub struct Programs {
     /// Languages that can't be had, and why.
     missing: HashMap<String, String>,
     go: Option<PathBuf>,
+    /// Interpreters and programs that call servers of gRPC, with their first arguments, by language.
+    grpc: HashMap<String, Vec<PathBuf>>,
 }
 
 impl Programs {
@@ -85,12 +87,24 @@ impl Programs {
     /// # Errors
     /// When a compiler that is there fails.
     pub fn build<'a>(subjects: impl Iterator<Item = &'a Subject>) -> Result<Programs> {
-        let languages: BTreeSet<String> = subjects.map(|s| s.language().to_owned()).collect();
+        let subjects: Vec<&Subject> = subjects.collect();
+        let languages: BTreeSet<String> =
+            subjects.iter().map(|s| s.language().to_owned()).collect();
         let mut programs = Programs {
             directory: TempDir::new().context("a folder for the programs")?,
             missing: HashMap::new(),
             go: None,
+            grpc: HashMap::new(),
         };
+        for subject in subjects.into_iter().filter(|subject| subject.grpc) {
+            if !programs.grpc.contains_key(subject.language()) {
+                let program = match subject.language() {
+                    "go" => vec![go::build_with_grpc(GO)?],
+                    _ => vec![languages::python_with_grpc()?, subject.source()?],
+                };
+                programs.grpc.insert(subject.language().to_owned(), program);
+            }
+        }
         for language in languages {
             match programs.build_language(&language) {
                 Ok(()) => {}
@@ -201,12 +215,19 @@ impl Programs {
         let folder = TempDir::new()?;
         let (mut server, ports) = self.server(subject, folder.path())?;
         let mut program = self.start(subject, &ports)?;
+        if subject.grpc {
+            program.line("READY", START_WITHIN)?;
+            program.write("go\n")?;
+        }
         let word = if subject.language() == "go" {
             "READY"
         } else {
             "ready"
         };
-        let port = program.line(word, START_WITHIN)?;
+        let port = match subject.grpc {
+            true => String::new(),
+            false => program.line(word, START_WITHIN)?,
+        };
         let mut driver = match &subject.drive {
             None => None,
             Some(manner) => Some(Program::start(
@@ -239,6 +260,11 @@ impl Programs {
     /// The other end, and its ports as it told them.
     fn server(&self, subject: &Subject, folder: &Path) -> Result<(Program, String)> {
         let (mut command, word) = match &self.go {
+            _ if subject.grpc => {
+                let mut command = self.calling(subject)?;
+                command.arg("serve");
+                (command, "READY")
+            }
             Some(program) if subject.language() == "go" => {
                 let mut command = Command::new(program);
                 command.args(["serve", "-dir"]).arg(folder);
@@ -262,10 +288,27 @@ impl Programs {
         Ok((server, ports.trim().to_owned()))
     }
 
+    /// The program of a subject that calls a server of gRPC, and that server.
+    fn calling(&self, subject: &Subject) -> Result<Command> {
+        let program = self.grpc.get(subject.language()).map(Vec::as_slice);
+        let Some([program, first @ ..]) = program else {
+            bail!("no program of {}", subject.name);
+        };
+        let mut command = Command::new(program);
+        command.args(first);
+        Ok(command)
+    }
+
     fn start(&self, subject: &Subject, ports: &str) -> Result<Program> {
         let name = subject.program();
         let built = subject.stem();
         let mut command = match subject.language() {
+            _ if subject.grpc => {
+                let mut command = self.calling(subject)?;
+                let address = ports.split_whitespace().next().unwrap_or_default();
+                command.args([subject.mode(), address]);
+                command
+            }
             "go" => {
                 let program = self.go.as_ref().context("no Go program")?;
                 let mut command = Command::new(program);

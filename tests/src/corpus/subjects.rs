@@ -32,6 +32,8 @@ pub struct Subject {
     /// A healthy program of which `inconclusive` is as good an answer: from outside it can't be told
     /// from one that leaks before its connections have gone.
     pub undecided: bool,
+    /// Its program calls a server of gRPC.
+    pub grpc: bool,
     /// How `drive.py` behaves towards this server.
     pub drive: Option<String>,
 }
@@ -94,6 +96,13 @@ impl Subject {
             None if self.leaks() => "leaks",
             None => "healthy",
         }
+    }
+
+    /// What it does: its name, without that of the protocol.
+    #[must_use]
+    pub fn mode(&self) -> &str {
+        let name = self.program();
+        name.strip_prefix("grpc-").unwrap_or(name)
     }
 
     /// The class of its program in Java.

@@ -15,7 +15,8 @@ pub const GO_HANDED_OVER: u8 = 4;
 /// A server connection without a request so far.
 pub const GO_NEW: u8 = 5;
 
-/// As [`GO_RESPONSE`], and somebody reads the body or waits for more of it. Streams only.
+/// As [`GO_RESPONSE`], and somebody reads the body or waits for more of it. Streams only; those of
+/// grpc from their beginning, because nothing tells how their answers are doing.
 pub const GO_READING: u8 = 6;
 
 /// A client connection of HTTP/1 (`net/http.persistConn`).
@@ -24,6 +25,8 @@ pub const GO_CLIENT: u8 = 1;
 pub const GO_STREAM: u8 = 2;
 /// A server connection (`net/http.conn`).
 pub const GO_SERVER: u8 = 3;
+/// A call of grpc that has no stream yet.
+pub const GO_CALL: u8 = 4;
 
 /// The connection is TLS over the socket.
 pub const GO_TLS: u8 = 1;
@@ -121,7 +124,8 @@ pub struct GoProcess {
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct GoKey {
     /// Address of the object in the process: `persistConn`, `clientStream` or `conn`. A stream
-    /// that has not started yet is under the address of its request.
+    /// that has not started yet is under the address of its request, a call of grpc under that of
+    /// its goroutine.
     pub object: u64,
     /// Process.
     pub tgid: u32,
@@ -143,7 +147,7 @@ pub struct GoConn {
     pub stack: u32,
     /// The kernel's `struct sock *`; 0 when it could not be reached.
     pub sk: u64,
-    /// Address of the `Transport` (client), the `ClientConn` (stream), or 0.
+    /// Address of the `Transport` (client), the `ClientConn` (stream; of grpc `http2Client`), or 0.
     pub transport: u64,
     /// Address of the `net.netFD` that has the descriptor; 0 when it could not be reached.
     pub net_fd: u64,
@@ -159,7 +163,7 @@ pub struct GoConn {
     pub fd: i32,
     /// Requests so far.
     pub requests: u32,
-    /// [`GO_CLIENT`], [`GO_STREAM`] or [`GO_SERVER`].
+    /// [`GO_CLIENT`], [`GO_STREAM`], [`GO_SERVER`] or [`GO_CALL`].
     pub kind: u8,
     /// One of the states, from [`GO_IN_FLIGHT`].
     pub state: u8,

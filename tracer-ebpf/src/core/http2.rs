@@ -4,25 +4,19 @@
 //! Of the payload only header blocks are looked at, in user space. What does not fit, or was not
 //! seen, is not guessed: then nothing is said of the streams that were open at that time.
 
-use core::ffi::c_void;
-
-use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user as raw_probe_read_user,
-    macros::map,
-    maps::{HashMap, RingBuf},
-};
+use aya_ebpf::{macros::map, maps::HashMap};
 use tracer_ebpf::{
-    BLOCK_BYTES_MAX, Block, Counter, FRAME_HEADER_BYTES, FRAME_ROOM, Flow, Http2, SOCK_PREEXISTING,
-    STACK_GO, STACK_NONE, STACK_TICKET, STREAM_ANSWERED, STREAM_REQUESTED, Stream, StreamKey,
-    WHEN_REQUEST,
+    Counter, FRAME_HEADER_BYTES, FRAME_ROOM, Flow, Http2, SOCK_PREEXISTING, STACK_GO, STACK_NONE,
+    STACK_TICKET, STREAM_ANSWERED, STREAM_REQUESTED, Stream, StreamKey, WHEN_REQUEST,
 };
 
 use super::{
+    blocks::{copy_block, cut_block},
     capture::capture_stack,
     heads::{PREFACE, unpack},
     helpers::now_ns,
     kernel::read_user,
-    maps::{LANE_SENT, SCRATCH, bounded, count},
+    maps::{LANE_SENT, SCRATCH, count},
     notes::note,
     sockets::entry,
     submitted::who_submitted,
@@ -35,12 +29,10 @@ pub static HTTP2: HashMap<u64, Http2> = HashMap::with_max_entries(2_048, 0);
 /// Streams that clients opened and that have not ended.
 #[map]
 pub static STREAMS: HashMap<StreamKey, Stream> = HashMap::with_max_entries(8_192, 0);
-/// Header blocks on their way to user space.
-#[map]
-static BLOCKS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
-
-/// Frames and pieces of a buffer that are looked at in one call.
+/// Frames and pieces of a buffer that are looked at in one round.
 const STEPS: u32 = 96;
+/// Rounds for what is transferred in one call: a stream that is opened ends one.
+pub const ROUNDS: u32 = 32;
 /// Bytes of the connection preface.
 const PREFACE_BYTES: u32 = 24;
 /// Most bytes of a frame that neither end asked to be larger (RFC 9113 section 4.2).
@@ -48,9 +40,6 @@ const LEN_USUAL: u32 = 1 << 14;
 /// Pieces of one call that all fit: what has that many is no chance.
 const STEPS_SURE: u32 = 16;
 const HEADER: u32 = FRAME_HEADER_BYTES as u32;
-/// `BPF_RB_NO_WAKEUP`: user space looks when it sweeps.
-const NO_WAKEUP: u64 = 1;
-
 // types of frames, RFC 9113 section 6
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -66,7 +55,6 @@ const CONTINUATION: u8 = 9;
 const LAST_TYPE: u8 = 16;
 
 const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 /// The flags that each of these types may have.
 const DATA_FLAGS: u8 = 0x09;
 const HEADERS_FLAGS: u8 = 0x2d;
@@ -201,12 +189,9 @@ pub extern "C" fn take_frames(sk: u64, place: u64, mut stack: u32) -> u32 {
     // SAFETY: this program's room on this CPU.
     unsafe { (*scratch).pieces = pieces };
     let mut answer = ON;
-    let mut step = 0;
-    while step < STEPS {
-        answer = take_piece(sk, lane);
-        if answer == FRAME {
-            answer = begin_frame(sk, lane);
-        }
+    let mut round = 0;
+    while round < ROUNDS {
+        answer = take_some(sk, lane);
         if answer == STREAM {
             if stack == STACK_NONE {
                 stack = capture_stack(sk, connection.opened_ns, u32::from(WHEN_REQUEST), lane);
@@ -216,13 +201,38 @@ pub extern "C" fn take_frames(sk: u64, place: u64, mut stack: u32) -> u32 {
         if answer != ON {
             break;
         }
-        step += 1;
+        round += 1;
     }
     if answer != DONE {
         return lose(sk, connection);
     }
-    connection.sure |= u32::from(step >= STEPS_SURE);
     0
+}
+
+/// Takes in what fits into one round. A global function, so that it is verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn take_some(sk: u64, lane: u32) -> u32 {
+    let mut answer = ON;
+    let mut step = 0;
+    while step < STEPS {
+        answer = take_piece(sk, lane);
+        if answer == FRAME {
+            answer = begin_frame(sk, lane);
+        }
+        if answer != ON {
+            break;
+        }
+        step += 1;
+    }
+    if answer != ODD
+        && step >= STEPS_SURE
+        && let Some(connection) = HTTP2.get_ptr_mut(&sk)
+    {
+        // SAFETY: as in `connection`.
+        unsafe { (*connection).sure = 1 };
+    }
+    answer
 }
 
 /// Answers of what takes in a piece: go on, all is taken in, it does not fit, a frame's header is whole,
@@ -230,7 +240,7 @@ pub extern "C" fn take_frames(sk: u64, place: u64, mut stack: u32) -> u32 {
 pub const ON: u32 = 0;
 pub const DONE: u32 = 1;
 const ODD: u32 = 2;
-pub const FRAME: u32 = 3;
+const FRAME: u32 = 3;
 pub const STREAM: u32 = 4;
 
 /// Takes in the next piece: the rest of a payload, or a header. A global function, so that it is
@@ -244,21 +254,24 @@ pub extern "C" fn take_piece(sk: u64, lane: u32) -> u32 {
     };
     // SAFETY: as in `connection`, and this program's room on this CPU.
     let (connection, pieces) = unsafe { (&mut *connection, &mut (*scratch).pieces) };
+    let sent = sent(lane);
+    let flow = &mut connection.flows[sent as usize & 1];
     if pieces.left == 0 {
+        if sent != 0 && flow.kind == HEADERS && flow.left > 0 {
+            cut_block(sk);
+        }
         return DONE;
     }
     if pieces.len == 0 {
         return if pieces.next() { ON } else { ODD };
     }
-    let sent = sent(lane);
-    let flow = &mut connection.flows[sent as usize & 1];
     if flow.left > 0 {
         let here = if flow.left < pieces.len {
             flow.left
         } else {
             pieces.len
         };
-        if flow.fresh != 0 && sent != 0 && flow.kind == HEADERS {
+        if sent != 0 && flow.kind == HEADERS {
             copy_block(sk, pieces.at, here);
         }
         flow.fresh = 0;
@@ -389,81 +402,4 @@ pub extern "C" fn open_stream(sk: u64, stack: u32) -> u32 {
         count(Counter::StreamMapFull);
     }
     ON
-}
-
-/// A block with its bytes, as it lies in the ring.
-#[repr(C)]
-struct Record<const BYTES: usize> {
-    head: Block,
-    bytes: [u8; BYTES],
-}
-
-/// Hands the header block of the current frame that begins at `address` to user space, as far as it
-/// lies there. A global function, so that it is verified once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn copy_block(sk: u64, address: u64, bytes: u32) -> u32 {
-    let Some(connection) = HTTP2.get_ptr(&sk) else {
-        return 0;
-    };
-    // SAFETY: as in `connection`.
-    let connection = unsafe { &*connection };
-    let flow = &connection.flows[1];
-    let whole = bytes == flow.left && flow.flags & END_HEADERS != 0;
-    let block = Block {
-        sk,
-        opened_ns: connection.opened_ns,
-        stream: flow.stream,
-        number: connection.blocks,
-        len: bytes,
-        flags: flow.flags,
-        cut: u8::from(!whole),
-        pad: 0,
-    };
-    if bytes < 128 {
-        submit::<128>(block, address)
-    } else if bytes < 512 {
-        submit::<512>(block, address)
-    } else {
-        submit::<BLOCK_BYTES_MAX>(block, address)
-    }
-}
-
-#[inline(always)]
-fn submit<const BYTES: usize>(mut block: Block, address: u64) -> u32 {
-    let Some(mut entry) = BLOCKS.reserve::<Record<BYTES>>(0) else {
-        count(Counter::BlockRingFull);
-        return 0;
-    };
-    if block.len >= BYTES as u32 {
-        block.len = BYTES as u32 - 1;
-        block.cut = 1;
-    }
-    let record = entry.as_mut_ptr();
-    // SAFETY: the reserved entry is ours until submitted, and what user space reads of it (the head
-    // and `len` bytes) is written here; the length is below the room by the comparison and the mask.
-    unsafe {
-        (*record).head = block;
-        let failed = raw_probe_read_user(
-            (&raw mut (*record).bytes).cast::<c_void>(),
-            masked::<BYTES>(block.len),
-            address as *const c_void,
-        );
-        if failed != 0 {
-            (*record).head.len = 0;
-            (*record).head.cut = 1;
-        }
-    }
-    entry.submit(NO_WAKEUP);
-    1
-}
-
-/// [`bounded`] by a room that is a power of two.
-#[inline(always)]
-fn masked<const BYTES: usize>(len: u32) -> u32 {
-    match BYTES {
-        128 => bounded::<0x7f>(len),
-        512 => bounded::<0x1ff>(len),
-        _ => bounded::<{ BLOCK_BYTES_MAX as u32 - 1 }>(len),
-    }
 }

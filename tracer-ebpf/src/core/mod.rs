@@ -4,6 +4,7 @@ pub mod accepts;
 pub mod answers;
 pub mod asked;
 pub mod awaits;
+pub mod blocks;
 pub mod calls;
 pub mod capture;
 pub mod descriptors;

@@ -15,7 +15,7 @@ use super::{
     capture::capture_stack,
     heads::PREFACE,
     helpers::{current_thread, now_ns},
-    http2::{DONE, FRAME, HTTP2, ON, STREAM, STREAMS, begin_frame, begins_request, take_piece},
+    http2::{DONE, HTTP2, ON, ROUNDS, STREAM, STREAMS, begins_request, take_some},
     kernel::read_user,
     maps::{LANE_RUNTIME, LANE_TLS_RECEIVED, SCRATCH, count},
     sockets::entry,
@@ -47,10 +47,6 @@ struct Reading {
 #[map]
 static TLS_READS: LruHashMap<u64, Reading> = LruHashMap::with_max_entries(4_096, 0);
 
-/// Steps in a round: a frame takes two.
-const STEPS: u32 = 96;
-/// Rounds for what is written or read in one call: a stream that is opened ends one.
-const ROUNDS: u32 = 32;
 /// Most bytes of plaintext in one record (RFC 8446 section 5.1).
 const RECORD_BYTES_MAX: u32 = 1 << 14;
 
@@ -198,24 +194,6 @@ pub extern "C" fn take_tls(number: u64, at: u64, place: u64) -> u32 {
         lose_tls(number);
     }
     1
-}
-
-/// Takes in what fits into one round. A global function, so that it is verified once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn take_some(number: u64, lane: u32) -> u32 {
-    let mut step = 0;
-    while step < STEPS {
-        let mut answer = take_piece(number, lane);
-        if answer == FRAME {
-            answer = begin_frame(number, lane);
-        }
-        if answer != ON {
-            return answer;
-        }
-        step += 1;
-    }
-    ON
 }
 
 /// The stack of whoever asked for the connection's latest stream. A global function, so that it is

@@ -2,9 +2,11 @@
 //!
 //! Indices count from the newest entry, so a table that was joined late is right as far as it goes:
 //! what was inserted before is not known, and said so. Of all other fields only the place that they
-//! take in the table is kept.
+//! take in the table is kept, and of the three nothing that may be secret.
 
 use std::collections::VecDeque;
+
+use super::{http1::host, redact::redact_target};
 
 /// Entries remembered; a table of the usual 4,096 bytes has at most 128.
 const ENTRIES_MAX: usize = 256;
@@ -28,11 +30,11 @@ enum Name {
 /// A value, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
-    /// Its bytes.
+    /// A method, or the host of an authority.
     Known(Vec<u8>),
-    /// The beginning of them.
-    Cut(Vec<u8>),
-    /// It stands in a part of the table that was not seen.
+    /// A path and query, redacted; `None`: it is no path.
+    Target(Option<String>),
+    /// It stands in a part of the table that was not seen, or is not kept.
     Unknown,
 }
 
@@ -91,7 +93,8 @@ impl Table {
                 }
                 0x40..=0x7f => {
                     let (name, value) = self.literal(bytes, 6)?;
-                    self.insert(name, value.clone());
+                    self.entries.truncate(ENTRIES_MAX - 1);
+                    self.entries.push_front((name, value.clone()));
                     fields.set(name, value, 1);
                 }
                 0x20..=0x3f => {
@@ -106,15 +109,6 @@ impl Table {
         None
     }
 
-    fn insert(&mut self, name: Name, value: Value) {
-        let value = match name {
-            Name::Other => Value::Unknown,
-            _ => value,
-        };
-        self.entries.truncate(ENTRIES_MAX - 1);
-        self.entries.push_front((name, value));
-    }
-
     /// Section 6.2: name and value.
     fn literal(&self, bytes: &mut Bytes<'_>, prefix: u32) -> Option<(Name, Value)> {
         let name = match bytes.integer(prefix)? {
@@ -123,24 +117,32 @@ impl Table {
         };
         let value = bytes.string()?;
         let value = match name {
-            Name::Other => Value::Unknown,
-            _ => match value.decoded(VALUE_BYTES_MAX)? {
-                (bytes, true) => Value::Known(bytes),
-                (bytes, false) => Value::Cut(bytes),
-            },
+            Name::Other => return Some((name, Value::Unknown)),
+            _ => value.decoded(VALUE_BYTES_MAX)?,
+        };
+        let value = match (name, value) {
+            (Name::Path, (path, whole)) => {
+                Value::Target(path_of(&path).map(|path| redact_target(path, !whole)))
+            }
+            (Name::Method, (method, true)) => Value::Known(method),
+            (Name::Authority, (authority, true)) => {
+                host(&authority).map_or(Value::Unknown, |host| Value::Known(host.into()))
+            }
+            _ => Value::Unknown,
         };
         Some((name, value))
     }
 
     fn entry(&self, index: usize) -> Option<(Name, Value)> {
         let known = |name, value: &[u8]| Some((name, Value::Known(value.to_vec())));
+        let path = |path: &str| Some((Name::Path, Value::Target(Some(path.to_owned()))));
         match index {
             0 => None,
             1 => known(Name::Authority, b""),
             2 => known(Name::Method, b"GET"),
             3 => known(Name::Method, b"POST"),
-            4 => known(Name::Path, b"/"),
-            5 => known(Name::Path, b"/index.html"),
+            4 => path("/"),
+            5 => path("/index.html"),
             38 => known(Name::Authority, b""),
             6..=STATIC_ENTRIES => Some((Name::Other, Value::Unknown)),
             _ => match self.entries.get(index - STATIC_ENTRIES - 1) {
@@ -164,6 +166,11 @@ impl Fields {
         };
         field.get_or_insert(value);
     }
+}
+
+/// A path, which begins with a slash, or is `*` (RFC 9113 section 8.3.1).
+fn path_of(path: &[u8]) -> Option<&[u8]> {
+    (path.first() == Some(&b'/') || path == b"*").then_some(path)
 }
 
 fn name(bytes: &[u8]) -> Name {
@@ -327,6 +334,10 @@ mod tests {
         Some(Value::Known(text.as_bytes().to_vec()))
     }
 
+    fn target(text: &str) -> Option<Value> {
+        Some(Value::Target(Some(text.to_owned())))
+    }
+
     fn bytes(hex: &str) -> Vec<u8> {
         let hex: Vec<char> = hex.chars().filter(|c| !c.is_whitespace()).collect();
         let digit = |c: char| c.to_digit(16).unwrap_or_default() as u8;
@@ -386,7 +397,7 @@ mod tests {
                 let fields = fields.unwrap_or_default();
                 assert_eq!(fields.method, known("GET"));
                 assert_eq!(fields.authority, known("www.example.com"));
-                assert_eq!(fields.path, known(path));
+                assert_eq!(fields.path, target(path));
                 assert!(!fields.unknown);
             }
         }
@@ -399,9 +410,9 @@ mod tests {
         assert_eq!((fields.authority, fields.unknown), (None, true));
         // a path that is inserted now has the first index, whatever was there before
         let fields = table.read(&bytes("8286 4402 2f61"), false);
-        assert_eq!(fields.unwrap_or_default().path, known("/a"));
+        assert_eq!(fields.unwrap_or_default().path, target("/a"));
         let fields = table.read(&bytes("8286 be"), false).unwrap_or_default();
-        assert_eq!((fields.path, fields.unknown), (known("/a"), false));
+        assert_eq!((fields.path, fields.unknown), (target("/a"), false));
         table.forget();
         let fields = table.read(&bytes("8286 be"), false).unwrap_or_default();
         assert_eq!((fields.path, fields.unknown), (None, true));
@@ -414,6 +425,26 @@ mod tests {
         }
         let fields = Table::default().read(&bytes("8286 4402"), true);
         assert_eq!(fields.and_then(|fields| fields.method), known("GET"));
+    }
+
+    #[test]
+    fn the_table_has_no_secrets() {
+        let mut table = Table::default();
+        let mut block = vec![0x82];
+        // path, authority, authorization
+        for (index, value) in [
+            (4, "/a?key=SECRET"),
+            (1, "me:SECRET@shop.test"),
+            (23, "SECRET"),
+        ] {
+            block.extend([0x40 | index, value.len() as u8]);
+            block.extend(value.bytes());
+        }
+        let fields = table.read(&block, false).unwrap_or_default();
+        assert_eq!(fields.path, target("/a?key=…"));
+        let kept = format!("{table:?}{:?}", Value::Known(b"SECRET".to_vec()));
+        assert_eq!(kept.matches("83, 69, 67, 82").count(), 1, "{kept}");
+        assert!(!kept.contains("SECRET"), "{kept}");
     }
 
     proptest! {

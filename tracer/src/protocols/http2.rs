@@ -3,8 +3,6 @@
 use super::{
     Scheme,
     hpack::{Fields, Table, Value},
-    http1::host,
-    redact::redact_target,
     request::Request,
 };
 
@@ -85,13 +83,12 @@ fn request(fields: Fields, scheme: Scheme) -> Option<Request> {
         return None;
     }
     let target = match fields.path {
-        Some(Value::Known(path)) => redact_target(path_of(&path)?, false),
-        Some(Value::Cut(path)) => redact_target(path_of(&path)?, true),
+        Some(Value::Target(target)) => target?,
         None if method == "CONNECT" => String::new(),
-        Some(Value::Unknown) | None => ANY.to_owned(),
+        Some(Value::Known(_) | Value::Unknown) | None => ANY.to_owned(),
     };
     let host = match fields.authority {
-        Some(Value::Known(authority)) => host(&authority),
+        Some(Value::Known(host)) => String::from_utf8(host).ok().filter(|host| !host.is_empty()),
         _ => None,
     };
     Some(Request {
@@ -100,11 +97,6 @@ fn request(fields: Fields, scheme: Scheme) -> Option<Request> {
         host,
         scheme,
     })
-}
-
-/// A path, which begins with a slash, or is `*` (RFC 9113 section 8.3.1).
-fn path_of(path: &[u8]) -> Option<&[u8]> {
-    (path.first() == Some(&b'/') || path == b"*").then_some(path)
 }
 
 #[cfg(test)]

@@ -99,6 +99,41 @@ fn rust_blames_the_crate_past_std_tokio_and_dependencies() {
 }
 
 #[test]
+fn go_blames_who_calls_a_generated_client_within_a_handler_too() {
+    let exe = Some("/app/svc");
+    let transport = "google.golang.org/grpc/internal/transport.(*http2Client).NewStream";
+    let frames = [
+        frame(transport, Some("/m/http2_client.go"), exe),
+        frame(
+            "google.golang.org/grpc.newClientStream",
+            Some("/m/stream.go"),
+            exe,
+        ),
+        frame(
+            "log.example/pb.(*logClient).Watch",
+            Some("/l/log_grpc.pb.go"),
+            exe,
+        ),
+        frame("app.example/front.(*front).Get", Some("/a/front.go"), exe),
+        frame(
+            "app.example/pb._Front_Get_Handler",
+            Some("/a/front_grpc.pb.go"),
+            exe,
+        ),
+        frame(
+            "google.golang.org/grpc.(*Server).handleStream",
+            Some("/m/server.go"),
+            exe,
+        ),
+        frame("runtime.goexit", Some("/go/src/runtime/asm.s"), exe),
+    ];
+    assert_eq!(
+        blamed(&frames, "/app/svc"),
+        Some("app.example/front.(*front).Get")
+    );
+}
+
+#[test]
 fn python_blames_the_script_past_interpreter_stdlib_and_requests() {
     let frames = [
         frame("__connect", None, LIBC),

@@ -190,14 +190,17 @@ impl Blame {
         }
     }
 
-    /// Whose a frame is: what the user says, else `known` (from the build), else the tables.
+    /// Whose a frame is: what the user says, else `known` (from the build), else the tables. A build
+    /// does not tell which of the dependencies are well-known clients.
     #[must_use]
     pub fn origin(&self, frame: &Frame, known: Option<Origin>) -> Origin {
         let first = |rules: &[Rule]| rules.iter().find(|rule| rule.fits(frame)).map(|r| r.is);
-        first(&self.user)
-            .or(known)
-            .or_else(|| first(&self.built_in))
-            .unwrap_or(Origin::Own)
+        let table = || first(&self.built_in);
+        let by_build = || match known {
+            Some(Origin::Dependency) => table().filter(|is| *is == Origin::Client).or(known),
+            known => known.or_else(table),
+        };
+        first(&self.user).or_else(by_build).unwrap_or(Origin::Own)
     }
 
     /// Whether a rule marks the frame so.
@@ -371,6 +374,16 @@ mod tests {
         assert_eq!(blame.call_site(&frames, &build, program).index, Some(1));
         let curl = frame("x", None, Some("/usr/lib/libcurl.so.4"));
         assert_eq!(blame.origin(&curl, None), Origin::Own);
+    }
+
+    #[test]
+    fn a_dependency_of_the_build_may_be_a_well_known_client() {
+        let table = "[[rule]]\nis = \"client\"\nfunction = [\"grpc.*\"]\n[[rule]]\nis = \"system\"\nfunction = [\"net.*\"]\n";
+        let blame = Blame::new(Vec::new(), &[table]);
+        let is = |function: &str, known| blame.origin(&frame(function, None, None), Some(known));
+        assert_eq!(is("grpc.Invoke", Origin::Dependency), Origin::Client);
+        assert_eq!(is("grpc.Invoke", Origin::Own), Origin::Own);
+        assert_eq!(is("net.dial", Origin::Dependency), Origin::Dependency);
     }
 
     #[test]

@@ -164,18 +164,39 @@ impl Hit {
 
     /// Follows a `net.Conn` to its socket.
     #[inline(always)]
-    pub fn locate(&self, conn: &mut GoConn, mut table: u64, mut data: u64) {
+    pub fn locate(&self, conn: &mut GoConn, table: u64, data: u64) {
+        let (net_fd, flags) = self.follow(table, data);
+        self.place(conn, net_fd, flags);
+    }
+
+    /// As [`Hit::locate`], with the first of the values from `first` to `last` within `object` that
+    /// is a `net.Conn` of a socket.
+    #[inline(always)]
+    pub fn locate_within(&self, conn: &mut GoConn, object: u64, first: u64, last: u64) {
+        let (mut net_fd, mut flags) = (0, 0);
+        let mut at = first;
+        while at <= last {
+            let [table, data]: [u64; 2] = read_user(object + at);
+            (net_fd, flags) = self.follow(table, data);
+            if net_fd != 0 {
+                break;
+            }
+            at += 8;
+        }
+        self.place(conn, net_fd, flags);
+    }
+
+    /// The `net.netFD` that a `net.Conn` leads to, or 0, and what lies between.
+    #[inline(always)]
+    fn follow(&self, mut table: u64, mut data: u64) -> (u64, u8) {
         let layout = self.layout;
-        let (mut fd, mut net_fd) = (-1, 0);
         let mut flags = 0;
         let mut layer = 0;
         while layer < LAYERS {
             let close =
                 read_user::<u64>(table + u64::from(layout.itab_fun)).wrapping_sub(self.bias);
             if close == layout.tcp_close || close == layout.unix_close {
-                net_fd = read_user(data);
-                fd = read_user::<i32>(net_fd + u64::from(layout.fd_sysfd));
-                break;
+                return (read_user(data), flags);
             }
             flags |= if close == layout.tls_close {
                 GO_TLS
@@ -188,6 +209,16 @@ impl Hit {
             data = inner[1];
             layer += 1;
         }
+        (0, flags)
+    }
+
+    /// Enters the socket of a `net.netFD`.
+    #[inline(always)]
+    fn place(&self, conn: &mut GoConn, net_fd: u64, flags: u8) {
+        let fd = match net_fd {
+            0 => -1,
+            of => read_user::<i32>(of + u64::from(self.layout.fd_sysfd)),
+        };
         let mut inode = 0;
         let sk = self.socket(fd, &mut inode);
         conn.flags |= flags;
@@ -222,8 +253,36 @@ impl Hit {
     #[inline(always)]
     pub fn request(&self, conn: &mut GoConn, request: u64, method: u32, url: u32) {
         let layout = self.layout;
+        let writing = self.begin_request(conn);
+        conn.method_len = text(request + u64::from(method), &mut conn.method) as u8;
+        let url: u64 = read_user(request + u64::from(url));
+        conn.scheme_len = text(url, &mut conn.scheme);
+        conn.host_len = text(url + u64::from(layout.url_host), &mut conn.host);
+        conn.path_len = text(url + u64::from(layout.url_path), &mut conn.path);
+        conn.query_len = query(url + u64::from(layout.url_query), &mut conn.query);
+        set_version(conn, writing.wrapping_add(1));
+    }
+
+    /// A new call of grpc: who made it, and what it asks for. `host` and `method` are where those
+    /// strings are.
+    #[inline(always)]
+    pub fn call(&self, conn: &mut GoConn, host: u64, method: u64) {
+        let writing = self.begin_request(conn);
+        conn.method = *b"POST\0\0\0\0";
+        conn.method_len = 4;
+        conn.scheme = *b"https\0\0\0";
+        conn.scheme_len = if conn.flags & GO_TLS != 0 { 5 } else { 4 };
+        conn.host_len = text(host, &mut conn.host);
+        conn.path_len = text(method, &mut conn.path);
+        conn.query_len = 0;
+        set_version(conn, writing.wrapping_add(1));
+    }
+
+    /// Enters who issues a request; the version that the entry has until all of it is written.
+    #[inline(always)]
+    fn begin_request(&self, conn: &mut GoConn) -> u32 {
         let goroutine = register!(self, r14);
-        let goid = read_user(goroutine + u64::from(layout.g_goid));
+        let goid = read_user(goroutine + u64::from(self.layout.g_goid));
         let stack = self.stack();
         let writing = conn.version | 1;
         set_version(conn, writing);
@@ -233,13 +292,7 @@ impl Hit {
         conn.state = GO_IN_FLIGHT;
         conn.request_ns = now_ns();
         conn.state_ns = conn.request_ns;
-        conn.method_len = text(request + u64::from(method), &mut conn.method) as u8;
-        let url: u64 = read_user(request + u64::from(url));
-        conn.scheme_len = text(url, &mut conn.scheme);
-        conn.host_len = text(url + u64::from(layout.url_host), &mut conn.host);
-        conn.path_len = text(url + u64::from(layout.url_path), &mut conn.path);
-        conn.query_len = query(url + u64::from(layout.url_query), &mut conn.query);
-        set_version(conn, writing.wrapping_add(1));
+        writing
     }
 
     /// Writes the requester into the kernel's entry of the socket, so that its cohort is the

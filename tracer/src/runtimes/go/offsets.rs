@@ -125,10 +125,23 @@ pub struct ProbedFunction {
     pub program: &'static str,
     /// Full names, newest first.
     pub functions: &'static [&'static str],
+    /// It is attached where they return, not where they begin.
+    pub returns: bool,
 }
 
 const fn probed(program: &'static str, functions: &'static [&'static str]) -> ProbedFunction {
-    ProbedFunction { program, functions }
+    ProbedFunction {
+        program,
+        functions,
+        returns: false,
+    }
+}
+
+const fn returning(program: &'static str, functions: &'static [&'static str]) -> ProbedFunction {
+    ProbedFunction {
+        returns: true,
+        ..probed(program, functions)
+    }
 }
 
 /// Functions that are probed together: with one of them missing, the others would tell what is
@@ -226,6 +239,18 @@ pub const FAMILIES: &[Family] = &[
         ],
     },
     Family {
+        of: "streams of google.golang.org/grpc",
+        probes: &[
+            // in this order, so that of no stream only the beginning is seen
+            probed(
+                "go_grpc_close",
+                &["google.golang.org/grpc/internal/transport.(*http2Client).closeStream"],
+            ),
+            returning("go_grpc_stream", &[GRPC_NEW_STREAM]),
+            probed("go_grpc_call", &[GRPC_NEW_STREAM]),
+        ],
+    },
+    Family {
         of: "server connections of net/http",
         probes: &[probed("go_server_conn", &["net/http.(*Server).trackConn"])],
     },
@@ -235,12 +260,7 @@ pub const FAMILIES: &[Family] = &[
     },
 ];
 
-/// A function whose presence tells of connections that no probe knows, and what is not seen.
-pub const UNPROBED: &[(&str, &str)] = &[(
-    "google.golang.org/grpc/internal/transport.(*http2Client).NewStream",
-    "streams of google.golang.org/grpc are not seen, only its connections: no probe knows its \
-     transport",
-)];
+const GRPC_NEW_STREAM: &str = "google.golang.org/grpc/internal/transport.(*http2Client).NewStream";
 
 #[cfg(test)]
 mod tests {

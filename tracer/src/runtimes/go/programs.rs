@@ -21,7 +21,7 @@ use super::{
     removal::{FileId, Removal},
 };
 use crate::{
-    elf::{ElfError, Image, ImageKey, Loaded},
+    elf::{ElfError, Image, ImageKey, Loaded, returns},
     kernel::uprobes::{self, Place, UprobeError},
     model::OffsetsFrom,
 };
@@ -32,6 +32,8 @@ type ForeignId = (ImageKey, i64, i64);
 
 /// Executables probed at one time; also the size of `GO_LAYOUTS`.
 const PROGRAMS_MAX: u32 = 256;
+/// Longest function that is looked through for where it returns, bytes.
+const RETURNING_BYTES_MAX: u64 = 1 << 15;
 /// Files remembered as not being Go programs.
 const FOREIGN_MAX: usize = 65_536;
 
@@ -292,6 +294,8 @@ enum NoPlace {
     Missing(&'static str),
     #[error("{0} does not begin as Go's functions do")]
     Prologue(&'static str),
+    #[error("it can't be told where {0} returns")]
+    Returns(&'static str),
 }
 
 /// What to do with an executable.
@@ -314,7 +318,6 @@ fn plan(binary: &GoBinary, kernel: FileOffsets) -> Result<Plan, NotProbed> {
         "runtime.runCleanups",
     ];
     let mut names = MARKS.to_vec();
-    names.extend(offsets::UNPROBED.iter().map(|(function, _)| *function));
     let probes = offsets::FAMILIES.iter().flat_map(|family| family.probes);
     names.extend(probes.flat_map(|probe| probe.functions));
     let found: HashMap<&str, Function> = names
@@ -335,12 +338,7 @@ fn plan(binary: &GoBinary, kernel: FileOffsets) -> Result<Plan, NotProbed> {
         ..offsets
     };
     let mut places = Vec::new();
-    let mut unseen: Vec<String> = offsets::UNPROBED
-        .iter()
-        .filter(|(function, _)| found.contains_key(function))
-        .map(|&(_, what)| what.to_owned())
-        .collect();
-    let transports = unseen.len();
+    let mut unseen = Vec::new();
     for family in offsets::FAMILIES {
         match family_places(binary, family, &found) {
             Ok(more) => places.extend(more),
@@ -348,9 +346,9 @@ fn plan(binary: &GoBinary, kernel: FileOffsets) -> Result<Plan, NotProbed> {
         }
     }
     if places.is_empty() {
-        return Err(match unseen.get(transports) {
-            None => NotProbed::NoNet,
-            Some(_) => NotProbed::NoPlace(unseen.join("; ")),
+        return Err(match unseen.is_empty() {
+            true => NotProbed::NoNet,
+            false => NotProbed::NoPlace(unseen.join("; ")),
         });
     }
     Ok(Plan {
@@ -372,20 +370,33 @@ fn family_places(
     if family.probes.iter().all(|probe| function(probe).is_none()) {
         return Ok(Vec::new());
     }
-    family
-        .probes
-        .iter()
-        .map(|probe| {
-            let name = probe.functions.first().copied().unwrap_or("");
-            let function = function(probe).ok_or(NoPlace::Missing(name))?;
-            binary
-                .code(*function)
-                .and_then(|code| prologue::attach_offset(&code))
-                .and_then(|at| binary.image().file_offset(function.entry + at as u64))
-                .map(|place| (probe.program, place))
-                .ok_or(NoPlace::Prologue(name))
-        })
-        .collect()
+    let mut places = Vec::new();
+    for probe in family.probes {
+        let name = probe.functions.first().copied().unwrap_or("");
+        let function = *function(probe).ok_or(NoPlace::Missing(name))?;
+        let (at, why) = match probe.returns {
+            true => (returns_of(binary, function), NoPlace::Returns(name)),
+            false => {
+                let code = binary.code(function);
+                let at = code.and_then(|code| prologue::attach_offset(&code));
+                (at.map(|at| vec![at as u64]), NoPlace::Prologue(name))
+            }
+        };
+        let at = at.and_then(|at| {
+            let offset = |at| binary.image().file_offset(function.entry + at);
+            at.into_iter().map(offset).collect::<Option<Vec<u64>>>()
+        });
+        let at = at.ok_or(why)?;
+        places.extend(at.into_iter().map(|offset| (probe.program, offset)));
+    }
+    Ok(places)
+}
+
+/// Where a function returns.
+fn returns_of(binary: &GoBinary, function: Function) -> Option<Vec<u64>> {
+    let len = function.end - function.entry;
+    let code = (len <= RETURNING_BYTES_MAX).then(|| binary.code(function));
+    returns(&code.flatten()?)
 }
 
 /// Offsets for an executable, and where they come from: the table for the versions in it; else

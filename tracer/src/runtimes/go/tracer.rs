@@ -8,7 +8,7 @@ use std::{
 };
 
 use tracer_ebpf::{
-    GoConn, GoFinalizedKey, GoKey, GoLayout, GoProcess, GoStack, STACK_GO, STACK_TICKET,
+    GO_CALL, GoConn, GoFinalizedKey, GoKey, GoLayout, GoProcess, GoStack, STACK_GO, STACK_TICKET,
 };
 
 use super::{
@@ -287,6 +287,7 @@ impl GoTracer {
         self.in_kernel
             .conns
             .for_each(|key, conn| entries.push((*key, *conn)))?;
+        entries.retain(|(_, conn)| conn.kind != GO_CALL);
         for (key, conn) in entries {
             let again = || self.in_kernel.conns.get(&key);
             let Some(conn) = state::in_one_piece(conn, again)? else {

@@ -16,6 +16,7 @@ use crate::{
         probes::{ProbeError, Probes},
     },
     model::{CohortId, Connection, GoPools, GoSettings, GoSight, Kind, PoolState, Site},
+    procs::clock::monotonic_ns,
     protocols::{Request, Scheme, redact_target},
     runtimes::{
         Runtime,
@@ -46,6 +47,12 @@ struct Host {
     peak: u64,
 }
 
+/// A stream whose socket is not known after this time, nanoseconds, has ended.
+const SOCKETLESS_NS: u64 = 10_000_000_000;
+/// Who makes calls that have one answer.
+const ONE_ANSWER: &str = "google.golang.org/grpc.invoke";
+/// Stacks remembered.
+const STACKS_MAX: usize = 16_384;
 /// Pairs of transport and host whose peaks are remembered.
 const HOSTS_MAX: usize = 16_384;
 
@@ -59,6 +66,8 @@ pub struct Go {
     /// None until the kernel side is there.
     tracer: Option<GoTracer>,
     streams: Vec<Stream>,
+    /// Whether stacks are of calls of grpc that have one answer.
+    awaiting: HashMap<u32, bool>,
     pools: HashMap<CohortId, Pools>,
     hosts: HashMap<u64, Host>,
 }
@@ -71,6 +80,7 @@ impl Go {
             wanted,
             tracer: None,
             streams: Vec::new(),
+            awaiting: HashMap::new(),
             pools: HashMap::new(),
             hosts: HashMap::new(),
         }
@@ -105,6 +115,7 @@ impl Runtime for Go {
     }
 
     fn forget(&mut self, pid: u32) {
+        self.awaiting.clear();
         if let Some(tracer) = &mut self.tracer {
             tracer.forget_process(pid);
         }
@@ -122,7 +133,17 @@ impl Runtime for Go {
         };
         for connection in tracer.sweep()? {
             if connection.kind == GoKind::Stream {
-                self.streams.push(stream(&connection));
+                if has_ended(&connection, socks)? {
+                    tracer.forget_connection(&connection);
+                    continue;
+                }
+                let mut stream = stream(&connection);
+                if stream.state == PoolState::Reading
+                    && awaits_answer(tracer, &mut self.awaiting, stream.stack)
+                {
+                    stream.state = PoolState::InFlight;
+                }
+                self.streams.push(stream);
                 continue;
             }
             if connection.sk == 0 {
@@ -314,6 +335,41 @@ impl Runtime for Go {
         }
         sentences
     }
+}
+
+/// Whether a stream's socket is gone: a transport that ends with its connection does not close what
+/// had not been sent yet.
+fn has_ended(of: &GoConnection, socks: &Table<u64, Sock>) -> io::Result<bool> {
+    let Some(began_ns) = of.request_ns.filter(|_| of.sk != 0) else {
+        return Ok(false);
+    };
+    if monotonic_ns().saturating_sub(began_ns) < SOCKETLESS_NS {
+        return Ok(false);
+    }
+    let sock = socks.get(&of.sk)?;
+    Ok(sock.is_none_or(|sock| sock.inode != 0 && of.inode != 0 && sock.inode != of.inode))
+}
+
+/// Whether a stack is of a call of grpc that has one answer, so that it waits for that as long as it
+/// is open. What is not known does, too: it is no stream that goes on.
+fn awaits_answer(
+    tracer: &mut GoTracer,
+    known: &mut HashMap<u32, bool>,
+    stack: Option<u32>,
+) -> bool {
+    let Some(stack) = stack else { return true };
+    if let Some(&awaits) = known.get(&stack) {
+        return awaits;
+    }
+    let Some(site) = tracer.site(stack) else {
+        return true;
+    };
+    let awaits = site.frames.iter().any(|f| f.function == ONE_ANSWER);
+    if known.len() >= STACKS_MAX {
+        known.clear();
+    }
+    known.insert(stack, awaits);
+    awaits
 }
 
 fn stream(of: &GoConnection) -> Stream {
