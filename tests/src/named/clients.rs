@@ -41,7 +41,7 @@ fn asked(place: &Where<'_>, path: &str) -> String {
 /// What a library asks for: what never ends, where it closes a connection without a request soon.
 fn path(library: &str) -> String {
     let folder = match library {
-        "aiohttp" | "fetch" | "url" => "feed",
+        "aiohttp" | "fetch" | "url" | "h2-feed" => "feed",
         _ => "orders",
     };
     format!("{folder}/{library}")
@@ -202,7 +202,7 @@ pub fn golang(library: &str, ground: &Ground, place: &Where<'_>) -> Result<Comma
     let program = go::build_folder(GO, "names", &source("names/go"))?;
     let mut command = Command::new(program);
     command
-        .args([library, &asked(place, &format!("orders/{library}"))])
+        .args([library, &asked(place, &path(library))])
         .arg(&ground.certificate);
     Ok(command)
 }
@@ -286,9 +286,9 @@ pub fn mariadb_client(ground: &Ground, place: &Where<'_>, tls: bool) -> Result<C
         port => command.args([format!("--host={NAME}"), format!("--port={port}")]),
     };
     if tls {
-        command
-            .args(["--ssl", "--ssl-verify-server-cert"])
-            .arg(format!("--ssl-ca={}", ground.certificate.display()));
+        command.arg(format!("--ssl-ca={}", ground.certificate.display()));
+    } else {
+        command.arg("--skip-ssl");
     }
     later(command.args(["--execute=select sleep(600)", "orders"]))
 }

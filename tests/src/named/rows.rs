@@ -27,7 +27,7 @@ const fn protocol(url: &'static str) -> Named {
 /// Named by the handshake alone.
 const HANDSHAKE: Named = Named {
     by: "sni",
-    url: Some("https://shop.test"),
+    url: Some("https://shop.test:{port}"),
     because: "What is sent is encrypted",
 };
 
@@ -141,7 +141,7 @@ pub const ROWS: &[Row] = &[
         "Node http2",
         Place::Http2,
         |g, p| clients::node("http2", g, p),
-        HANDSHAKE,
+        url("GET https://shop.test:{port}/orders/http2?key=…"),
     ),
     row(
         "Node http",
@@ -169,6 +169,13 @@ pub const ROWS: &[Row] = &[
     ),
     row(
         "Go net/http, HTTP/2",
+        Place::Http2,
+        |g, p| clients::golang("h2-feed", g, p),
+        url("GET https://shop.test:{port}/feed/h2-feed?key=…"),
+    ),
+    // of streams that have ended nothing is kept
+    row(
+        "Go net/http, HTTP/2, no stream",
         Place::Http2,
         |g, p| clients::golang("h2", g, p),
         HANDSHAKE,
@@ -201,11 +208,7 @@ pub const ROWS: &[Row] = &[
         "Python grpcio",
         Place::Grpc,
         |g, p| clients::grpc("http", g, p),
-        Named {
-            by: "address",
-            url: None,
-            because: "Of its request neither target nor host is known",
-        },
+        url("POST http://shop.test:{port}/shop.Orders/Get"),
     ),
     // its library is in the extension, without symbols
     row(
@@ -218,19 +221,19 @@ pub const ROWS: &[Row] = &[
         "psql",
         Place::Postgres,
         clients::psql,
-        protocol("postgres://shop.test:{port}"),
+        protocol("postgres://shop.test:{port}/orders"),
     ),
     row(
         "Python psycopg",
         Place::Postgres,
         clients::psycopg,
-        protocol("postgres://shop.test:{port}"),
+        protocol("postgres://shop.test:{port}/orders"),
     ),
     row(
         "Node pg",
         Place::Postgres,
         clients::node_pg,
-        protocol("postgres://shop.test:{port}"),
+        protocol("postgres://shop.test:{port}/orders"),
     ),
     row(
         "Java JDBC",
@@ -248,7 +251,7 @@ pub const ROWS: &[Row] = &[
         "redis-cli",
         Place::RedisTls,
         |g, p| clients::redis_cli(g, p, &["--tls", "--sni", "shop.test"]),
-        HANDSHAKE,
+        protocol("redis://shop.test:{port}/3"),
     ),
     row(
         "mosquitto_sub",
@@ -260,30 +263,31 @@ pub const ROWS: &[Row] = &[
         "mosquitto_sub",
         Place::MqttTls,
         |g, p| clients::mosquitto_sub(g, p, true),
-        HANDSHAKE,
+        protocol("mqtt://shop.test:{port}"),
     ),
     row(
         "mariadb",
         Place::MariaDb,
         |g, p| clients::mariadb_client(g, p, false),
-        protocol("mysql://127.0.0.1:{port}"),
+        protocol("mysql://127.0.0.1:{port}/orders"),
     ),
+    // its handshake names no server
     row(
         "mariadb, TLS",
         Place::MariaDb,
         |g, p| clients::mariadb_client(g, p, true),
-        protocol("mysql://127.0.0.1:{port}"),
+        protocol("mysql://127.0.0.1:{port}/orders"),
     ),
     row(
         "mariadb",
         Place::MariaDbUnix,
         |g, p| clients::mariadb_client(g, p, false),
-        protocol("mysql+unix://{path}"),
+        protocol("mysql+unix://{path}/orders"),
     ),
     row(
         "Python pymysql, TLS",
         Place::MariaDb,
         clients::pymysql,
-        protocol("mysql://127.0.0.1:{port}"),
+        protocol("mysql://shop.test:{port}/orders"),
     ),
 ];

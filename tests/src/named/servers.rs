@@ -149,6 +149,7 @@ http {{
   {temporary}
   ssl_certificate {};
   ssl_certificate_key {};
+  ssl_protocols TLSv1.2 TLSv1.3;
   server {{
     listen 127.0.0.1:{h2} ssl http2;
     listen 127.0.0.1:{h1} ssl;

@@ -4,7 +4,11 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user as raw_probe_read_user, macros::map, maps::RingBuf,
+    helpers::generated::{
+        bpf_probe_read_kernel as raw_probe_read_kernel, bpf_probe_read_user as raw_probe_read_user,
+    },
+    macros::map,
+    maps::RingBuf,
 };
 use tracer_ebpf::{
     Counter, GREETING_BYTES, Greeting, HEADS_HTTP, HEADS_HTTP2, HEADS_PLAINTEXT, HEADS_TLS,
@@ -12,8 +16,10 @@ use tracer_ebpf::{
 };
 
 use super::{
+    helpers::current_thread,
     kernel::read_user,
-    maps::{bounded, count},
+    maps::{LANE_RUNTIME, SCRATCH, bounded, count},
+    plaintext::PLAINTEXTS,
     sockets::entry,
     user_buffer::UserBuffer,
 };
@@ -53,14 +59,10 @@ pub fn is_first(sock: &Sock) -> bool {
         && config!(want_heads) != 0
 }
 
-/// Hands the first bytes of what the current call transferred to user space, but for passwords. A
-/// global function, see [`super::transfers::is_stale`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn pass_on(sk: u64, bytes: u32, sent: u32) -> u32 {
-    let buffer = UserBuffer::current(bytes);
-    let Some(sock) = entry(sk) else { return 0 };
-    if buffer.at == 0 || (sent != 0 && read_user::<u8>(buffer.at) == PASSWORD) {
+/// Bytes of the beginning of a message that may be kept: no password.
+#[inline(always)]
+fn without_password(buffer: UserBuffer, sent: u32) -> u32 {
+    if sent != 0 && read_user::<u8>(buffer.at) == PASSWORD {
         return 0;
     }
     let mut kept = buffer.len;
@@ -70,6 +72,99 @@ pub extern "C" fn pass_on(sk: u64, bytes: u32, sent: u32) -> u32 {
     let command: u32 = read_user(buffer.at + COMMAND_AT);
     if command & LARGE == AUTH && kept > COMMAND_AT as u32 + 4 {
         kept = COMMAND_AT as u32 + 4;
+    }
+    kept
+}
+
+/// Longest message that is looked at before it is encrypted: the first are short.
+const MESSAGE_BYTES_MAX: u32 = 1_024;
+
+/// Whether the current thread has written a request whose record was not sent yet.
+#[inline(always)]
+fn request_waits() -> bool {
+    match PLAINTEXTS.get_ptr(&current_thread()) {
+        // SAFETY: a live map value, which only this thread changes.
+        Some(kept) => unsafe { (*kept).bytes != 0 && (*kept).message == 0 },
+        None => false,
+    }
+}
+
+/// The current thread hands these bytes, which are no request, to its TLS library: they are kept, but
+/// for passwords, until the record that carries them shows the socket. 0 where there is nothing to
+/// keep. A global function, so that it is verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn keep_message(at: u64, bytes: u32) -> u32 {
+    if bytes == 0 || bytes > MESSAGE_BYTES_MAX || request_waits() {
+        return 0;
+    }
+    let kept = without_password(UserBuffer { at, len: bytes }, 1);
+    let Some(scratch) = SCRATCH.get_ptr_mut(LANE_RUNTIME) else {
+        return 0;
+    };
+    // SAFETY: this program's room on this CPU; the line has more room than the mask lets through, and
+    // the helper checks the source.
+    let failed = unsafe {
+        raw_probe_read_user(
+            (&raw mut (*scratch).head.line).cast::<c_void>(),
+            bounded::<{ GREETING_BYTES as u32 - 1 }>(kept),
+            at as *const c_void,
+        )
+    };
+    if failed == 0 { kept } else { 0 }
+}
+
+/// Hands a message that was kept, and is sent on this socket now inside TLS, to user space, if it is
+/// one of a client's first. A global function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pass_on_kept(sk: u64, thread: u64) -> u32 {
+    const OTHERS: u8 = HEADS_HTTP | HEADS_HTTP2 | HEADS_PLAINTEXT;
+    let (Some(sock), Some(message)) = (entry(sk), PLAINTEXTS.get_ptr(&thread)) else {
+        return 0;
+    };
+    if sock.role != ROLE_CLIENT || sock.turns > TURNS || sock.heads & OTHERS != 0 {
+        return 0;
+    }
+    let Some(mut entry) = GREETINGS.reserve::<Greeting>(0) else {
+        count(Counter::GreetingRingFull);
+        return 0;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: as in `pass_on`; the message is a live map value, which only this thread changes.
+    unsafe {
+        (*record).sk = sk;
+        (*record).opened_ns = sock.opened_ns;
+        (*record).len = (*message).told;
+        (*record).kept = (*message).message;
+        (*record).sent = 1;
+        (*record).port = u32::from(sock.remote_port);
+        let failed = raw_probe_read_kernel(
+            (&raw mut (*record).bytes).cast::<c_void>(),
+            GREETING_BYTES as u32,
+            (&raw const (*message).head.line).cast::<c_void>(),
+        );
+        if failed != 0 {
+            (*record).kept = 0;
+        }
+    }
+    entry.submit(NO_WAKEUP);
+    1
+}
+
+/// Hands the first bytes of what the current call transferred to user space, but for passwords. A
+/// global function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pass_on(sk: u64, bytes: u32, sent: u32) -> u32 {
+    let buffer = UserBuffer::current(bytes);
+    let Some(sock) = entry(sk) else { return 0 };
+    if buffer.at == 0 {
+        return 0;
+    }
+    let kept = without_password(buffer, sent);
+    if kept == 0 {
+        return 0;
     }
     let Some(mut entry) = GREETINGS.reserve::<Greeting>(0) else {
         count(Counter::GreetingRingFull);

@@ -13,6 +13,7 @@ use tracer_ebpf::{
 use super::{
     hello::keep_hello,
     http2::begins_request,
+    kernel::read_user,
     lines::{byte, each_end, is_blank, lines_after, place, small_letters, word},
     maps::{HEADS, SCRATCH, Scratch, bounded, count},
     notes::note,
@@ -171,6 +172,26 @@ pub extern "C" fn keep_other(sk: u64, place: u64, at: u64, begins: u32, kept: u6
     let first = kept >> 32 & u64::from(HEADS_FIRST) == 0;
     let hello = other == HEADS_TLS && first && keep_hello(sk, lane, at, len) != 0;
     kept | pack(u32::from(hello) * u32::from(HEADS_FIRST), 0)
+}
+
+/// Looks at what is sent in the middle of a turn: clients of MySQL begin a handshake right behind the
+/// message that asks for it. `place` and `kept` are those of [`keep_head`]. A global function, see
+/// [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn late_hello(sk: u64, place: u64, kept: u64) -> u64 {
+    const CLIENT_HELLO: u8 = 1;
+    let (lane, bytes) = unpack(place);
+    let buffer = UserBuffer::current(bytes);
+    if buffer.at == 0 || buffer.len < 6 {
+        return kept;
+    }
+    let [a, b, c, d, _, kind]: [u8; 6] = read_user(buffer.at);
+    let begins = u32::from_le_bytes([a, b, c, d]);
+    if begins as u16 != TLS_RECORD as u16 || kind != CLIENT_HELLO {
+        return kept;
+    }
+    keep_other(sk, pack(lane, buffer.len), buffer.at, begins, kept)
 }
 
 /// Not 0: the first line of the `len` bytes in the lane's window is whole, and has no version of HTTP/1

@@ -14,6 +14,7 @@ use tracer_ebpf::{
 use super::{
     asked::asked_of,
     capture::capture_stack,
+    greetings::{keep_message, pass_on_kept},
     heads::{compose, expected_after},
     helpers::current_thread,
     kernel::read_user,
@@ -37,11 +38,15 @@ pub struct Plaintext {
     /// The library's connection where what was written is no such request, but frames of HTTP/2,
     /// else 0.
     pub object: u64,
+    /// Where it is neither: bytes of a message that the head's line has, else 0.
+    pub message: u32,
+    /// Bytes of that message in all.
+    pub told: u32,
 }
 
 /// By thread.
 #[map]
-static PLAINTEXTS: LruHashMap<u64, Plaintext> = LruHashMap::with_max_entries(1_024, 0);
+pub static PLAINTEXTS: LruHashMap<u64, Plaintext> = LruHashMap::with_max_entries(1_024, 0);
 
 /// The beginning of an answer of HTTP/1.
 const ANSWER: u32 = u32::from_le_bytes(*b"HTTP");
@@ -69,8 +74,16 @@ pub fn keep_plaintext(object: u64, buffer: u64, bytes: u32, saved: &SavedRegs) {
     let begins = read_user(buffer);
     if expected_after(begins) == 0 {
         // what servers of HTTP/1 write is told at once
-        if begins != ANSWER && frames_written(object, buffer, bytes) != 0 {
+        if begins == ANSWER {
+            return;
+        }
+        if frames_written(object, buffer, bytes) != 0 {
             await_record(object, bytes);
+        } else {
+            let message = keep_message(buffer, bytes);
+            if message != 0 {
+                remember(bytes, STACK_NONE, message);
+            }
         }
         return;
     }
@@ -92,14 +105,14 @@ pub fn keep_plaintext(object: u64, buffer: u64, bytes: u32, saved: &SavedRegs) {
     // SAFETY: this program's room on this CPU.
     let head = unsafe { &mut (*scratch).head };
     head.line_len |= HEAD_TLS;
-    remember(bytes, stack);
+    remember(bytes, stack, 0);
 }
 
-/// Keeps the lane's head for the current thread. A global function, so that its copy takes no room
+/// Keeps the lane's head for the current thread, or `message` bytes that lie in its place. A global function, so that its copy takes no room
 /// on the stack of the caller.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn remember(bytes: u32, stack: u32) -> u32 {
+pub extern "C" fn remember(bytes: u32, stack: u32, message: u32) -> u32 {
     let thread = current_thread();
     let Some(scratch) = SCRATCH.get_ptr_mut(LANE_RUNTIME) else {
         return 0;
@@ -111,6 +124,8 @@ pub extern "C" fn remember(bytes: u32, stack: u32) -> u32 {
     kept.bytes = bytes;
     kept.stack = stack;
     kept.object = 0;
+    kept.message = message;
+    kept.told = bytes;
     u32::from(PLAINTEXTS.insert(&thread, kept, 0).is_ok())
 }
 
@@ -133,6 +148,7 @@ pub extern "C" fn await_record(object: u64, bytes: u32) -> u32 {
     // SAFETY: a live map value, which only this thread changes.
     let kept = unsafe { &mut *kept };
     kept.object = object;
+    kept.message = 0;
     kept.bytes = bytes;
     1
 }
@@ -152,7 +168,14 @@ pub extern "C" fn claim_plaintext(sk: u64, bytes: u32) -> u32 {
         return 0;
     }
     let buffer = UserBuffer::current(bytes);
-    if buffer.at == 0 || !carries(buffer, kept.bytes, kept.object != 0) {
+    let authenticated = kept.object != 0 || kept.message != 0;
+    if buffer.at == 0 || !carries(buffer, kept.bytes, authenticated) {
+        return 0;
+    }
+    if kept.message != 0 {
+        kept.bytes = 0;
+        pass_on_kept(sk, thread);
+        // its turns are those of a connection in the clear
         return 0;
     }
     if kept.object != 0 {
@@ -192,8 +215,8 @@ pub extern "C" fn claim_plaintext(sk: u64, bytes: u32) -> u32 {
     1
 }
 
-/// Whether one of the first records in the buffer may carry this many bytes, of HTTP/2 where
-/// `authenticated`.
+/// Whether one of the first records in the buffer may carry this many bytes; where `authenticated`, with
+/// a cipher of HTTP/2, as all are that are in use.
 #[inline(always)]
 fn carries(buffer: UserBuffer, bytes: u32, authenticated: bool) -> bool {
     let bytes = if bytes > RECORD_BYTES_MAX {

@@ -11,7 +11,7 @@ use super::{
     capture::capture_stack,
     ends::fold_socket,
     greetings,
-    heads::{HEADS_BITS, keep_head, pack, unpack},
+    heads::{HEADS_BITS, keep_head, late_hello, pack, unpack},
     http2::{miss_frames, take_frames},
     kernel::{AF_UNIX, Address, Object, family, inode},
     maps::{LANE_SENT, count},
@@ -115,6 +115,10 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         if sent && speaks_http2(sock) {
             let lost = take_frames(sk, pack(lane(sock, sent), bytes as u32), STACK_NONE);
             forget_http2(sock, lost);
+        } else if sent && greetings::is_awaited(sock) {
+            let place = pack(lane(sock, sent), bytes as u32);
+            let kept = pack(u32::from(sock.heads), sock.head_hash);
+            sock.heads = unpack(late_hello(sk, place, kept)).0 as u8;
         }
         return;
     }

@@ -52,10 +52,13 @@ impl Greetings {
 
 /// What a message says of its connection, of which `known` was known; `None`: nothing new.
 fn understood(greeting: &Greeting, known: Option<&Request>) -> Option<Request> {
-    let service = match known.map(|known| known.scheme) {
-        // requests say more
-        Some(Scheme::Http | Scheme::Https) => return None,
-        Some(Scheme::Of(service)) => Some(service),
+    let service = match known {
+        Some(known) => match known.scheme {
+            Scheme::Of(service) => Some(service),
+            // a handshake that was seen; requests say more
+            Scheme::Https if known.method.is_empty() => None,
+            Scheme::Http | Scheme::Https => return None,
+        },
         None => None,
     };
     let bytes = greeting.bytes.get(..greeting.kept as usize)?;

@@ -190,9 +190,25 @@ pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -
     })
 }
 
-/// All that is known of a connection without requests: its server, and the database.
+/// The name of the server that a request or a handshake is meant for, without a port.
+pub fn server_name(request: &Request) -> Option<&str> {
+    let host = request.host.as_deref()?;
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
+    Some(if is_port { name } else { host })
+}
+
+/// All that is known of a connection without requests: its server, and the database. A handshake does
+/// not say the port, which is that of the address.
 fn named(family: Family, address: &str, of: &Request) -> String {
-    let origin = origin(of.scheme, family, address, of.host.as_deref());
+    let port = address.rsplit_once(':').map(|(_, port)| port);
+    let host = match (of.host.as_deref(), port) {
+        (Some(host), Some(port)) if family != Family::Unix && !host.contains(':') => {
+            Some(format!("{host}:{port}"))
+        }
+        (host, _) => host.map(str::to_owned),
+    };
+    let origin = origin(of.scheme, family, address, host.as_deref());
     match greetings::service(of) {
         Some(_) => format!("{origin}{}", of.target),
         None => origin,

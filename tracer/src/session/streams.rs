@@ -111,7 +111,7 @@ impl Streams {
                     .insert((head.sk, head.stream), (head.opened_ns, number));
             }
         }
-        self.tls.hand_on(&mut of_session.latest);
+        self.tls.hand_on(of_session);
         Ok(())
     }
 

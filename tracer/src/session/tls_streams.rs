@@ -7,7 +7,7 @@ use std::{
 
 use tracer_ebpf::{Http2, MATCHES_SURE, ROLE_SERVER, Sock, TlsHttp2, TlsKey};
 
-use super::latest_requests::LatestRequests;
+use super::requests::{Requests, server_name};
 use crate::{
     kernel::{
         maps::Table,
@@ -42,8 +42,8 @@ pub struct TlsConnections {
     table: Table<TlsKey, TlsHttp2>,
     /// When the table was read, monotonic nanoseconds.
     read_ns: u64,
-    /// Those in the table then, by number.
-    known: HashMap<u64, TlsHttp2>,
+    /// Those in the table then, by number, with their process.
+    known: HashMap<u64, (u32, TlsHttp2)>,
     /// Latest requests that no socket has yet, by number of the connection.
     unplaced: HashMap<u64, u32>,
 }
@@ -87,7 +87,7 @@ impl TlsConnections {
                     .is_some_and(|sock| sock.opened_ns == of.opened_ns && sock.role != ROLE_SERVER),
             };
             if lives {
-                self.known.insert(of.number, of);
+                self.known.insert(of.number, (key.tgid, of));
             } else {
                 self.table.remove(&key)?;
             }
@@ -103,14 +103,25 @@ impl TlsConnections {
     }
 
     /// Hands the latest requests on to the sockets that are known.
-    pub fn hand_on(&mut self, latest: &mut LatestRequests) {
+    ///
+    /// A client that asks once may write all of it in one record, so only one can match. That is enough
+    /// where no other connection of the process could have sent it, and the socket's handshake named the
+    /// server that the request names.
+    pub fn hand_on(&mut self, requests: &mut Requests) {
         let known = &self.known;
         self.unplaced.retain(|number, request| {
-            let of = known.get(number).filter(|of| of.matches >= MATCHES_SURE);
-            if let Some(of) = of {
-                latest.set_request(of.sk, of.opened_ns, *request);
+            let Some((tgid, of)) = known.get(number) else {
+                return true;
+            };
+            let sure = of.matches >= MATCHES_SURE
+                || (of.matches > 0
+                    && of.pending == 0
+                    && is_alone(known, *tgid, of)
+                    && agrees(requests, of, *request));
+            if sure {
+                requests.latest.set_request(of.sk, of.opened_ns, *request);
             }
-            of.is_none()
+            !sure
         });
     }
 
@@ -119,7 +130,7 @@ impl TlsConnections {
         if !is_of_tls(sk) {
             return Carrier::Itself;
         }
-        let of = self.known.get(&sk);
+        let of = self.known.get(&sk).map(|(_, of)| of);
         match of.filter(|of| of.matches >= MATCHES_SURE && of.reads != 0) {
             Some(of) => Carrier::Socket(of.sk),
             None => Carrier::Unknown,
@@ -150,4 +161,22 @@ impl TlsConnections {
         }
         Ok(())
     }
+}
+
+/// Whether all other connections of the process are known to be carried by other sockets.
+fn is_alone(known: &HashMap<u64, (u32, TlsHttp2)>, tgid: u32, of: &TlsHttp2) -> bool {
+    known
+        .values()
+        .filter(|(other_tgid, other)| *other_tgid == tgid && other.number != of.number)
+        .all(|(_, other)| other.matches >= MATCHES_SURE && other.sk != of.sk)
+}
+
+/// Whether the handshake on the connection's socket named the server that a request names.
+fn agrees(requests: &mut Requests, of: &TlsHttp2, request: u32) -> bool {
+    let Some(handshake) = requests.latest.request(of.sk, of.opened_ns) else {
+        return false;
+    };
+    let name = |number| requests.value(number).and_then(server_name);
+    let asked = name(request);
+    asked.is_some() && asked == name(handshake)
 }

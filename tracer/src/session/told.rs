@@ -216,6 +216,10 @@ fn stream_cohort(
     let address = records::address(beside.probes, &sock, family, Role::Client);
     let site = stream.stack.and_then(|id| beside.site(id));
     let site = site.filter(|site| told || asks(site));
+    if told && let Some(number) = beside.requests.interner.number_of(request) {
+        let latest = &mut beside.requests.latest;
+        latest.set_request(stream.sk, sock.opened_ns, number);
+    }
     let cohort = cohorts.of(Member {
         process: &process,
         site,
