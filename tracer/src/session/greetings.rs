@@ -160,5 +160,14 @@ mod tests {
             "postgres://db.test:5432"
         );
         assert_eq!(with_name(hello.clone(), None), hello);
+        // what is sent inside says what it is of
+        let select = greeting(b"*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n", 6379);
+        let inside = understood(&select, Some(&hello)).unwrap();
+        assert_eq!(name(&inside), "redis://db.test:6379/3");
+        let asked = Request {
+            method: "GET".to_owned(),
+            ..hello
+        };
+        assert_eq!(understood(&select, Some(&asked)), None);
     }
 }

@@ -269,6 +269,26 @@ mod tests {
         assert_eq!(request(&head("hello", "h")), None);
     }
 
+    #[test]
+    fn a_handshake_has_the_port_of_its_address() {
+        let of = |host: &str| Request {
+            method: String::new(),
+            target: String::new(),
+            host: Some(host.to_owned()),
+            scheme: Scheme::Https,
+        };
+        let name = |address| shown(Family::Tcp4, address, &of("api.test"));
+        assert_eq!(name("10.0.0.7:8443"), "https://api.test:8443");
+        assert_eq!(name("10.0.0.7:443"), "https://api.test");
+        for (host, server) in [
+            ("api.test", "api.test"),
+            ("api.test:81", "api.test"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(server_name(&of(host)), Some(server), "{host}");
+        }
+    }
+
     /// `protocols/fixture.rs` is one that only tests have.
     #[test]
     fn a_protocol_in_the_list_of_readers_is_shown() {

@@ -180,3 +180,55 @@ fn agrees(requests: &mut Requests, of: &TlsHttp2, request: u32) -> bool {
     let asked = name(request);
     asked.is_some() && asked == name(handshake)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+mod tests {
+    use super::*;
+    use crate::protocols::{Request, Scheme};
+
+    fn connection(number: u64, sk: u64, matches: u32) -> TlsHttp2 {
+        TlsHttp2 {
+            number,
+            sk,
+            opened_ns: 5,
+            matches,
+            ..TlsHttp2::default()
+        }
+    }
+
+    #[test]
+    fn one_match_is_enough_for_a_connection_that_is_alone() {
+        let one = connection(1, 70, 1);
+        let mut known = HashMap::from([(1, (9, one))]);
+        assert!(is_alone(&known, 9, &one));
+        // another process, and one whose socket is known
+        known.insert(2, (8, connection(2, 0, 0)));
+        known.insert(3, (9, connection(3, 80, MATCHES_SURE)));
+        assert!(is_alone(&known, 9, &one));
+        known.insert(4, (9, connection(4, 0, 0)));
+        assert!(!is_alone(&known, 9, &one));
+    }
+
+    #[test]
+    fn a_request_agrees_with_the_handshake_that_names_its_server() {
+        let of = |method: &str, host: &str| Request {
+            method: method.to_owned(),
+            target: String::new(),
+            host: Some(host.to_owned()),
+            scheme: Scheme::Https,
+        };
+        let mut requests = Requests::default();
+        let mut number = |request| requests.interner.number_of(&request).unwrap();
+        let handshake = number(of("", "api.test"));
+        let (asked, other) = (
+            number(of("GET", "api.test:8443")),
+            number(of("GET", "b.test")),
+        );
+        let one = connection(1, 70, 1);
+        assert!(!agrees(&mut requests, &one, asked), "no handshake was seen");
+        requests.latest.set_request(70, 5, handshake);
+        assert!(agrees(&mut requests, &one, asked));
+        assert!(!agrees(&mut requests, &one, other));
+    }
+}
