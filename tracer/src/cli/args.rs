@@ -5,11 +5,13 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, builder::PossibleValuesParser};
 
 mod lists;
+mod profile;
 mod recordings;
 mod report;
 
 pub use self::{
     lists::{ConnectionSort, ConnectionsArgs, ListForm, NamespaceArgs, SortBy, Top},
+    profile::{Profile, ProfileForm},
     recordings::{Record, Replay},
     report::{FrameArgs, ReportArgs},
 };
@@ -308,30 +310,6 @@ pub struct Describe {
     /// Form of the answer
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ReportForm::Table)]
     pub output: ReportForm,
-}
-
-/// Arguments of `profile`.
-#[derive(Debug, Args)]
-pub struct Profile {
-    /// Profile what this recording has, do not ask a daemon
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
-        conflicts_with_all = ["endpoint", "token_file"])]
-    pub from: Option<PathBuf>,
-    /// Where the daemons are.
-    #[command(flatten)]
-    pub endpoints: EndpointArgs,
-    /// Form of the profile
-    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = ProfileForm::Pprof)]
-    pub output: ProfileForm,
-}
-
-/// Forms of a profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ProfileForm {
-    /// pprof's format, compressed: samples are `open` and `leaked` connections
-    Pprof,
-    /// A line for each stack, outermost first, and the number of open connections
-    Folded,
 }
 
 /// The kinds, by name.

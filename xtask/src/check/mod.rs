@@ -28,6 +28,10 @@ const LONG_FILES: &[(&str, &str)] = &[
         "one file's headers, each read within its bounds",
     ),
     (
+        "tracer/src/engine/kinds/snippets.rs",
+        "a table of code to read, by language and kind",
+    ),
+    (
         "tracer/src/engine/history.rs",
         "what a tally counts, and the series that are made of it",
     ),
