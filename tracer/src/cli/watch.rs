@@ -358,7 +358,7 @@ mod tests {
         );
         assert_eq!(
             progress_line(left, status, Some(&leading), 63),
-            "42s left: 12 sockets; best candidate orders.c…nt.fetch, 8 outlived"
+            "42s left: 12 sockets; best candidate orders.….fetch, 8 outlived"
         );
         for room in 20..120 {
             let line = progress_line(left, status, Some(&leading), room);

@@ -291,6 +291,8 @@ mod tests {
         "CALLS",
         "CLOCK",
         "EMPTY_AGG",
+        "GATHERED",
+        "GO_CLOSED",
         "GO_SCRATCH",
         "H2_SESSIONS",
         "H2_SUBMITTED",
