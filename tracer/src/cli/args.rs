@@ -139,7 +139,7 @@ pub struct AttachArgs {
     #[arg(long, value_name = "KIND", hide = true, value_parser = BACKENDS)]
     pub backend: Option<String>,
     /// Leave this out (may be repeated); tells what it costs
-    #[arg(long, value_name = "PART", hide = true, value_parser = ["send", "receive", "heads", "stacks", "request-stacks", "go"])]
+    #[arg(long, value_name = "PART", hide = true, value_parser = ["send", "receive", "heads", "stacks", "request-stacks", "go", "tls"])]
     pub without: Vec<String>,
     /// Where the kernel offers nothing better, watch sends, receives and accepts at every system
     /// call of the whole host; what that costs is measured and printed

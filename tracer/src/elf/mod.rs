@@ -6,6 +6,7 @@
 //! our own ([`Contents`]), counts and lengths have bounds ([`ElfError::TooMuch`] names the one that
 //! was passed), and a fact that does not hold together costs that fact and not the file.
 
+mod cheapest;
 mod contents;
 mod debug_info;
 mod frame_index;
@@ -19,6 +20,7 @@ mod tests;
 
 use std::io;
 
+pub use cheapest::cheapest;
 pub use contents::Contents;
 pub use debug_info::DebugInfo;
 pub use frame_index::FrameIndex;

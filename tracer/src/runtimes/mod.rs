@@ -56,6 +56,8 @@ pub struct Wishes {
     pub ask_jvms: bool,
     /// Go programs may not be asked for the state of their connections.
     pub without_go: bool,
+    /// TLS libraries may not be probed.
+    pub without_tls: bool,
 }
 
 /// Every runtime.
@@ -67,7 +69,7 @@ fn all(wishes: Wishes) -> Vec<Box<dyn Runtime>> {
         Box::new(ruby::Ruby::default()),
         Box::new(node::Node::default()),
         Box::new(java::Java::new(wishes.ask_jvms)),
-        Box::new(tls::Tls::default()),
+        Box::new(tls::Tls::new(!wishes.without_tls)),
         #[cfg(test)]
         Box::new(fixture::Fixture::default()),
     ]

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::view::{InView, MappedFile};
 use crate::{
-    elf::{Image, ImageKey},
+    elf::{FUNCTION_BYTES_MAX, Image, ImageKey, cheapest},
     kernel::{
         probes::Probes,
         uprobes::{self, Place, UprobeError},
@@ -68,6 +68,8 @@ pub struct ProbedFiles {
     sets: &'static [ProbeSet],
     /// What is lost where a file can't be probed, as a clause.
     lost: &'static str,
+    /// Whether the probes read arguments and preserved registers alone, and may sit a little further on.
+    cheapest: bool,
     /// Processes looked at, with their files.
     known: HashMap<u32, Vec<ImageKey>>,
     files: HashMap<ImageKey, Probed>,
@@ -82,10 +84,18 @@ impl ProbedFiles {
         ProbedFiles {
             sets,
             lost,
+            cheapest: false,
             known: HashMap::new(),
             files: HashMap::new(),
             refused: HashSet::new(),
         }
+    }
+
+    /// The same where probes cost least: see [`cheapest`].
+    #[must_use]
+    pub fn where_cheapest(mut self) -> ProbedFiles {
+        self.cheapest = true;
+        self
     }
 
     /// Probes the files of a process that `wanted` chooses.
@@ -149,10 +159,15 @@ impl ProbedFiles {
         let mut lacking = None;
         for &(set, needed) in self.sets {
             let names: Vec<&str> = set.iter().map(|(_, function)| *function).collect();
-            let offsets = image
-                .symbols(&names)
-                .into_iter()
-                .map(|symbol| symbol.and_then(|(address, _)| image.file_offset(address)));
+            let offsets = image.symbols(&names).into_iter().map(|symbol| {
+                let (address, size) = symbol?;
+                let further = if self.cheapest {
+                    beginning(image, address, size)
+                } else {
+                    0
+                };
+                Some(image.file_offset(address)? + further)
+            });
             let mut of_set: Vec<Place> = Vec::new();
             let mut missing = None;
             for (&(program, function), offset) in set.iter().zip(offsets) {
@@ -187,6 +202,14 @@ impl ProbedFiles {
         let gone: Vec<Probed> = unused.map(|(_, file)| file).collect();
         thread::spawn(move || drop(gone));
     }
+}
+
+/// How far into a function of an image a probe costs least, bytes.
+pub fn beginning(image: &Image, address: u64, size: u64) -> u64 {
+    let code = (1..=FUNCTION_BYTES_MAX)
+        .contains(&size)
+        .then(|| image.slice(address, size as usize));
+    code.flatten().map_or(0, |code| cheapest(&code))
 }
 
 #[cfg(test)]

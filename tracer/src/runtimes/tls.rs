@@ -20,7 +20,7 @@ use tracer_ebpf::{TlsHttp2, TlsKey};
 
 use super::{
     Runtime,
-    probed_files::{Needed, Probe, ProbeSet, ProbedFiles},
+    probed_files::{Needed, Probe, ProbeSet, ProbedFiles, beginning},
     view::{InView, MappedFile},
 };
 use crate::{
@@ -67,6 +67,8 @@ type Readers = Option<Result<Vec<UProbeLink>, String>>;
 /// The TLS libraries in view.
 #[derive(Debug)]
 pub struct Tls {
+    /// Whether libraries are probed at all.
+    wanted: bool,
     probed: ProbedFiles,
     /// Connections of HTTP/2, as the kernel side has found them.
     connections: Option<Table<TlsKey, TlsHttp2>>,
@@ -79,11 +81,13 @@ pub struct Tls {
     speakers: HashMap<u32, Result<Vec<ImageKey>, String>>,
 }
 
-impl Default for Tls {
-    fn default() -> Tls {
+impl Tls {
+    /// None in view yet; without `wanted` none ever is.
+    pub fn new(wanted: bool) -> Tls {
         let lost = "of requests over TLS only the server name is seen";
         Tls {
-            probed: ProbedFiles::new(&SETS, lost),
+            wanted,
+            probed: ProbedFiles::new(&SETS, lost).where_cheapest(),
             connections: None,
             told: None,
             readers: HashMap::new(),
@@ -109,6 +113,9 @@ impl Runtime for Tls {
     }
 
     fn attach_again(&mut self, process: &mut InView<'_>, probes: &mut Probes) {
+        if !self.wanted {
+            return;
+        }
         let executable = process.executable();
         let wanted = |file: &MappedFile| is_wanted(file, executable.as_deref());
         self.probed.attach(process, probes, wanted);
@@ -260,7 +267,7 @@ fn places(image: &Image) -> Result<Vec<Place>, String> {
         let (Some(ends), Some(offset)) = (ends, image.file_offset(address)) else {
             return Err(format!("it can't be told where {function} returns"));
         };
-        places.push((program, offset));
+        places.push((program, offset + beginning(image, address, size)));
         places.extend(ends.into_iter().map(|end| (READ_DONE, offset + end)));
     }
     places.sort_unstable();

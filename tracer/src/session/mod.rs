@@ -186,6 +186,7 @@ impl Session {
         let mut runtimes = Runtimes::new(Wishes {
             ask_jvms: options.ask_jvms,
             without_go: has("go") == 0,
+            without_tls: has("tls") == 0,
         });
         runtimes
             .begin(&mut probes, &blame)
