@@ -37,7 +37,7 @@ const ACTIVITY_BAR: Bar = Bar::AtMost(1.10);
 /// Measured after each change of tracer.
 const WINDOW: Duration = Duration::from_millis(1500);
 /// Before it, so that call paths are known and everything is warm.
-pub const WARM_UP: Duration = Duration::from_millis(700);
+const WARM_UP: Duration = Duration::from_millis(700);
 
 /// Who watches.
 #[derive(Clone, Copy)]

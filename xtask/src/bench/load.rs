@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
@@ -34,7 +35,12 @@ pub struct Run {
 impl Load {
     /// Starts the load with these arguments and waits until it is ready.
     pub fn start(bench: &Bench, arguments: &[&str]) -> Result<Self> {
-        let mut child = Command::new(&bench.load)
+        Ok(Self::of(&bench.load, arguments)?.0)
+    }
+
+    /// The same of another program; also the line by which it says that it is ready.
+    pub fn of(program: &Path, arguments: &[&str]) -> Result<(Self, String)> {
+        let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -47,8 +53,8 @@ impl Load {
             input,
             output: BufReader::new(output),
         };
-        load.answer()?;
-        Ok(load)
+        let ready = load.answer()?;
+        Ok((load, ready))
     }
 
     /// Its process.

@@ -6,17 +6,20 @@
 
 mod churn;
 mod golang;
+mod https;
 mod judging;
 mod keepalive;
 mod load;
 mod memory;
 mod page;
 mod peers;
+mod probes;
 mod profile;
 mod programs;
 mod row;
 mod stacks;
 mod stall;
+mod stats;
 mod syscall;
 mod traced;
 
@@ -57,6 +60,8 @@ pub struct Section {
 const SECTIONS: &[Section] = &[
     churn::SECTION,
     keepalive::SECTION,
+    probes::SECTION,
+    https::SECTION,
     syscall::SECTION,
     golang::SECTION,
     stacks::SECTION,
@@ -123,7 +128,7 @@ pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
     let folder = Folder::new()?;
     let bench = Bench {
         tracer: build::find(&programs, "tracer")?,
-        load: compile_load()?,
+        load: compile("bench", &["-lpthread"])?,
         programs,
         ready,
         quick,
@@ -158,11 +163,11 @@ fn section(name: &str) -> Result<&'static Section> {
     })
 }
 
-/// Compiles the load generator as distributions compile: optimized, without frame pointers.
-fn compile_load() -> Result<PathBuf> {
+/// Compiles a load generator of the fixtures as distributions compile: optimized, without frame pointers.
+fn compile(name: &str, libraries: &[&str]) -> Result<PathBuf> {
     let folder = sh::root().join("target/bench");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let load = folder.join("load");
+    let load = folder.join(name);
     sh::quiet(
         sh::command("gcc")
             .args([
@@ -174,8 +179,8 @@ fn compile_load() -> Result<PathBuf> {
                 "-o",
             ])
             .arg(&load)
-            .arg(Path::new("tests/fixtures/c/bench.c"))
-            .arg("-lpthread"),
+            .arg(Path::new("tests/fixtures/c").join(format!("{name}.c")))
+            .args(libraries),
     )?;
     Ok(load)
 }

@@ -32,8 +32,8 @@ pub struct Peer {
 /// Installs them.
 pub fn install(options: setup::Options) -> Result<()> {
     packages::install(
-        &["bpftrace", "libbpf-tools", "linux-perf"],
-        "tools to compare with",
+        &["bpftrace", "libbpf-tools", "linux-perf", "libssl-dev"],
+        "tools to compare with, and a TLS library",
         options.agreed(),
     )
 }

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     Bench, Row,
-    churn::{WARM_UP, Watcher, start},
+    churn::{Watcher, start},
     load::Load,
     traced::Process,
 };
@@ -24,6 +24,8 @@ use crate::sh;
 const WINDOW: Duration = Duration::from_secs(4);
 /// Samples per second of CPU time.
 const FREQUENCY: &str = "4000";
+/// Before a profile: call paths are known by then, and what is passed for nothing is taken off.
+pub const SETTLED: Duration = Duration::from_millis(2500);
 /// perf has attached itself to the load's threads within this.
 const SETTLE: Duration = Duration::from_millis(400);
 /// With fewer samples than this there is nothing to say.
@@ -85,6 +87,10 @@ const OURS: &[&str] = &[
     "__traceiter_",
     "bpf_prog_",
     "bpf_trampoline_",
+    // a breakpoint of a uprobe, and the step over its instruction
+    "asm_exc_int3",
+    "asm_exc_debug",
+    "uprobe_",
 ];
 
 /// Where perf's own work is seen: it arms a timer whenever a thread comes on.
@@ -118,18 +124,26 @@ fn ratios(name: &str, profiles: &[Profile]) -> Row {
 }
 
 fn several(bench: &Bench, load: &mut Load, watcher: &Watcher) -> Result<Vec<Profile>> {
-    let once = |_| {
-        let started = start(bench, watcher, load.pid())?;
-        load.run(WARM_UP)?;
-        let profile = take(bench, load)?;
-        drop(started);
-        Ok(profile)
-    };
+    let pid = load.pid();
+    let once = |_| once(bench, load, pid, watcher);
     (0..bench.rounds(3)).map(once).collect()
 }
 
-/// Samples the load while it runs.
-fn take(bench: &Bench, load: &mut Load) -> Result<Profile> {
+/// The ratio of one profile of a process of the load, which is watched.
+pub fn one_ratio(bench: &Bench, load: &mut Load, pid: u32, watcher: &Watcher) -> Result<f64> {
+    Ok(once(bench, load, pid, watcher)?.ratio)
+}
+
+fn once(bench: &Bench, load: &mut Load, pid: u32, watcher: &Watcher) -> Result<Profile> {
+    let started = start(bench, watcher, pid)?;
+    load.run(SETTLED)?;
+    let profile = take(bench, load, pid)?;
+    drop(started);
+    Ok(profile)
+}
+
+/// Samples a process of the load while it runs.
+fn take(bench: &Bench, load: &mut Load, pid: u32) -> Result<Profile> {
     let data = bench.folder.join("perf.data");
     let perf = Process(
         Command::new("perf")
@@ -144,7 +158,7 @@ fn take(bench: &Bench, load: &mut Load) -> Result<Profile> {
                 "-o",
             ])
             .arg(&data)
-            .args(["-p", &load.pid().to_string()])
+            .args(["-p", &pid.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
