@@ -175,7 +175,8 @@ pub(super) fn counts(finding: &Finding, now: Timestamp) -> String {
     } else {
         line.push_str(", not growing");
     }
-    if finding.requests > 0 {
+    // connections from before the watch carried requests that nobody counted
+    if (1..=finding.requests).contains(&counts.outlived) {
         let each = units::number(finding.leaked_per_request);
         let _ = write!(line, ", {each} per request");
     }

@@ -194,6 +194,10 @@ function stacks(finding, all) {
     apart.length > 0 && [h("h3", {}, "Opened by"), frames(apart, null, all), shared > 0 && h("p", { class: "dim" }, "… the rest as above")]);
 }
 
+/** Not of connections from before the watch, whose requests nobody counted. */
+const perRequest = ({ requests, connections, leaked_per_request: share }) =>
+  requests > 0 && connections.outlived <= requests ? `, ${w.number(share)} for each request` : "";
+
 export function finding(state) {
   const { detail, report, now } = state;
   const f = detail.finding;
@@ -213,7 +217,7 @@ export function finding(state) {
         ["to", h("b", { class: "code" }, code(w.remote(f))), " ", h("span", { class: "dim" }, `${f.remote.address}${f.remote.peer ? ` (${w.process(f.remote.peer)})` : ""}`)],
         ["by", `${w.process(process)}${process.runtime ? `, ${process.runtime}` : ""}${process.pod ? `, pod ${process.namespace ?? ""}/${process.pod}` : ""}`],
         ["count", `${w.count(c.outlived)} outlived of ${w.count(c.open)} open; ${w.count(c.opened)} opened, ${w.count(c.closed)} closed`],
-        ["growth", `${w.perMinute(f.growth_per_minute)} a minute, ${w.number(f.leaked_per_request)} for each request${f.oldest_opened_at ? `, the oldest ${w.duration(w.since(f.oldest_opened_at, now))} old` : ""}`],
+        ["growth", `${w.perMinute(f.growth_per_minute)} a minute${perRequest(f)}${f.oldest_opened_at ? `, the oldest ${w.duration(w.since(f.oldest_opened_at, now))} old` : ""}`],
         ["until", limit && w.limitText(limit)],
         ["life", life[f.state]],
         ["answers", responses],
