@@ -32,7 +32,7 @@ static PROCESSED: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
 /// A kernel gives up at a million (`BPF_COMPLEXITY_LIMIT_INSNS`, include/linux/bpf.h); another
 /// version may take many times as many for the same program, and each costs time at every start.
-const FAR: u64 = 200_000;
+const FAR: u64 = 250_000;
 
 const BPF_PROG_LOAD: c_long = 5;
 /// `BPF_LOG_STATS`

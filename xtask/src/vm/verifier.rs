@@ -134,7 +134,7 @@ fn render(table: &Table) -> String {
     let kernels = kernels(table);
     let mut text = "# What verifying takes\n\n\
         Instructions that the kernel's verifier processes before it accepts each program (names cut to 15\n\
-        letters, as the kernel keeps them). It gives up at 1,000,000, and the tests fail from a fifth of that.\n\
+        letters, as the kernel keeps them). It gives up at 1,000,000, and the tests fail from a quarter of that.\n\
         A dash: not loaded there, because another program does it. `cargo xtask vm --report` measures anew,\n\
         says what grew, and rewrites this page.\n\n"
         .to_owned();
