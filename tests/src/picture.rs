@@ -1,10 +1,10 @@
 //! Pictures of a terminal's screen, drawn cell by cell, as PNG.
 
-use std::{fs, io::Write as _, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use ab_glyph::{Font as _, FontVec, PxScale, ScaleFont as _, point};
 use anyhow::{Context as _, Result};
-use flate2::{Compression, Crc, write::ZlibEncoder};
+use png::{BitDepth, ColorType, Compression, Encoder};
 use vt100::{Cell, Color, Screen};
 
 /// Pixels of a cell.
@@ -15,6 +15,9 @@ const HEIGHT: usize = 19;
 const MARGIN: usize = 10;
 /// Where the fonts are, of Debian's package `fonts-dejavu-core`.
 const FONTS: &str = "/usr/share/fonts/truetype/dejavu";
+
+/// Shades between a character and its ground: few, so that a picture's colours fit into a palette.
+const SHADES: f32 = 8.0;
 
 type Rgb = [u8; 3];
 
@@ -125,7 +128,7 @@ impl Pen {
                     bounds.min.x.max(0.0) as usize + dx as usize,
                     bounds.min.y.max(0.0) as usize + dy as usize,
                 );
-                canvas.blend(x, y, text, share);
+                canvas.blend(x, y, text, (share * SHADES).round() / SHADES);
             });
         }
     }
@@ -205,33 +208,38 @@ impl Canvas {
         }
     }
 
-    /// PNG (ISO/IEC 15948): 8 bits each of red, green and blue; rows without a filter.
+    /// A PNG file, with a palette where there are colours enough in one: that is a third of the size.
     fn png(&self) -> Result<Vec<u8>> {
-        let mut rows = ZlibEncoder::new(Vec::new(), Compression::best());
-        for row in self.pixels.chunks(self.width) {
-            rows.write_all(&[0])?;
-            rows.write_all(row.as_flattened())?;
+        let mut palette = BTreeMap::new();
+        for &pixel in &self.pixels {
+            let next = palette.len();
+            palette.entry(pixel).or_insert(next);
         }
-        let mut header = Vec::new();
-        for side in [self.width, self.height] {
-            header.extend(u32::try_from(side)?.to_be_bytes());
-        }
-        // depth, true colour, and the only compression, filter and order of rows that are needed
-        header.extend([8, 2, 0, 0, 0]);
-        let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-        for (name, content) in [
-            (b"IHDR", header),
-            (b"IDAT", rows.finish()?),
-            (b"IEND", Vec::new()),
-        ] {
-            file.extend(u32::try_from(content.len())?.to_be_bytes());
-            let mut sum = Crc::new();
-            for part in [name.as_slice(), &content] {
-                sum.update(part);
-                file.extend(part);
+        let indexes = self.pixels.iter().map(|p| u8::try_from(palette[p]).ok());
+        let indexes: Option<Vec<u8>> = indexes.collect();
+        let mut file = Vec::new();
+        let (width, height) = (u32::try_from(self.width)?, u32::try_from(self.height)?);
+        let mut encoder = Encoder::new(&mut file, width, height);
+        encoder.set_depth(BitDepth::Eight);
+        encoder.set_compression(Compression::High);
+        let pixels = match &indexes {
+            Some(indexes) => {
+                let mut colors = vec![GROUND; palette.len()];
+                for (color, index) in &palette {
+                    colors[*index] = *color;
+                }
+                encoder.set_color(ColorType::Indexed);
+                encoder.set_palette(colors.as_flattened().to_vec());
+                indexes
             }
-            file.extend(sum.sum().to_be_bytes());
-        }
+            None => {
+                encoder.set_color(ColorType::Rgb);
+                self.pixels.as_flattened()
+            }
+        };
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(pixels)?;
+        writer.finish()?;
         Ok(file)
     }
 }

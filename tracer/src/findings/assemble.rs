@@ -10,7 +10,7 @@ use crate::{
         self, Counts, Judgement,
         kinds::snippets::{self, Language},
     },
-    model::{Cohort, Confidence, Family, GoPools, Pod, Process, Role, StackQuality},
+    model::{Cohort, Confidence, Family, GoPools, Pod, Process, Role, Site, StackQuality},
     report::{
         CallSite, CalledBy, Caller, Connections, Coverage, Finding, FindingState, GoInfo, Instance,
         Peer, Population, ProcessInfo, RemoteInfo, Report, Resources, ResponseCount, SCHEMA,
@@ -283,7 +283,7 @@ fn call_site(site: &crate::model::Site) -> Option<CallSite> {
 }
 
 /// What to change at the call site, in its own language.
-fn snippet(judgement: &Judgement, site: &crate::model::Site, cohort: &Cohort) -> Option<String> {
+fn snippet(judgement: &Judgement, site: &Site, cohort: &Cohort) -> Option<String> {
     let file = site.blamed()?.file.as_deref();
     let language = Language::of(file, cohort.process.runtime.as_deref())?;
     snippets::of(judgement.kind, language).map(str::to_owned)

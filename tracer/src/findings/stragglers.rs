@@ -57,8 +57,8 @@ pub fn sentence(group: &[&Suspect], worst: &Suspect) -> Option<String> {
         .map(|line| format!("Others of them were last seen at line {line} of the same function."))
 }
 
-/// Takes out of what is no leak what may be more of one: connections without a call site, open since
-/// before the watch and idle since, beside those that leak to the same remote. The finding says so.
+/// Takes out of what is no leak what may be more of one: connections without a call site, none of
+/// which was used again or closed, beside those that leak to the same remote. The finding says so.
 pub fn doubted(watched: Vec<Watched>, findings: &mut [Finding]) -> Vec<Watched> {
     let may_be_of = |watched: &Watched, finding: &Finding| {
         let Watched { watched, cohort } = watched;
@@ -76,14 +76,13 @@ pub fn doubted(watched: Vec<Watched>, findings: &mut [Finding]) -> Vec<Watched> 
         match findings.iter_mut().find(|f| may_be_of(&population, f)) {
             Some(finding) => {
                 let open = population.watched.counts.open;
-                let were = if open == 1 {
-                    "connection was"
+                let have = if open == 1 {
+                    "connection to the same remote has"
                 } else {
-                    "connections were"
+                    "connections to the same remote have"
                 };
                 finding.evidence.push(format!(
-                    "{open} more {were} open to the same remote before, without a call site: they \
-                     may be of this leak, and are not counted."
+                    "{open} more {have} no call site: they may be of this leak, and are not counted."
                 ));
             }
             None => rest.push(population),
