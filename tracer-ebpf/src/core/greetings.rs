@@ -126,25 +126,53 @@ pub extern "C" fn pass_on_kept(sk: u64, thread: u64) -> u32 {
     if sock.role != ROLE_CLIENT || sock.turns > TURNS || sock.heads & OTHERS != 0 {
         return 0;
     }
+    // SAFETY: a live map value, which only this thread changes.
+    let (told, kept) = unsafe { ((*message).told, (*message).message) };
+    let said = Said {
+        len: told,
+        kept,
+        sent: 1,
+    };
+    tell(sk, sock, said, |to| {
+        // SAFETY: `to` has that room, and so many bytes has the line; the helper checks the source.
+        unsafe {
+            raw_probe_read_kernel(
+                to,
+                GREETING_BYTES as u32,
+                (&raw const (*message).head.line).cast::<c_void>(),
+            )
+        }
+    })
+}
+
+/// What is said of a message beside its bytes.
+struct Said {
+    /// Bytes in all.
+    len: u32,
+    /// Those that are kept.
+    kept: u32,
+    /// By the client.
+    sent: u32,
+}
+
+/// Hands a message to user space; `copy` writes its bytes, and answers 0 if it could.
+#[inline(always)]
+fn tell(sk: u64, sock: &Sock, said: Said, copy: impl FnOnce(*mut c_void) -> i64) -> u32 {
     let Some(mut entry) = GREETINGS.reserve::<Greeting>(0) else {
         count(Counter::GreetingRingFull);
         return 0;
     };
     let record = entry.as_mut_ptr();
-    // SAFETY: as in `pass_on`; the message is a live map value, which only this thread changes.
+    // SAFETY: the reserved entry is ours until submitted, and what user space reads of it (all but the
+    // bytes behind those kept) is written here.
     unsafe {
         (*record).sk = sk;
         (*record).opened_ns = sock.opened_ns;
-        (*record).len = (*message).told;
-        (*record).kept = (*message).message;
-        (*record).sent = 1;
+        (*record).len = said.len;
+        (*record).kept = said.kept;
+        (*record).sent = said.sent;
         (*record).port = u32::from(sock.remote_port);
-        let failed = raw_probe_read_kernel(
-            (&raw mut (*record).bytes).cast::<c_void>(),
-            GREETING_BYTES as u32,
-            (&raw const (*message).head.line).cast::<c_void>(),
-        );
-        if failed != 0 {
+        if copy((&raw mut (*record).bytes).cast::<c_void>()) != 0 {
             (*record).kept = 0;
         }
     }
@@ -166,29 +194,19 @@ pub extern "C" fn pass_on(sk: u64, bytes: u32, sent: u32) -> u32 {
     if kept == 0 {
         return 0;
     }
-    let Some(mut entry) = GREETINGS.reserve::<Greeting>(0) else {
-        count(Counter::GreetingRingFull);
-        return 0;
+    let said = Said {
+        len: bytes,
+        kept,
+        sent,
     };
-    let record = entry.as_mut_ptr();
-    // SAFETY: the reserved entry is ours until submitted, and what user space reads of it (all but the
-    // bytes behind those kept) is written here; the mask is less than the room.
-    unsafe {
-        (*record).sk = sk;
-        (*record).opened_ns = sock.opened_ns;
-        (*record).len = bytes;
-        (*record).kept = kept;
-        (*record).sent = sent;
-        (*record).port = u32::from(sock.remote_port);
-        let failed = raw_probe_read_user(
-            (&raw mut (*record).bytes).cast::<c_void>(),
-            bounded::<{ GREETING_BYTES as u32 - 1 }>(kept),
-            buffer.at as *const c_void,
-        );
-        if failed != 0 {
-            (*record).kept = 0;
+    tell(sk, sock, said, |to| {
+        // SAFETY: the mask is less than the room of `to`; the helper checks the source.
+        unsafe {
+            raw_probe_read_user(
+                to,
+                bounded::<{ GREETING_BYTES as u32 - 1 }>(kept),
+                buffer.at as *const c_void,
+            )
         }
-    }
-    entry.submit(NO_WAKEUP);
-    1
+    })
 }

@@ -12,7 +12,7 @@ use super::{
     client, merge, output,
     output::clean,
 };
-use crate::report::Report;
+use crate::{procs, report::Report};
 
 /// Prints the script.
 ///
@@ -50,14 +50,13 @@ fn ids(endpoints: &EndpointArgs) -> Option<String> {
 
 /// Programs that run; kernel threads have no command line.
 fn pids() -> String {
-    let mut all: Vec<(u32, String)> = (fs::read_dir("/proc").into_iter().flatten())
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let line = fs::read(entry.path().join("cmdline")).ok()?;
-            let name = fs::read_to_string(entry.path().join("comm")).ok()?;
-            (!line.is_empty()).then(|| (pid, clean(name.trim_end()).into_owned()))
-        })
+    let named = |pid: u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        (!line.is_empty()).then(|| (pid, clean(name.trim_end()).into_owned()))
+    };
+    let mut all: Vec<_> = (procs::all().unwrap_or_default().into_iter())
+        .filter_map(named)
         .collect();
     all.sort_unstable();
     let mut text = String::new();
