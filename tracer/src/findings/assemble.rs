@@ -273,7 +273,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
     })
 }
 
-fn call_site(site: &crate::model::Site) -> Option<CallSite> {
+fn call_site(site: &Site) -> Option<CallSite> {
     site.blamed().map(|f| CallSite {
         function: f.function.clone(),
         file: f.file.clone(),
