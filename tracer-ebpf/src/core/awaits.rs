@@ -119,7 +119,7 @@ fn result_of(awaits: &Awaits, waiting: u64) -> u64 {
 }
 
 /// The promise that is settled by what this microtask runs; 0 where there is none. A global function,
-/// see [`super::capture::capture_stack`].
+/// see [`super::capture::find_stack`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn first_promise(tgid: u32, task: u64) -> u64 {
@@ -140,7 +140,7 @@ pub extern "C" fn first_promise(tgid: u32, task: u64) -> u64 {
 
 /// Who waits for a promise: the one async function or generator, with [`WAITS`], or else the one
 /// reaction; 0 where there are none or several. A global function, see
-/// [`super::capture::capture_stack`].
+/// [`super::capture::find_stack`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn who_waits(tgid: u32, promise: u64) -> u64 {
@@ -177,7 +177,7 @@ pub extern "C" fn who_waits(tgid: u32, promise: u64) -> u64 {
 
 /// The promise that is settled when who waits has gone on, 0 at the end of the chain; with [`STORED`]
 /// where who waits is in the lane now, as frame `index`. A global function, see
-/// [`super::capture::capture_stack`].
+/// [`super::capture::find_stack`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn store_waiting(tgid: u32, lane: u32, who: u64, index: u32) -> u64 {
@@ -227,7 +227,7 @@ fn settled_by(awaits: &Awaits, function: u64, otherwise: u64) -> u64 {
 
 /// Puts who waits for the microtask of the current thread into the lane, and an empty frame at the
 /// end; their number, 0 where no microtask runs. A global function, see
-/// [`super::capture::capture_stack`]: as few as can be call one another here, because kernels before
+/// [`super::capture::find_stack`]: as few as can be call one another here, because kernels before
 /// 6.13 have 512 bytes of stack for all of them.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -264,7 +264,7 @@ pub extern "C" fn collect_awaits(tgid: u32, lane: u32) -> u32 {
 }
 
 /// The id of the path that ends with these of the lane's frames, from the trie's `node` on. A global
-/// function, see [`super::capture::capture_stack`].
+/// function, see [`super::capture::find_stack`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn match_awaits(tgid: u32, node: u32, lane: u32, found: u32) -> u32 {

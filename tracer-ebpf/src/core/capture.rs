@@ -7,16 +7,18 @@ use aya_ebpf::helpers::generated::{
 };
 use tracer_ebpf::{
     Budget, COPY_BYTES_MAX, COPY_BYTES_MIDDLE, COPY_BYTES_MIN, CopySizeKey, Counter,
-    RUNTIME_FRAMES_MAX, RuntimeFrame, STACK_NONE, STACK_TICKET, StackCopy,
+    RUNTIME_FRAMES_MAX, RuntimeFrame, STACK_NONE, STACK_TICKET, StackCopy, TRIE_END,
 };
 
 use super::{
     awaits::collect_awaits,
     frames::{OF_V8, collect_frames},
+    heads::{pack, unpack},
     helpers::{cpu, current_task, now_ns},
     kernel::read,
-    known_paths::recognize,
+    known_paths::{recognize, taken_again},
     maps::{BUDGETS, COPY_SIZES, SCRATCH, STACKS, TICKETS, bounded, count},
+    sockets::entry,
     task::{Position, current_tgid, current_tid, position, saved_regs},
     tasks::collect_tasks,
 };
@@ -46,21 +48,52 @@ struct Occasion {
 
 /// The id of the current user stack; a ticket when it had to be copied; [`STACK_NONE`] when it
 /// could not be taken, which is counted by cause.
+#[inline(always)]
+pub fn capture_stack(sk: u64, opened_ns: u64, when: u32, lane: u32) -> u32 {
+    if config!(want_stacks) == 0 {
+        return STACK_NONE;
+    }
+    let again = taken_again(lane);
+    match unpack(again) {
+        (TRIE_END, id) => id,
+        _ => find_stack(sk, opened_ns, when, lane, again),
+    }
+}
+
+/// The same for the socket that has this record, where stacks are wanted.
+#[inline(always)]
+pub fn stack_of_transfer(sk: u64, when: u8, lane: u32) -> u32 {
+    let again = taken_again(lane);
+    match unpack(again) {
+        (TRIE_END, id) => id,
+        _ => find_stack_of_transfer(sk, pack(u32::from(when), lane), again),
+    }
+}
+
+/// A global function, so that what it needs takes no room on the stack of every transfer.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn find_stack_of_transfer(sk: u64, when_and_lane: u64, again: u64) -> u32 {
+    let Some(sock) = entry(sk) else {
+        return STACK_NONE;
+    };
+    let (when, lane) = unpack(when_and_lane);
+    find_stack(sk, sock.opened_ns, when, lane, again)
+}
+
+/// The same where the path is not known by one look, which found `again`.
 ///
 /// A global function: the verifier checks it once, by itself, instead of once for every path that
 /// leads here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn capture_stack(sk: u64, opened_ns: u64, when: u32, lane: u32) -> u32 {
-    if config!(want_stacks) == 0 {
-        return STACK_NONE;
-    }
+pub extern "C" fn find_stack(sk: u64, opened_ns: u64, when: u32, lane: u32, again: u64) -> u32 {
     let Some(regs) = position() else {
         count(Counter::StackUnreadable);
         return STACK_NONE;
     };
     let tgid = current_tgid();
-    let known = recognize(&regs, tgid, lane);
+    let known = recognize(&regs, tgid, lane, again);
     if known != STACK_NONE {
         return known;
     }

@@ -23,7 +23,7 @@ pub fn destroyed(sk: Address) {
 }
 
 /// Adds a socket that ended to its aggregate and drops it with its request heads. A global
-/// function, see [`capture_stack`]; the result only exists because such functions return one.
+/// function, see [`super::capture::find_stack`]; the result only exists because such functions return one.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn fold_socket(sk: u64) -> u32 {

@@ -63,7 +63,7 @@ pub struct Walk {
 }
 
 /// Goes on through the current thread's interpreted frames, innermost first. A global function,
-/// see [`super::capture::capture_stack`].
+/// see [`super::capture::find_stack`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_frames(tgid: u32, node: u32, lane: u32) -> u32 {
@@ -104,7 +104,7 @@ pub extern "C" fn walk_frames(tgid: u32, node: u32, lane: u32) -> u32 {
 }
 
 /// Puts the current thread's interpreted frames into the lane; their number. A global function,
-/// see [`super::capture::capture_stack`].
+/// see [`super::capture::find_stack`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn collect_frames(tgid: u32, lane: u32) -> u32 {

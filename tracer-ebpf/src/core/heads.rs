@@ -11,6 +11,7 @@ use tracer_ebpf::{
 };
 
 use super::{
+    composed::{is_composed, of_first, remember_composed},
     hello::keep_hello,
     http2::begins_request,
     kernel::read_user,
@@ -23,7 +24,7 @@ use super::{
 };
 
 /// Bytes by which a request is told from the one before.
-const COMPARED_BYTES: u32 = 240;
+pub const COMPARED_BYTES: u32 = 240;
 /// Bytes of the beginning by which its protocol is known.
 const BEGINNING_BYTES: u32 = 4;
 /// The first bytes of TLS records: 22 or 23, and 3.
@@ -104,7 +105,7 @@ pub extern "C" fn joined_late(sk: u64, at: u64, len: u32) -> u32 {
 /// function, see [`super::transfers::is_stale`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn keep_head(sk: u64, turn: u32, place: u64, kept: u64) -> u64 {
+pub extern "C" fn keep_head(sk: u64, place: u64, kept: u64) -> u64 {
     let (lane, bytes) = unpack(place);
     let buffer = UserBuffer::current(bytes);
     if buffer.at == 0 {
@@ -132,25 +133,30 @@ pub extern "C" fn keep_head(sk: u64, turn: u32, place: u64, kept: u64) -> u64 {
         // the same request as before, which user space has or finds in the map
         return kept | pack(says, 0);
     }
-    keep_another(sk, turn, place, kept, pack(says, hash))
+    keep_another(sk, place, kept, pack(says, hash))
 }
 
-/// Keeps a request that is not the one before: `new` has what it says, as above, and its hash. A global
-/// function, so that what it needs takes no room on the stack of every turn.
+/// Keeps a request that is not the one before: `new` has what it says, as above, and its hash. What was
+/// kept last in this lane is kept again, as another connection's, where all of the request is the same.
+/// A global function, so that what it needs takes no room on the stack of every turn.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn keep_another(sk: u64, turn: u32, place: u64, kept: u64, new: u64) -> u64 {
+pub extern "C" fn keep_another(sk: u64, place: u64, kept: u64, new: u64) -> u64 {
     let (lane, bytes) = unpack(place);
     let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
         return kept;
     };
-    let len = UserBuffer::current(bytes).look(scratch);
-    if len == 0 || is_another_line(lane, len) != 0 {
-        return kept;
+    let buffer = UserBuffer::current(bytes);
+    let mut len = COMPOSED;
+    if is_composed(lane, buffer.len) == 0 {
+        len = buffer.look(scratch);
+        if len == 0 || is_another_line(lane, len) != 0 {
+            return kept;
+        }
     }
     let (says, hash) = unpack(new);
     let kept = kept | pack(says, 0);
-    match store_head(sk, turn, pack(lane, len), (kept >> 32) as u32) {
+    match store_head(sk, pack(lane, len), (kept >> 32) as u32) {
         NO_ROOM => kept,
         stored => pack(stored, hash),
     }
@@ -243,23 +249,29 @@ pub extern "C" fn first_line_is_other(lane: u32, at: u32, len: u32) -> u32 {
 /// Answer of [`store_head`] where the map is full.
 const NO_ROOM: u32 = u32::MAX;
 
+/// For [`store_head`], in place of a length: the lane's head has it already.
+const COMPOSED: u32 = 0;
+
 /// Stores what is kept of the request in the lane's window; the socket's `heads` with what is new. A
 /// global function, see [`super::transfers::is_stale`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn store_head(sk: u64, turn: u32, place: u64, heads: u32) -> u32 {
+pub extern "C" fn store_head(sk: u64, place: u64, heads: u32) -> u32 {
     let (lane, len) = unpack(place);
-    if compose(lane, len) == 0 {
+    if len != COMPOSED && compose(lane, len) == 0 {
         note!("a request to a proxy with a name before the host is not kept");
         return heads;
     }
     let (Some(scratch), Some(sock)) = (SCRATCH.get_ptr_mut(lane), entry(sk)) else {
         return heads;
     };
+    if len != COMPOSED {
+        remember_composed(scratch, len);
+    }
     // SAFETY: this program's room on this CPU.
     let head = unsafe { &mut (*scratch).head };
     head.opened_ns = sock.opened_ns;
-    head.turn = turn;
+    head.turn = sock.turns;
     let latest = u64::from(heads & u32::from(HEADS_FIRST) != 0);
     if HEADS.insert(&HeadKey { sk, latest }, head, 0).is_err() {
         count(Counter::HeadMapFull);
@@ -285,7 +297,10 @@ pub extern "C" fn compose(lane: u32, len: u32) -> u32 {
         return 0;
     };
     // SAFETY: this program's room on this CPU.
-    let head = unsafe { &mut (*scratch).head };
+    let head = unsafe {
+        (*scratch).composed.forget();
+        &mut (*scratch).head
+    };
     head.line_len = 0;
     head.host_len = 0;
     clear(&mut head.line);
@@ -409,27 +424,36 @@ fn keep_host(scratch: *const Scratch, head: &mut Head, at: u32, len: u32) -> u32
 
 /// A hash of the first bytes of the lane's window, never 0. Two requests in a row that differ have
 /// the same one once in four thousand million times. A global function, see
-/// [`super::capture::capture_stack`].
+/// [`super::capture::find_stack`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn hash_head(lane: u32, len: u32) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr(lane) else {
         return 1;
     };
+    let whole = if len < COMPARED_BYTES {
+        len & !7
+    } else {
+        COMPARED_BYTES
+    };
     let mut hash = u64::from(len);
     let mut at = 0;
     while at < COMPARED_BYTES {
-        if at >= len {
+        if at >= whole {
             break;
         }
-        let mut word = word(scratch, at);
-        let left = len - at;
-        if left < 8 {
-            word &= u64::MAX >> (64 - 8 * (left & 7));
-        }
-        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash ^= hash >> 32;
+        hash = mixed(hash, word(scratch, at));
         at += 8;
     }
+    let left = len - whole;
+    if left != 0 && whole < COMPARED_BYTES {
+        hash = mixed(hash, word(scratch, whole) & of_first(left));
+    }
     hash as u32 | 1
+}
+
+#[inline(always)]
+fn mixed(hash: u64, word: u64) -> u64 {
+    let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ hash >> 32
 }

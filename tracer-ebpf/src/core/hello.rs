@@ -50,7 +50,10 @@ fn take_name(lane: u32, at: u64, len: u32) -> u32 {
         return 0;
     };
     // SAFETY: this program's room on this CPU.
-    let head = unsafe { &mut (*scratch).head };
+    let head = unsafe {
+        (*scratch).composed.forget();
+        &mut (*scratch).head
+    };
     head.line_len = HEAD_TLS;
     head.host_len = len as u16;
     head.line = [0; LINE_BYTES];

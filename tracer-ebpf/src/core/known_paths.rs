@@ -4,38 +4,32 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user as raw_probe_read_user;
 use tracer_ebpf::{
-    FRAMES_MAX, SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, STACK_NONE, TRIE_END, TRIE_FRAME,
-    TRIE_FRAME_BIAS, TRIE_ROOT, TRIE_RUNTIME, TrieKey, TrieValue,
+    FRAMES_MAX, SHAPE_FRAMES, SHAPE_WORDS, SHAPES_MAX, TRIE_END, TRIE_FRAME, TRIE_FRAME_BIAS,
+    TRIE_ROOT, TRIE_RUNTIME, TrieKey, TrieValue,
 };
 
 use super::{
     awaits::{collect_awaits, match_awaits},
     frames::{OF_TASKS, OF_V8, node_before_tasks, walk_frames},
+    heads::{pack, unpack},
     kernel::read_user,
     maps::{HINTS, SCRATCH, SHAPES, TRIE, bounded},
-    task::Position,
+    task::{Position, current_tgid, position},
     tasks::collect_tasks,
 };
 
-/// The id of a known path. Most often it is the one that was last taken from here with the same
-/// stack pointer, which one read confirms; else the trie knows.
+/// The id of a known path, where [`taken_again`] has found this. Most often it is the one that was last
+/// taken from here with the same stack pointer, which one read confirms; else the trie knows.
 #[inline(always)]
-pub fn recognize(regs: &Position, tgid: u32, lane: u32) -> u32 {
-    let place = (regs.ip ^ regs.sp.rotate_left(32) ^ u64::from(tgid).rotate_left(48))
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let Some(hint) = HINTS.get_ptr_mut((place >> 40) as u32 % SHAPES_MAX) else {
-        return STACK_NONE;
-    };
-    // SAFETY: a live map value; a stale one leads to a path that is not confirmed.
-    let node = unsafe { *hint };
-    let mut end = TrieValue {
-        node,
-        delta: confirm(regs.ip, regs.sp, tgid, node, lane),
-    };
+pub fn recognize(regs: &Position, tgid: u32, lane: u32, again: u64) -> u32 {
+    let (delta, node) = unpack(again);
+    let mut end = TrieValue { node, delta };
     if end.delta == 0 {
         end = walk(regs, tgid);
-        // SAFETY: as above.
-        unsafe { *hint = end.node };
+        if let Some(hint) = HINTS.get_ptr_mut(place(regs, tgid)) {
+            // SAFETY: a live map value.
+            unsafe { *hint = end.node };
+        }
     }
     if end.delta == TRIE_RUNTIME {
         let known = walk_frames(tgid, end.node, lane);
@@ -51,11 +45,29 @@ pub fn recognize(regs: &Position, tgid: u32, lane: u32) -> u32 {
     end.node
 }
 
-/// Whether the stack has the return addresses of this path, all of them and nothing less:
-/// [`tracer_ebpf::Shape::end`], or 0. A global function, see [`super::capture::capture_stack`].
+/// Where `HINTS` has the path that was last taken from here.
+#[inline(always)]
+fn place(regs: &Position, tgid: u32) -> u32 {
+    let hash = (regs.ip ^ regs.sp.rotate_left(32) ^ u64::from(tgid).rotate_left(48))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (hash >> 40) as u32 % SHAPES_MAX
+}
+
+/// Whether the current user stack has the return addresses of the path that was last taken from this
+/// instruction with this stack pointer, all of them and nothing less: its [`tracer_ebpf::Shape::end`]
+/// above its node, or 0. A global function that needs little of the stack, because most runs need no more than it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn confirm(ip: u64, sp: u64, tgid: u32, node: u32, lane: u32) -> u32 {
+pub extern "C" fn taken_again(lane: u32) -> u64 {
+    let Some(regs) = position() else {
+        return 0;
+    };
+    let tgid = current_tgid();
+    let Some(hint) = HINTS.get_ptr(place(&regs, tgid)) else {
+        return 0;
+    };
+    // SAFETY: a live map value; a stale one leads to a path that is not confirmed.
+    let node = unsafe { *hint };
     let Some(shape) = SHAPES.get(node % SHAPES_MAX) else {
         return 0;
     };
@@ -63,7 +75,7 @@ pub extern "C" fn confirm(ip: u64, sp: u64, tgid: u32, node: u32, lane: u32) -> 
     if node == 0
         || shape.node != node
         || shape.tgid != tgid
-        || shape.ip != ip
+        || shape.ip != regs.ip
         || frames == 0
         || frames > SHAPE_FRAMES
     {
@@ -80,13 +92,13 @@ pub extern "C" fn confirm(ip: u64, sp: u64, tgid: u32, node: u32, lane: u32) -> 
         raw_probe_read_user(
             stack.as_mut_ptr().cast::<c_void>(),
             bounded::<0x7ff>(last as u32 * 8) + 8,
-            sp as *const c_void,
+            regs.sp as *const c_void,
         )
     };
     if failed != 0 {
         return 0;
     }
-    let mut different = 0;
+    let (mut different, mut missing) = (0, 0);
     let mut frame = 0;
     while frame < SHAPE_FRAMES {
         if frame >= frames {
@@ -94,10 +106,16 @@ pub extern "C" fn confirm(ip: u64, sp: u64, tgid: u32, node: u32, lane: u32) -> 
         }
         let found = stack[usize::from(shape.words[frame]) & (SHAPE_WORDS - 1)];
         let address = shape.addresses[frame];
-        different |= (found ^ address) | u64::from(address == 0);
+        different |= found ^ address;
+        // its top bit is set by an address of zero alone
+        missing |= address.wrapping_sub(1);
         frame += 1;
     }
-    if different == 0 { shape.end } else { 0 }
+    if different == 0 && missing >> 63 == 0 {
+        pack(shape.end, node)
+    } else {
+        0
+    }
 }
 
 /// Follows the trie from the registers outwards, to the value of the last native frame; all zero

@@ -2,7 +2,7 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use super::{notes::counted, responses::Reading};
+use super::{composed::Composed, notes::counted, responses::Reading};
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
@@ -119,6 +119,8 @@ pub struct Scratch {
     pub sock: Sock,
     /// A request head.
     pub head: Head,
+    /// The request from which it was composed.
+    pub composed: Composed,
     /// What is handed to a TLS library.
     pub plaintext: Plaintext,
     /// A UNIX path, padded for hashing by words.

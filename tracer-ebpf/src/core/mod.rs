@@ -7,6 +7,7 @@ pub mod awaits;
 pub mod blocks;
 pub mod calls;
 pub mod capture;
+pub mod composed;
 pub mod descriptors;
 pub mod ends;
 pub mod frames;

@@ -114,27 +114,32 @@ fn lost(state: u64) -> u64 {
     state & !((SAID as u64) << BITS_SHIFT | STATUS_TO_COME as u64)
 }
 
-/// The current call received `bytes` of a response in this state: the state then. A global function, see
-/// [`super::transfers::is_stale`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn read_response(lane: u32, bytes: u32, mut state: u64) -> u64 {
+/// The current call received `bytes` of a response in this state: the state then.
+#[inline(always)]
+pub fn read_response(lane: u32, bytes: u32, mut state: u64) -> u64 {
     const BOTH: u64 = ((RESPONSE_CHUNKED | RESPONSE_HEAD_READ) as u64) << BITS_SHIFT;
-    let buffer = UserBuffer::current(bytes);
     if state & (RESPONSE_AWAITED as u64) << BITS_SHIFT != 0 {
-        state = read_head(state, buffer, bytes, lane);
+        state = read_head(lane, bytes, state);
     }
     if state & BOTH == BOTH {
-        if buffer.at == 0 || buffer.len < bytes {
-            // its end is elsewhere, and so may be the end of all
-            state = lost(state);
-        } else if ends_with_last_chunk(buffer.at, bytes) {
-            state |= (RESPONSE_LAST_CHUNK as u64) << BITS_SHIFT;
-        } else {
-            state &= !((RESPONSE_LAST_CHUNK as u64) << BITS_SHIFT);
-        }
+        state = read_chunks(bytes, state);
     }
     state
+}
+
+/// The same of the end of a chunked body. A global function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn read_chunks(bytes: u32, state: u64) -> u64 {
+    let buffer = UserBuffer::current(bytes);
+    if buffer.at == 0 || buffer.len < bytes {
+        // its end is elsewhere, and so may be the end of all
+        lost(state)
+    } else if ends_with_last_chunk(buffer.at, bytes) {
+        state | (RESPONSE_LAST_CHUNK as u64) << BITS_SHIFT
+    } else {
+        state & !((RESPONSE_LAST_CHUNK as u64) << BITS_SHIFT)
+    }
 }
 
 /// Whether these bytes, in part a chunked body, end with `\r\n0\r\n\r\n`, or are the last five of it.
@@ -156,8 +161,11 @@ fn ends_with_last_chunk(at: u64, bytes: u32) -> bool {
     }
 }
 
-#[inline(always)]
-fn read_head(state: u64, buffer: UserBuffer, bytes: u32, lane: u32) -> u64 {
+/// The same of a head. A global function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn read_head(lane: u32, bytes: u32, state: u64) -> u64 {
+    let buffer = UserBuffer::current(bytes);
     let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
         return state;
     };

@@ -8,7 +8,7 @@ use tracer_ebpf::{
 
 use super::{
     answers,
-    capture::capture_stack,
+    capture::stack_of_transfer,
     ends::fold_socket,
     greetings,
     heads::{HEADS_BITS, keep_head, late_hello, pack, unpack},
@@ -60,7 +60,7 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         Some(sock) if sock.family != AF_UNIX as u8 || is_stale(sk, sock.inode) == 0 => sock,
         // every transfer of every process that is not watched comes by here: only UNIX sockets of
         // those that are can be new
-        None if family(object) != AF_UNIX || !current_is_target() => {
+        None if family(object) != AF_UNIX || is_watched() == 0 => {
             if matches!(transfer, Transfer::Received) && answers::comes_by(object) {
                 answers::pass_on_answer(bytes as u32, 0);
             }
@@ -133,10 +133,11 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         || sock.heads & HEADS_ASKED != 0
         || (sock.response & RESPONSE_UPGRADED != 0 && sock.request_stack != STACK_NONE)
         || (sock.open_stack != STACK_NONE && config!(want_stacks) < STACKS_OF_REQUESTS)
+        || config!(want_stacks) == 0
     {
         sock.request_stack
     } else {
-        capture_stack(sk, sock.opened_ns, u32::from(when), lane(sock, sent))
+        stack_of_transfer(sk, when, lane(sock, sent))
     };
     sock.heads &= !HEADS_ASKED;
     if sock.open_stack == STACK_NONE {
@@ -152,7 +153,7 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         if config!(want_heads) != 0 {
             let place = pack(lane(sock, sent), bytes as u32);
             let kept = pack(u32::from(sock.heads), sock.head_hash);
-            let (heads, hash) = unpack(keep_head(sk, sock.turns, place, kept));
+            let (heads, hash) = unpack(keep_head(sk, place, kept));
             sock.heads = heads as u8;
             sock.head_hash = hash;
             if sent && sock.response & RESPONSE_UPGRADED == 0 {
@@ -210,6 +211,13 @@ fn lane(sock: &Sock, sent: bool) -> u32 {
 #[inline(never)]
 pub extern "C" fn is_stale(sk: u64, known: u32) -> u32 {
     u32::from(known != 0 && known != inode(sk))
+}
+
+/// Whether the current process is. A global function, see [`is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn is_watched() -> u32 {
+    u32::from(current_is_target())
 }
 
 /// Takes up a UNIX socket in place of one that was there before; 0 where it is not one to follow.
