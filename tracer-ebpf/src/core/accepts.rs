@@ -7,7 +7,7 @@ use tracer_ebpf::{
 use super::{
     capture::capture_stack,
     kernel::{AF_UNIX, Address, Object, family},
-    maps::{LANE_ACCEPT, LANE_UNIX},
+    maps::{LANE_ACCEPT, LANE_UNIX, READABLE},
     mptcp,
     sockets::{
         ESTABLISHED, LISTEN, SYS_CONNECT, entry, insert, insert_again, listener_is_known,
@@ -60,6 +60,10 @@ pub fn unix_opened(sk: Address, result: i32) -> u32 {
 /// connection stands in the listener's queue then, and its own end is what the call is about.
 #[inline(always)]
 pub fn unix_queued(listener: impl Object) -> u32 {
+    if let Some(runs) = READABLE.get_ptr_mut(0) {
+        // SAFETY: this CPU's slot; one that an interrupt adds at the same time may be lost.
+        unsafe { *runs += 1 };
+    }
     if family(listener) != AF_UNIX || listener.get::<u8>(offset!(skc_state)) != LISTEN {
         return 0;
     }

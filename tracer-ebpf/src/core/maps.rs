@@ -76,6 +76,9 @@ pub static ACTIVE: Array<u32> = Array::with_max_entries(1, 0);
 /// The time, per CPU.
 #[map]
 pub static CLOCK: PerCpuArray<Clock> = PerCpuArray::with_max_entries(1, 0);
+/// How often a socket became readable, per CPU.
+#[map]
+pub static READABLE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Ticket numbers, per CPU.
 #[map]
 pub static TICKETS: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);

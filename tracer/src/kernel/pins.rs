@@ -299,6 +299,7 @@ mod tests {
         "H2_WRITING",
         "HINTS",
         "PLAINTEXTS",
+        "READABLE",
         "SCRATCH",
         "SHAPES",
         "STACKS",

@@ -3,6 +3,7 @@
 mod health;
 mod measuring;
 mod observe;
+mod readable;
 mod scan;
 mod tables;
 mod takeover;
@@ -20,7 +21,7 @@ use tracer_ebpf::{
     ListenValue, Offsets, PathValue, RuntimePlan, Shape, Sock, TrieKey, TrieValue,
 };
 
-use self::{tables::Tables, takeover::has_perf_links};
+use self::{readable::Readable, tables::Tables, takeover::has_perf_links};
 use super::{
     attach::{HandOut, chain, reason},
     btf::Btf,
@@ -113,6 +114,8 @@ pub struct Probes {
     hand_out: HandOut,
     /// Links that are to be pinned: program, name, link.
     links: Vec<(&'static str, String, FdLink)>,
+    /// The hook that is taken off where it is not worth it.
+    readable: Option<Readable>,
     pins: Option<Pins>,
     #[cfg(feature = "ebpf-log")]
     _notes: Option<super::notes::Notes>,
@@ -241,6 +244,7 @@ impl Probes {
                 Some(_) => HandOut::Tracing,
             },
             links: Vec::new(),
+            readable: None,
             pins,
             #[cfg(feature = "ebpf-log")]
             _notes: notes,
@@ -251,6 +255,10 @@ impl Probes {
             let status = probes.observe(event, &btf, &aya_btf, &setup)?;
             probes.events.push(status);
         }
+        let mut links = probes.links.iter();
+        let at = links.position(|(_, name, _)| probes.is_taken_off(hook_of(name)));
+        let kept = at.map(|at| probes.links.remove(at));
+        probes.keep_readable(kept)?;
         probes.take_over(config.generation)?;
         probes.weigh_syscalls(without_ns);
         Ok(probes)
@@ -330,6 +338,11 @@ impl Probes {
     pub fn capacities(&self) -> &BTreeMap<&'static str, u64> {
         &self.capacities
     }
+}
+
+/// The hook in a name of `Probes::attached`.
+fn hook_of(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(_, hook)| hook)
 }
 
 /// Before 5.11 BPF memory counts against RLIMIT_MEMLOCK; failing to raise it shows up as a

@@ -309,6 +309,8 @@ impl Session {
             let (mut beside, sockets, engine) = self.parts();
             sockets.look(&mut beside, engine, survey)?;
         }
+        let wanted = self.sockets.connects_unix;
+        self.probes.weigh_readable(monotonic_ns(), wanted);
         let lasting = self.sockets.totals.lasting > 0;
         self.schedule.swept(began_ns, spent_ns(), lasting);
         self.save_if_due();

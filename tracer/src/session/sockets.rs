@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use tracer_ebpf::{ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, STACK_NONE, Sock};
+use tracer_ebpf::{ROLE_PAIR, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CLOSED, STACK_NONE, Sock};
 
 use super::{
     beside::Beside,
@@ -101,7 +101,7 @@ impl Scan {
         if sock.scan == self.number || sock.opened_ns >= self.began_ns {
             return false;
         }
-        if i32::from(sock.family) == libc::AF_UNIX {
+        if is_unix(sock) {
             return true;
         }
         let since = sock.at_ns(
@@ -114,6 +114,10 @@ impl Scan {
     }
 }
 
+fn is_unix(sock: &Sock) -> bool {
+    i32::from(sock.family) == libc::AF_UNIX
+}
+
 /// What is known of a session's sockets as a whole; single ones are in the kernel's map only.
 #[derive(Debug, Default)]
 pub struct Sockets {
@@ -123,6 +127,8 @@ pub struct Sockets {
     pub totals: Totals,
     /// Sockets removed by reconciling.
     pub healed: u64,
+    /// Whether the target had a UNIX connection, other than a pair of its own, since the start.
+    pub connects_unix: bool,
     /// Populations.
     pub cohorts: Cohorts,
     /// Connections that ended.
@@ -153,6 +159,7 @@ impl Sockets {
         let probes = beside.probes;
         probes.socks.for_each(|&sk, sock| {
             totals.entries += 1;
+            self.connects_unix |= sock.role != ROLE_PAIR && is_unix(sock);
             if sock.tgid != totals.last_opener {
                 totals.last_opener = sock.tgid;
                 totals.openers.insert(sock.tgid);

@@ -6,7 +6,7 @@ use aya::{Btf as AyaBtf, programs::Program};
 
 use super::{Btf, ProbeError, Probes, Setup};
 use crate::kernel::{
-    attach::{AttachError, attach},
+    attach::{AttachError, HandOut, attach},
     observed::{Observed, Refused},
     plan::{Attach, Choice, Event, KPROBE, NONE, Probe, SYSCALLS, unseen},
 };
@@ -136,11 +136,15 @@ impl Probes {
         if probe.attach.backend() == KPROBE && !Path::new(KPROBES).exists() {
             return Err(AttachError::NoKprobes);
         }
+        let hand_out = match self.is_taken_off(probe.hook) {
+            true => HandOut::Tracing,
+            false => self.hand_out,
+        };
         let program = self
             .ebpf
             .program_mut(probe.program)
             .ok_or(AttachError::NoProgram(probe.program))?;
-        let link = attach(program, probe.hook, aya_btf, self.hand_out)?;
+        let link = attach(program, probe.hook, aya_btf, hand_out)?;
         let name = probe_name(probe);
         self.links
             .extend(link.map(|link| (probe.program, name, link)));
