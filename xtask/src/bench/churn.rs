@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{
     Bar, Bench, Row, Section,
@@ -46,6 +46,8 @@ pub enum Watcher {
     Nobody,
     /// `tracer daemon` with these further arguments.
     Tracer(&'static [&'static str]),
+    /// The same of the other build that is measured beside.
+    Against(&'static [&'static str]),
     /// Another tool.
     Peer(super::peers::Peer),
 }
@@ -153,6 +155,7 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
     rows.push(activity.bar(ACTIVITY_BAR));
     rows.extend(shares);
     rows.push(profile::ratio(bench, &mut load, "everything", &ALL)?);
+    rows.extend(against(bench, &mut load)?);
     let peers: Vec<Watcher> = PEERS.iter().map(|&peer| Watcher::Peer(peer)).collect();
     for (peer, cost) in PEERS
         .iter()
@@ -211,6 +214,49 @@ pub fn compare(
     Ok(costs)
 }
 
+/// This build and the other, where one is given, in rounds that alternate.
+pub fn against(bench: &Bench, load: &mut Load) -> Result<Vec<Row>> {
+    const OTHER: &str = "another build";
+    if bench.against.is_none() {
+        return Ok(Vec::new());
+    }
+    let Watcher::Tracer(counting) = COUNTING else {
+        return Ok(Vec::new());
+    };
+    let pairs = [
+        (
+            "activity and number of requests",
+            COUNTING,
+            Watcher::Against(counting),
+        ),
+        ("everything", ALL, Watcher::Against(&[])),
+    ];
+    let watchers: Vec<Watcher> = pairs
+        .iter()
+        .flat_map(|&(_, own, other)| [own, other])
+        .collect();
+    let costs = compare(bench, load, &watchers, bench.rounds(8))?;
+    let mut rows = Vec::new();
+    for ((name, own, other), costs) in pairs.iter().zip(costs.chunks(2)) {
+        let (mut own_ratios, mut other_ratios) = (Vec::new(), Vec::new());
+        for _ in 0..bench.rounds(4) {
+            let pid = load.pid();
+            own_ratios.push(profile::one_ratio(bench, load, pid, own)?);
+            other_ratios.push(profile::one_ratio(bench, load, pid, other)?);
+        }
+        for (whose, cost, ratios) in [
+            ("this build", costs.first(), own_ratios),
+            (OTHER, costs.last(), other_ratios),
+        ] {
+            let row = |what: &str| format!("{whose}: {what}{name}");
+            let cost = cost.map(|cost| cost.ratios.clone()).unwrap_or_default();
+            rows.push(Row::new(row(""), "ratio", cost));
+            rows.push(Row::new(row("by profile: "), "ratio", ratios));
+        }
+    }
+    Ok(rows)
+}
+
 /// A watcher at work; it ends with this value.
 pub enum Started {
     /// Nobody.
@@ -237,6 +283,13 @@ pub fn start(bench: &Bench, watcher: &Watcher, pid: u32) -> Result<Started> {
     Ok(match watcher {
         Watcher::Nobody => Started::Nobody,
         Watcher::Tracer(arguments) => Started::Tracer(Daemon::start(bench, pid, arguments)?),
+        Watcher::Against(arguments) => {
+            let other = bench
+                .against
+                .as_deref()
+                .context("there is no other build")?;
+            Started::Tracer(Daemon::start_of(other, bench, &[pid], arguments)?)
+        }
         Watcher::Peer(peer) => Started::Peer(peer.start(pid)?),
     })
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{
     Bar, Bench, Row, Section,
-    churn::{ALL, COUNTING, STACKS, compare},
+    churn::{ALL, COUNTING, STACKS, against, compare},
     load::Load,
     profile,
 };
@@ -64,5 +64,6 @@ fn run(bench: &Bench) -> Result<Vec<Row>> {
     let (all, shares) = profile::ratio_and_shares(bench, &mut load, "everything", &ALL)?;
     rows.push(all);
     rows.extend(shares);
+    rows.extend(against(bench, &mut load)?);
     Ok(rows)
 }

@@ -74,6 +74,8 @@ const SECTIONS: &[Section] = &[
 pub struct Bench {
     /// The `tracer` command, optimized.
     pub tracer: PathBuf,
+    /// Another build of it, to be measured beside.
+    pub against: Option<PathBuf>,
     /// The load generator (`tests/fixtures/c/bench.c`).
     pub load: PathBuf,
     /// The other programs that cargo built, optimized.
@@ -103,11 +105,18 @@ pub struct Arguments {
     /// Few rounds, to see that it works
     #[arg(long)]
     quick: bool,
+    /// Measure this build of tracer, too, round by round with the present one (churn, keepalive)
+    #[arg(long, value_name = "TRACER")]
+    against: Option<PathBuf>,
 }
 
 /// `cargo xtask bench`.
 pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
-    let Arguments { sections, quick } = arguments;
+    let Arguments {
+        sections,
+        quick,
+        against,
+    } = arguments;
     let sections = match sections.is_empty() {
         true => SECTIONS.iter().collect(),
         false => sections,
@@ -128,6 +137,7 @@ pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
     let folder = Folder::new()?;
     let bench = Bench {
         tracer: build::find(&programs, "tracer")?,
+        against,
         load: compile("bench", &["-lpthread"])?,
         programs,
         ready,

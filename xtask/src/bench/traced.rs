@@ -85,8 +85,18 @@ impl Daemon {
 
     /// Starts it for these processes and their children, with further arguments.
     pub fn start_for(bench: &Bench, pids: &[u32], arguments: &[&str]) -> Result<Self> {
+        Self::start_of(&bench.tracer, bench, pids, arguments)
+    }
+
+    /// The same of another build of tracer.
+    pub fn start_of(
+        tracer: &Path,
+        bench: &Bench,
+        pids: &[u32],
+        arguments: &[&str],
+    ) -> Result<Self> {
         let socket = bench.folder.join("tracer.sock");
-        let child = Command::new(&bench.tracer)
+        let child = Command::new(tracer)
             .arg("daemon")
             .args(pids.iter().map(|pid| format!("--pid={pid}")))
             .arg("--socket")
