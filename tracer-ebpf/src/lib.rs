@@ -59,6 +59,9 @@ pub use abi::tasks::{
     TASK_INNER, TASK_OUTERMOST, Tasks,
 };
 pub use abi::tls::{MATCHES_SURE, TlsHttp2, TlsKey};
+#[cfg(feature = "user")]
+pub use abi::urls::url_hash;
+pub use abi::urls::{URL_BYTES, URL_HASH, URL_STACKS, UrlAsked, UrlKey, url_hash_with};
 
 /// Why a ring buffer or map record was refused.
 #[cfg(feature = "user")]

@@ -194,6 +194,10 @@ pub struct Site {
     /// where that is not its own.
     #[serde(default)]
     pub own_frames: Vec<OwnFrame>,
+    /// Index of the innermost frame that runs an event loop: what it calls, its caller did not ask
+    /// for.
+    #[serde(default)]
+    pub runs_loop: Option<usize>,
     /// How much of the stack is known.
     pub quality: StackQuality,
     /// Line of the call site relative to the first line of its function, when both are known:

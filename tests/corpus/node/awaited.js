@@ -29,6 +29,16 @@ async function quote(n) {
   await read(response);
 }
 
+async function post(n) {
+  const body = JSON.stringify({ n });
+  kept.push(await fetch(`${base}/big/posts/${n}`, { method: 'POST', body })); // LEAK posted
+}
+
+async function count(n) {
+  const answer = await fetch(`${base}/small/counts/${n}?of=posts`, { method: 'POST', body: '{}' });
+  await answer.text();
+}
+
 // it asks the same as `quote` through the same functions of the library, and closes
 async function quoteOnce(n) {
   await read(await courier.ask(`${base}/small/quotes/${n}`, { agent: false }));
@@ -79,6 +89,11 @@ const programs = {
   'awaited-pooled': () => pace(async (n) => { await warmUp(n); await openAlbum(n); }),
   'awaited-then': () => pace(collect),
   'awaited-all': () => pace(inAll),
+  // nobody waits for what undici does with the body, and two places use it
+  posted: () => pace((n) => {
+    post(n);
+    count(n);
+  }),
   'awaited-shared': () => pace(async (n) => {
     await read(await courier.ask(`${base}/small/quotes/${n}`, { agent: shared }));
     await read(await courier.chained(`${base}/small/parts/${n}`, { agent: shared }));

@@ -12,6 +12,7 @@ import urllib.request
 
 AT = json.loads(os.environ["CORPUS"])
 kept = []
+tasks = set()
 
 
 def pace(step, seconds=0.7):
@@ -53,6 +54,27 @@ async def fetch_elsewhere(n):
     # END executor
 
 
+async def greet(n):
+    stream = await asyncio.open_connection("127.0.0.1", AT["lines"])  # LEAK forgotten
+    await ask(stream, f"greet {n}")
+    kept.append(stream)
+
+
+async def greet_later(n):
+    tasks.add(asyncio.create_task(greet(n)))  # nobody waits for it
+
+
+async def dial_first(n):
+    for first in asyncio.as_completed([open_line(n), open_line(n + 1)]):
+        await first
+
+
+async def open_line(n):
+    reader, writer = await asyncio.open_connection("127.0.0.1", AT["lines"])  # LEAK as-completed
+    writer.write(b"first\n")
+    kept.append((await reader.readline(), writer))
+
+
 async def both_and_closed(n):
     streams = await asyncio.gather(dial(), dial())
     for stream in streams:
@@ -70,6 +92,8 @@ pace({
     "timed": one_in_time,
     "gathered": dial_both,
     "executor": fetch_elsewhere,
+    "forgotten": greet_later,
+    "as-completed": dial_first,
     "both-and-closed": both_and_closed,
     "read-elsewhere": read_elsewhere,
 }[sys.argv[1]])

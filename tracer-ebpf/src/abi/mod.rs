@@ -12,3 +12,4 @@ pub mod stack;
 pub mod streams;
 pub mod tasks;
 pub mod tls;
+pub mod urls;

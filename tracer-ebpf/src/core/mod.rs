@@ -35,4 +35,5 @@ pub mod tasks;
 pub mod tls_http2;
 pub mod transfers;
 pub mod unix;
+pub mod urls;
 pub mod user_buffer;

@@ -212,6 +212,7 @@ mod tests {
             quality: StackQuality::Complete,
             library: false,
             own_frames: Vec::new(),
+            runs_loop: None,
             line_in_function: Some(offset),
         }
     }

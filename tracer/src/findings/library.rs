@@ -211,6 +211,7 @@ mod tests {
             quality: StackQuality::Complete,
             library: !own,
             own_frames: Vec::new(),
+            runs_loop: None,
             line_in_function: None,
         }
     }

@@ -72,6 +72,7 @@ fn suspect(pid: u32, line: u32, confidence: Confidence) -> Suspect {
                 quality: StackQuality::Complete,
                 library: false,
                 own_frames: Vec::new(),
+                runs_loop: None,
                 line_in_function: Some(line - 20),
             })),
             site_of: StackOf::Request,

@@ -311,6 +311,8 @@ mod tests {
         "TLS_HTTP2",
         "TLS_READERS",
         "TLS_READS",
+        "URLS_ASKED",
+        "URL_READ",
         "UV_FAILED",
         "UV_HANDLES",
     ];

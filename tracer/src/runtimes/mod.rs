@@ -239,6 +239,13 @@ pub trait Runtime: std::fmt::Debug + Send {
         PoolState::Unknown
     }
 
+    /// The stacks of those who asked for a URL in a process last, the latest first. `hash`: as
+    /// [`tracer_ebpf::url_hash`] makes it.
+    fn asked_for(&mut self, pid: u32, hash: u64) -> Vec<u32> {
+        let _ = (pid, hash);
+        Vec::new()
+    }
+
     /// After a descriptor scan, every few seconds. `unnamed` are the processes with call sites in
     /// compiled code that nothing named.
     fn scanned(&mut self, unnamed: &[u32]) {
@@ -455,6 +462,16 @@ impl Runtimes {
             .iter_mut()
             .map(|runtime| runtime.pool_state(pid, fd))
             .find(|state| *state != PoolState::Unknown)
+            .unwrap_or_default()
+    }
+
+    /// The stacks of those who asked for a URL in a process last, the latest first. `hash`: as
+    /// [`tracer_ebpf::url_hash`] makes it.
+    pub fn asked_for(&mut self, pid: u32, hash: u64) -> Vec<u32> {
+        self.list
+            .iter_mut()
+            .map(|runtime| runtime.asked_for(pid, hash))
+            .find(|stacks| !stacks.is_empty())
             .unwrap_or_default()
     }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::{call_paths::CallPaths, processes::Processes, requests::Requests};
-use crate::{kernel::probes::Probes, model::Site, runtimes::Runtimes};
+use crate::{
+    findings::Place, kernel::probes::Probes, model::Site, protocols::Request, runtimes::Runtimes,
+};
 
 /// The other parts of a session, as far as a socket is looked at with them.
 #[derive(Debug)]
@@ -24,6 +26,32 @@ impl Beside<'_> {
     /// A stack with names; `None` for no stack.
     pub fn site(&mut self, number: u32) -> Option<Arc<Site>> {
         self.paths.site(number, self.runtimes)
+    }
+
+    /// The stack of whoever asked a library for what this request asks for, where all that did so
+    /// last are one place of the application's own. `address`: of the other end.
+    pub fn asked_for(&mut self, pid: u32, address: &str, request: &Request) -> Option<Arc<Site>> {
+        if request.method.is_empty() {
+            return None;
+        }
+        let named = request.host.as_deref().filter(|host| *host != address);
+        let stacks = named.into_iter().chain([address]).find_map(|host| {
+            let hash = tracer_ebpf::url_hash(host, &request.target);
+            let stacks = self.runtimes.asked_for(pid, hash);
+            (!stacks.is_empty()).then_some(stacks)
+        });
+        let mut asked: Option<Arc<Site>> = None;
+        for stack in stacks? {
+            let Some(site) = self.site(stack).filter(|site| site.own) else {
+                continue;
+            };
+            match &asked {
+                Some(known) if Place::of(known) != Place::of(&site) => return None,
+                Some(_) => {}
+                None => asked = Some(site),
+            }
+        }
+        asked
     }
 
     /// The stack behind what the kernel noted of a socket.

@@ -124,10 +124,12 @@ pub fn caller(site: &Site) -> Option<Caller> {
 }
 
 /// Who called the function of the frame `at`: the next that is no runtime's, such as an
-/// interpreter's loop; none where it was a thread's first.
+/// interpreter's loop; none where it was a thread's first, or an event loop ran it.
 pub fn caller_of(site: &Site, at: usize) -> Option<Caller> {
     let is_runtime = |index: usize| site.owners.get(index) == Some(&Owner::Runtime);
-    let index = (at + 1..site.frames.len()).find(|&index| !is_runtime(index))?;
+    let end = site.runs_loop.filter(|&runs_loop| runs_loop > at);
+    let end = end.unwrap_or(site.frames.len());
+    let index = (at + 1..end).find(|&index| !is_runtime(index))?;
     let frame = site.frames.get(index)?;
     Some(Caller {
         function: frame.function.clone(),

@@ -478,6 +478,17 @@ impl Sockets {
             (request_stack, StackOf::Request)
         };
         let mut site = beside.site(number);
+        // A library that sends from a callback of its own was asked where it parsed the URL.
+        let is_own = |site: &Option<Arc<Site>>| site.as_ref().is_some_and(|site| site.own);
+        let opener_asked = is_own(&opener) && !facts.reused;
+        if role == Role::Client
+            && !(facts.earlier || is_own(&site) || opener_asked)
+            && let Some(request) = &request
+            && let Some(asked) = beside.asked_for(process.pid, &address, request)
+        {
+            site = Some(asked);
+            site_of = StackOf::Request;
+        }
         // An event loop sends when it may, not when it is asked to: then the opener says more.
         if opener_says_more(site.as_deref(), opener.as_deref()) {
             let named = request.as_ref().filter(|r| !r.method.is_empty());
@@ -491,9 +502,11 @@ impl Sockets {
             }
         }
         // Helpers that dial and send, or receive and answer, give way to who has both done.
+        let asks = request.as_ref().is_some_and(|r| !r.method.is_empty());
+        let opens = role == Role::Client && !asks;
         if site_of == StackOf::Request
             && let (Some(opener), Some(request)) = (&opener, &site)
-            && let Some(common) = helpers::common_owner(opener, request)
+            && let Some(common) = helpers::common_owner(opener, request, opens)
         {
             site = Some(Arc::new(common));
             site_of = opened;

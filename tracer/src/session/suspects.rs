@@ -134,13 +134,18 @@ impl Names<'_> {
     fn called_by(&mut self, judgement: &Judgement, members: &Members) -> Vec<CalledBy> {
         let mut counts: BTreeMap<(String, Option<String>, Option<u32>), u64> = BTreeMap::new();
         let by_site = !matches!(judgement.level, Level::Authority | Level::Process);
+        // where neither opener nor request say who asked, another stack did
+        let asked = self.cohorts.get(judgement.cohort);
+        let asked = asked.and_then(|entry| entry.cohort.site.clone());
+        let asked = asked.filter(|site| by_site && site.own);
         for (facts, count) in members {
-            let site = facts
-                .stacks()
-                .into_iter()
-                .filter(|&stack| stack != STACK_NONE)
+            let taken = facts.stacks().into_iter();
+            let mut taken = taken.filter(|&stack| stack != STACK_NONE).peekable();
+            let asked = asked.clone().filter(|_| taken.peek().is_some());
+            let site = taken
                 .filter_map(|stack| self.beside.site(stack))
-                .find(|site| site.own);
+                .find(|site| site.own)
+                .or(asked);
             let Some(site) = site else {
                 continue;
             };

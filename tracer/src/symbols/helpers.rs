@@ -3,9 +3,10 @@
 use crate::model::{Frame, Site};
 
 /// The opener's stack, with the function to blame that has both opened the connection and sent a
-/// request on it by helpers of its own.
+/// request on it by helpers of its own. `opens`: what it sends says nothing of its place (no line
+/// of HTTP), so where it has the connection opened is the place also where it sends itself.
 #[must_use]
-pub fn common_owner(opener: &Site, request: &Site) -> Option<Site> {
+pub fn common_owner(opener: &Site, request: &Site, opens: bool) -> Option<Site> {
     let own = |site: &Site| -> Option<Vec<Frame>> {
         let frames = site.own_frames.iter().map(|own| {
             let frame = site.frames.get(own.index)?;
@@ -26,8 +27,9 @@ pub fn common_owner(opener: &Site, request: &Site) -> Option<Site> {
         let name = frame.function.rsplit([':', '.']).next().unwrap_or_default();
         matches!(name, "main" | "Main" | "<module>")
     };
-    let (at, _) = in_common(&own(opener)?, &own(request)?, same, is_main)?;
-    opener.blaming(at)
+    let (opener_frames, request_frames) = (own(opener)?, own(request)?);
+    let (at, sends) = in_common(&opener_frames, &request_frames, same, is_main)?;
+    (opens || sends > 0).then(|| opener.blaming(at)).flatten()
 }
 
 /// Helper functions between the one that opened a connection, or sent a request, and the one that
@@ -35,10 +37,10 @@ pub fn common_owner(opener: &Site, request: &Site) -> Option<Site> {
 const HELPERS_MAX: usize = 2;
 
 /// The own frame in which opening a connection and sending a request on it come together, where
-/// both are done by helper functions (`dial`, `send_line`): indices into the own frames of the
-/// opener and of the request. `None` where the request was sent by that function itself, or where
-/// the two have little in common, as with a pool that others filled. `same`: two frames of one
-/// function; `is_all`: a function in which all that a program does comes together.
+/// both are done by helper functions (`dial`, `send_line`) or by itself: indices into the own frames
+/// of the opener and of the request. `None` where the two have little in common, as with a pool that
+/// others filled. `same`: two frames of one function; `is_all`: a function in which all that a
+/// program does comes together.
 fn in_common<T: PartialEq>(
     opener: &[T],
     request: &[T],
@@ -52,11 +54,11 @@ fn in_common<T: PartialEq>(
         request.len().checked_sub(shared + 1)?,
     );
     let common = opener.get(at.0)?;
-    if !same(common, request.get(at.1)?) || is_all(common) {
+    if !same(common, request.get(at.1)?) || (is_all(common) && at != (0, 0)) {
         return None;
     }
     let helpers_max = if shared == 0 { 1 } else { HELPERS_MAX };
-    (at.1 > 0 && at.0.max(at.1) <= helpers_max).then_some(at)
+    (at.0.max(at.1) <= helpers_max).then_some(at)
 }
 
 #[cfg(test)]
@@ -79,8 +81,14 @@ mod tests {
             common(&[('s', 2), main], &[('w', 3), ('s', 4), main]),
             Some((0, 1))
         );
-        // it sends itself: nobody else to blame
-        assert_eq!(common(&[('d', 1), ('s', 2), main], &[('s', 4), main]), None);
+        // it sends itself, with or without a helper that dials
+        assert_eq!(
+            common(&[('d', 1), ('s', 2), main], &[('s', 4), main]),
+            Some((1, 0))
+        );
+        assert_eq!(common(&[('s', 2), main], &[('s', 4), main]), Some((0, 0)));
+        assert_eq!(common(&[('m', 2)], &[('m', 4)]), Some((0, 0)));
+        assert_eq!(common(&[('d', 1), ('m', 2)], &[('m', 4)]), None);
         // both in one call of a library
         assert_eq!(common(&[('s', 2), main], &[('s', 2), main]), None);
         // main fills a pool, and serves later

@@ -297,6 +297,9 @@ pub fn site(
         own: !blamed.own.is_empty(),
         library: blamed.library,
         own_frames: blamed.own.iter().map(own).collect(),
+        runs_loop: frames
+            .iter()
+            .position(|frame| blame.is_marked(frame, Mark::Loop)),
         quality: match frames.last().is_some_and(whole) {
             true => StackQuality::Complete,
             false => quality,

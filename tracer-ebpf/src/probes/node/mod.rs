@@ -13,3 +13,4 @@ pub mod libuv;
 pub mod pipes;
 pub mod reuse;
 pub mod streams;
+pub mod urls;

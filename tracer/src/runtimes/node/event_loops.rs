@@ -58,13 +58,21 @@ const STREAMS: [Probe; 2] = [
     ),
 ];
 
+/// Where a URL is parsed.
+const URLS: [Probe; 1] = [(
+    "node_url_parsed",
+    "_ZN3ada5parseINS_14url_aggregatorEEEN2tl8expectedIT_NS_6errorsEEESt17basic_string_viewIcSt11\
+     char_traitsIcEEPKS4_",
+)];
+
 /// All of them.
-const SETS: [ProbeSet; 5] = [
+const SETS: [ProbeSet; 6] = [
     (&PROBES, Needed::All),
     (&RETRIES, Needed::AllOrNone),
     (&PIPES, Needed::Any),
     (&REUSES, Needed::Any),
     (&STREAMS, Needed::AllOrNone),
+    (&URLS, Needed::Any),
 ];
 
 /// The event loops that are probed.

@@ -32,16 +32,24 @@ mod tests;
 #[cfg(any(test, fuzzing))]
 pub use self::fuzz::walk_hostile;
 
-use std::io;
+use std::{io, sync::Arc};
 
-use tracer_ebpf::RuntimePlan;
+use tracer_ebpf::{RuntimePlan, STACK_NONE, UrlAsked, UrlKey};
 
 use self::{engines::Engines, event_loops::EventLoops};
 use super::{
     Runtime,
     view::{Copied, InView, Interleaved},
 };
-use crate::{kernel::probes::Probes, model::PoolState, unwind::managed::Walker};
+use crate::{
+    kernel::{
+        maps::Table as KernelTable,
+        probes::{ProbeError, Probes},
+    },
+    model::PoolState,
+    symbols::blame::Blame,
+    unwind::managed::Walker,
+};
 
 /// Whose frames of Node.js are.
 pub const RULES: &str = include_str!("blame.toml");
@@ -51,11 +59,18 @@ pub const RULES: &str = include_str!("blame.toml");
 pub struct Node {
     loops: EventLoops,
     engines: Engines,
+    /// Who asked for which URL; `None` before the session began.
+    urls: Option<KernelTable<UrlKey, UrlAsked>>,
 }
 
 impl Runtime for Node {
     fn name(&self) -> &'static str {
         "Node.js"
+    }
+
+    fn begin(&mut self, probes: &mut Probes, _blame: &Arc<Blame>) -> Result<(), ProbeError> {
+        self.urls = Some(probes.table("URLS_ASKED")?);
+        Ok(())
     }
 
     fn attach(&mut self, process: &mut InView<'_>, probes: &mut Probes) -> io::Result<()> {
@@ -86,6 +101,18 @@ impl Runtime for Node {
 
     fn pool_state(&mut self, pid: u32, fd: i32) -> PoolState {
         self.engines.pool_state(pid, fd)
+    }
+
+    fn asked_for(&mut self, pid: u32, hash: u64) -> Vec<u32> {
+        let key = UrlKey {
+            hash,
+            tgid: pid,
+            pad: 0,
+        };
+        let asked = self.urls.as_ref().and_then(|urls| urls.get(&key).ok()?);
+        let stacks = asked.unwrap_or_default().stacks;
+        let is_stack = |stack: &u32| *stack != STACK_NONE;
+        stacks.into_iter().filter(is_stack).collect()
     }
 
     fn degraded(&self) -> Vec<String> {

@@ -324,6 +324,7 @@ impl Stacks {
                 quality: StackQuality::None,
                 library: false,
                 own_frames: Vec::new(),
+                runs_loop: None,
                 line_in_function: None,
             });
         };
