@@ -465,14 +465,11 @@ impl Runtimes {
             .unwrap_or_default()
     }
 
-    /// The stacks of those who asked for a URL in a process last, the latest first. `hash`: as
-    /// [`tracer_ebpf::url_hash`] makes it.
+    /// See [`Runtime::asked_for`].
     pub fn asked_for(&mut self, pid: u32, hash: u64) -> Vec<u32> {
-        self.list
-            .iter_mut()
-            .map(|runtime| runtime.asked_for(pid, hash))
-            .find(|stacks| !stacks.is_empty())
-            .unwrap_or_default()
+        let runtimes = self.list.iter_mut();
+        let mut asked = runtimes.map(|runtime| runtime.asked_for(pid, hash));
+        asked.find(|stacks| !stacks.is_empty()).unwrap_or_default()
     }
 
     /// After a descriptor scan.
