@@ -2,10 +2,10 @@
 
 use std::{fs, path::Path};
 
-use super::Failure;
+use super::{Failure, finding};
 use crate::{
     findings,
-    report::{Comparison, Report, SCHEMA, Verdict},
+    report::{Comparison, Finding, GoneFinding, Report, SCHEMA, Verdict},
 };
 
 /// Growth must differ by this factor to be called faster or slower: within it, two watches of the
@@ -72,8 +72,20 @@ pub fn compare(now: &Report, then: &Report, file: &str) -> Comparison {
         .findings
         .iter()
         .filter(|earlier| now.findings.iter().all(|finding| finding.id != earlier.id));
-    comparison.gone = gone.map(|earlier| earlier.id.clone()).collect();
+    comparison.gone_findings = gone.map(was).collect();
+    let ids = comparison.gone_findings.iter();
+    comparison.gone = ids.map(|gone| gone.id.clone()).collect();
     comparison
+}
+
+fn was(finding: &Finding) -> GoneFinding {
+    GoneFinding {
+        id: finding.id.clone(),
+        kind: finding.kind,
+        call_site: finding.call_site.clone(),
+        remote: finding::remote(finding),
+        outlived: finding.connections.outlived,
+    }
 }
 
 fn grew(before: f64, after: f64) -> bool {
@@ -97,7 +109,7 @@ pub fn verdict(report: &Report) -> Verdict {
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use super::*;
-    use crate::{model::Confidence, report::Finding, samples};
+    use crate::{model::Confidence, samples};
 
     #[test]
     fn findings_are_told_apart_by_id_and_growth() {
@@ -130,6 +142,11 @@ mod tests {
         let comparison = compare(&now, &then, "base.json");
         assert_eq!(comparison.new, ["new"]);
         assert_eq!(comparison.gone, ["gone"]);
+        assert_eq!(comparison.gone_findings[0].id, "gone");
+        assert_eq!(
+            comparison.gone_findings[0].call_site,
+            then.findings[3].call_site
+        );
         assert_eq!(comparison.faster, ["up"]);
         assert_eq!(comparison.slower, ["down"]);
         assert_eq!(comparison.unchanged, ["same", "flat"]);

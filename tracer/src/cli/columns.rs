@@ -3,14 +3,14 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
+use textwrap::core::display_width;
 
 use super::{
     Failure,
     args::ListForm,
     fit::{self, Fit, Room},
     output::clean,
-    stack::short_path,
-    units, words,
+    shorter, units, words,
 };
 use crate::report::CallSite;
 
@@ -19,10 +19,10 @@ use crate::report::CallSite;
 pub enum Cell {
     /// Text, which may come from a watched program.
     Text(String),
-    /// Text that is shown shortened.
+    /// Text that has shorter forms.
     Short {
-        /// What tables show.
-        shown: String,
+        /// What tables show: the first that fits.
+        forms: Vec<String>,
         /// The whole of it.
         exact: String,
     },
@@ -47,14 +47,34 @@ impl Cell {
     /// A call site, its path as far as it tells files apart.
     #[must_use]
     pub fn site(site: Option<&CallSite>) -> Cell {
-        let short = site.cloned().map(|mut site| {
-            site.file = site.file.map(|file| short_path(&file).to_owned());
-            site
-        });
+        let exact = words::call_site(site);
         Cell::Short {
-            shown: words::call_site(short.as_ref()),
-            exact: words::call_site(site),
+            forms: site.map_or_else(|| vec![exact.clone()], shorter::sites),
+            exact,
         }
+    }
+
+    /// What something talks to: a URL, or any other name.
+    #[must_use]
+    pub fn remote(remote: &str) -> Cell {
+        Cell::Short {
+            forms: shorter::urls(remote),
+            exact: remote.to_owned(),
+        }
+    }
+
+    /// As people read it in `width` columns: its first form that fits, else the last one elided.
+    fn fitted(&self, width: usize) -> String {
+        fit::elide(&self.form(width), width)
+    }
+
+    fn form(&self, width: usize) -> String {
+        let Cell::Short { forms, exact } = self else {
+            return self.shown();
+        };
+        let fits = |form: &&String| display_width(&clean(form)) <= width;
+        let form = forms.iter().find(fits).or(forms.last());
+        clean(form.unwrap_or(exact)).into_owned()
     }
 
     /// As people read it.
@@ -62,7 +82,7 @@ impl Cell {
     pub fn shown(&self) -> String {
         match self {
             Cell::Text(text) => clean(text).into_owned(),
-            Cell::Short { shown, .. } => clean(shown).into_owned(),
+            Cell::Short { forms, exact } => clean(forms.first().unwrap_or(exact)).into_owned(),
             Cell::Count(count) => count.to_string(),
             Cell::Number(number) => units::number(*number),
             Cell::Seconds(seconds) => units::duration(*seconds),
@@ -251,15 +271,16 @@ fn lay_out<T>(columns: &[&Column<T>], rows: &[T], now: Timestamp, width: Option<
         })
         .collect();
     let rooms: Vec<Room> = columns.iter().map(|column| column.room).collect();
-    let Fit { beside, below } = fit::fit(&headings, &rooms, &shown, width);
+    let Fit { mut beside, below } = fit::fit(&headings, &rooms, &shown, width);
+    lend(&mut beside, &headings, &cells);
     Laid {
         headings: beside.iter().map(|&(column, _)| headings[column]).collect(),
-        rows: shown
+        rows: cells
             .iter()
             .map(|row| {
                 let cells = beside.iter();
                 cells
-                    .map(|&(column, width)| fit::elide(&row[column], width))
+                    .map(|&(column, width)| row[column].fitted(width))
                     .collect()
             })
             .collect(),
@@ -268,16 +289,33 @@ fn lay_out<T>(columns: &[&Column<T>], rows: &[T], now: Timestamp, width: Option<
             .map(|&(column, _)| cells.iter().any(|row| row[column].is_number()))
             .collect(),
         widths: beside.iter().map(|&(_, width)| width).collect(),
-        below: shown
+        below: cells
             .iter()
             .map(|row| {
                 let room = width.unwrap_or(usize::MAX).saturating_sub(fit::INDENT);
                 let below = below.iter();
-                below
-                    .map(|&column| fit::elide(&row[column], room))
-                    .collect()
+                below.map(|&column| row[column].fitted(room)).collect()
             })
             .collect(),
+    }
+}
+
+/// Gives what shorter forms leave free in their columns to the first column that elides a cell.
+fn lend(beside: &mut [(usize, usize)], headings: &[&str], cells: &[Vec<Cell>]) {
+    let forms = |column: usize, width: usize| {
+        let cells = cells.iter().map(move |row| row[column].form(width));
+        cells.map(|form| display_width(&form)).max().unwrap_or(0)
+    };
+    let mut free = 0;
+    for (column, width) in beside.iter_mut() {
+        let used = forms(*column, *width).max(display_width(headings[*column]));
+        free += width.saturating_sub(used);
+        *width = used.min(*width);
+    }
+    let mut places = beside.iter_mut();
+    let short = places.find(|(column, width)| forms(*column, *width) > *width);
+    if let Some((_, width)) = short {
+        *width += free;
     }
 }
 
@@ -413,6 +451,22 @@ mod tests {
         assert!(heading(Some("n1"), ListForm::Wide).contains("NODE"));
         assert!(!heading(Some("n1"), ListForm::Table).contains("NODE"));
         assert!(heading(None, ListForm::Csv).contains("node"));
+    }
+
+    #[test]
+    fn room_that_a_shorter_form_leaves_is_given_to_others() {
+        let columns: &[Column<()>] = &[
+            Column::<()>::new("A", |(), _| Cell::Short {
+                forms: vec!["0123456789".to_owned(), "01".to_owned()],
+                exact: String::new(),
+            })
+            .elastic(5),
+            Column::<()>::new("B", |(), _| Cell::Text("abcdefghij".to_owned())).elastic(5),
+        ];
+        let laid = lay(columns, &[()], samples::start(), 16);
+        assert_eq!(laid.lines(0), ["01  abcdefghij"]);
+        let laid = lay(columns, &[()], samples::start(), 12);
+        assert_eq!(laid.lines(0), ["01  abcd…hij"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     client::Endpoint,
     columns,
     columns::{Cell, Column},
-    output, units,
+    output, shorter, units,
 };
 use crate::report::{ConnectionList, ConnectionRow, SCHEMA};
 
@@ -42,7 +42,7 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
     .elastic(24),
     Column::<ConnectionRow>::new("REMOTE", |c, _| match (&c.url, &c.peer) {
         (Some(url), _) => Cell::Short {
-            shown: short_url(url).to_owned(),
+            forms: shorter::urls(short_url(url)),
             exact: url.clone(),
         },
         (None, Some(peer)) => Cell::Text(format!(
@@ -52,6 +52,9 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
         (None, None) => Cell::Text(c.host.as_ref().unwrap_or(&c.remote).clone()),
     })
     .elastic(20),
+    Column::<ConnectionRow>::new("NAMESPACE", |c, _| Cell::text(c.namespace.as_deref()))
+        .where_known(),
+    Column::<ConnectionRow>::new("POD", |c, _| Cell::text(c.pod.as_deref())).where_known(),
     Column::<ConnectionRow>::new("NAMED BY", |c, _| Cell::Text(c.named_by.name().to_owned()))
         .wide(),
     Column::<ConnectionRow>::new("ROLE", |c, _| Cell::Text(c.role.name().to_owned())).wide(),
@@ -103,6 +106,12 @@ pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
     }
     let list = fetch(&endpoints, args)?;
     output::print(&written(&list, args, terminal.then(output::width))?)?;
+    if list.connections.is_empty() && (args.pod.is_some() || args.namespace.is_some()) {
+        output::note(
+            "no open socket is known to be of such a pod: pods are known by the folders that the \
+             kubelet has in /var/log/pods; without --pod and -n all sockets are shown",
+        );
+    }
     if list.omitted > 0 {
         output::note(&format!(
             "{} more were left out; raise --limit to see them",
@@ -147,6 +156,8 @@ fn fetch(endpoints: &[Endpoint], args: &ConnectionsArgs) -> Result<ConnectionLis
 fn to_ask(args: &ConnectionsArgs) -> usize {
     let plain = args.pid.is_none()
         && args.process.is_none()
+        && args.pod.is_none()
+        && args.namespace.is_none()
         && args.state.is_none()
         && args.remote.is_none()
         && args.call_site.is_none()
@@ -183,6 +194,11 @@ fn matches(row: &ConnectionRow, args: &ConnectionsArgs) -> bool {
         let wanted = wanted.to_lowercase();
         row.comm.to_lowercase().contains(&wanted)
     });
+    let pod = args
+        .pod
+        .as_ref()
+        .is_none_or(|wanted| contains(&row.pod, wanted));
+    let namespace = args.namespace.is_none() || args.namespace == row.namespace;
     let normal = |state: &str| state.to_lowercase().replace('-', "_");
     let state = args
         .state
@@ -202,7 +218,7 @@ fn matches(row: &ConnectionRow, args: &ConnectionsArgs) -> bool {
     let idle = args
         .idle
         .is_none_or(|least| row.idle_seconds >= least.as_secs_f64());
-    pid && process && state && remote && site && age && idle
+    pid && process && pod && namespace && state && remote && site && age && idle
 }
 
 #[cfg(test)]
@@ -230,6 +246,9 @@ mod tests {
         ConnectionRow {
             pid,
             comm: "app".to_owned(),
+            container: None,
+            pod: (pid == 3).then(|| "web-1".to_owned()),
+            namespace: (pid == 3).then(|| "shop".to_owned()),
             holder_pid: (pid == 2).then_some(9),
             fd: Some(5),
             role: Role::Client,
@@ -284,6 +303,10 @@ mod tests {
         assert_eq!(pids(&["--pid", "9"]), (vec![2], 0));
         assert_eq!(pids(&["--process", "APP"]), (vec![2, 3, 1], 0));
         assert_eq!(pids(&["--process", "x"]), (vec![], 0));
+        assert_eq!(pids(&["--pod", "web"]), (vec![3], 0));
+        assert_eq!(pids(&["--pod", "api"]), (vec![], 0));
+        assert_eq!(pids(&["-n", "shop"]), (vec![3], 0));
+        assert_eq!(pids(&["--namespace", "sho"]), (vec![], 0));
         assert_eq!(pids(&["--state", "CLOSE-WAIT"]), (vec![2], 0));
         assert_eq!(pids(&["--remote", "http://h"]), (vec![1], 0));
         assert_eq!(pids(&["--remote", ":443"]), (vec![2, 3, 1], 0));

@@ -37,7 +37,7 @@ pub const COLUMNS: &[Column<Finding>] = &[
         .leaves(0)
         .not_live(),
     Column::<Finding>::new("CALL SITE", |f, _| Cell::site(f.call_site.as_ref())).elastic(32),
-    Column::<Finding>::new("REMOTE", |f, _| Cell::Text(finding::remote(f))).elastic(30),
+    Column::<Finding>::new("REMOTE", |f, _| Cell::remote(&finding::remote(f))).elastic(30),
     Column::<Finding>::new("OPENED", |f, _| Cell::Count(f.connections.opened)).wide(),
     Column::<Finding>::new("CLOSED", |f, _| Cell::Count(f.connections.closed)).wide(),
     Column::<Finding>::new("REQUESTS", |f, _| Cell::Count(f.requests)).wide(),

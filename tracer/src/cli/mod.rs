@@ -22,6 +22,7 @@ mod preflight;
 mod profile;
 mod replay;
 mod serve;
+mod shorter;
 mod signals;
 mod stack;
 mod target;

@@ -35,11 +35,59 @@ pub fn lines(
     how: Frames,
     paint: Paint,
 ) -> Vec<String> {
+    part(frames, frames.iter().any(is_own), blamed, how, paint)
+}
+
+/// Two stacks that part: what each has of its own, and what both came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parted {
+    /// Lines of the first alone.
+    pub first: Vec<String>,
+    /// Lines of the second alone.
+    pub second: Vec<String>,
+    /// Lines of both.
+    pub both: Vec<String>,
+}
+
+/// Two stacks from where they part; nothing where the second has no frame of its own.
+#[must_use]
+pub fn parted(
+    first: &[StackFrame],
+    second: &[StackFrame],
+    blamed: Option<&CallSite>,
+    how: Frames,
+    paint: Paint,
+) -> Option<Parted> {
+    let pairs = first.iter().rev().zip(second.iter().rev());
+    let shared = pairs.take_while(|(one, two)| one == two).count();
+    let (first, both) = first.split_at(first.len() - shared);
+    let second = &second[..second.len() - shared];
+    if second.is_empty() {
+        return None;
+    }
+    let own = |frames: &[StackFrame]| frames.iter().any(is_own);
+    let has_own = own(first) || own(both);
+    let blamed_apart = blamed.filter(|site| first.iter().any(|frame| is_site(frame, site)));
+    let blamed_both = blamed.filter(|_| blamed_apart.is_none());
+    Some(Parted {
+        first: part(first, has_own, blamed_apart, how, paint),
+        second: part(second, own(second) || own(both), None, how, paint),
+        both: part(both, has_own, blamed_both, how, paint),
+    })
+}
+
+/// The lines of a part of a stack that has own frames, or none.
+fn part(
+    frames: &[StackFrame],
+    has_own: bool,
+    blamed: Option<&CallSite>,
+    how: Frames,
+    paint: Paint,
+) -> Vec<String> {
     let blamed = frames
         .iter()
         .position(|frame| blamed.is_some_and(|site| is_site(frame, site)));
     // Where nothing is the application's, libraries are all there is to see.
-    let has_own = frames.iter().any(is_own);
     let mut lines = Vec::new();
     let mut folded: Vec<&StackFrame> = Vec::new();
     let mut own = 0;
@@ -273,6 +321,33 @@ mod tests {
         let shown = lines(stack, Some(&site(&stack[5])), Frames::default(), Paint::OFF);
         assert_eq!(shown.len(), 3, "{shown:?}");
         assert!(shown.last().unwrap().starts_with("get "));
+    }
+
+    #[test]
+    fn stacks_are_shown_from_where_they_part() {
+        let of = |innermost: &str| {
+            let mut stack = stack();
+            stack[6].frame.function = innermost.to_owned();
+            stack
+        };
+        let (request, opener) = (of("fetch"), of("open"));
+        let show = |one: &[StackFrame], other: &[StackFrame]| {
+            parted(
+                one,
+                other,
+                Some(&site(&one[6])),
+                Frames::default(),
+                Paint::OFF,
+            )
+        };
+        assert_eq!(show(&request, &request), None);
+        let shown = show(&request, &opener).unwrap();
+        let library = "… 3 frames of urllib3 to requests";
+        assert_eq!(shown.first, [library, "fetch shop/orders/client.py:7"]);
+        assert_eq!(shown.second, [library, "open shop/orders/client.py:7"]);
+        assert_eq!(shown.both, ["main shop/orders/main.py:7"]);
+        // one that is the end of the other has nothing to say of its own
+        assert_eq!(show(&request, &request[3..]), None);
     }
 
     #[test]

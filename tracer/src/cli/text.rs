@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::{
     finding::{self, Detail, Style, finding},
     output::{Paint, clean, wrap},
-    units, words,
+    shorter, units, words,
 };
 use crate::report::{Comparison, Coverage, Finding, Report, Resources, Verdict};
 
@@ -143,13 +143,14 @@ fn baseline(out: &mut String, comparison: &Comparison, report: &Report, paint: P
     ];
     for (label, ids) in groups {
         for id in ids {
-            let known = report.findings.iter().find(|finding| finding.id == *id);
-            let what = known.map_or(String::new(), |finding| {
-                format!(
-                    "  {} {}",
-                    finding.kind,
-                    words::call_site(finding.call_site.as_ref())
-                )
+            let now = report.findings.iter().find(|finding| finding.id == *id);
+            let now = now.map(|now| (now.kind, &now.call_site));
+            let mut gone = comparison.gone_findings.iter();
+            let then = gone.find(|gone| gone.id == *id);
+            let known = now.or(then.map(|then| (then.kind, &then.call_site)));
+            let what = known.map_or(String::new(), |(kind, site)| {
+                let site = site.as_ref().map(shorter::sites).unwrap_or_default();
+                format!("  {kind} {}", site.first().map_or("", String::as_str))
             });
             let _ = writeln!(out, "  {label:<10}{}{what}", clean(id));
         }

@@ -14,6 +14,15 @@ pub struct ConnectionRow {
     pub pid: u32,
     /// Its name.
     pub comm: String,
+    /// Name of its container in its pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Kubernetes pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Kubernetes namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Process that holds the descriptor now, where it is another.
     pub holder_pid: Option<u32>,
     /// Descriptor number in its holder.

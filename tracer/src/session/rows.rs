@@ -24,6 +24,7 @@ pub fn row(
 ) -> ConnectionRow {
     let now_ns = monotonic_ns();
     let process = beside.processes.opener(sock.tgid, sock.opened_ns);
+    let pod = beside.processes.pod(&process);
     let family = records::family(sock);
     let role = records::role(sock);
     let remote = match family {
@@ -72,6 +73,9 @@ pub fn row(
     ConnectionRow {
         pid: process.pid,
         comm: process.comm.clone(),
+        container: pod.as_ref().and_then(|pod| pod.container.clone()),
+        pod: pod.as_ref().map(|pod| pod.name.clone()),
+        namespace: pod.map(|pod| pod.namespace),
         holder_pid: match scan.holder(sock) {
             Holder::Other(pid) => Some(pid),
             _ => None,

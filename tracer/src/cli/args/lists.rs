@@ -71,6 +71,12 @@ pub struct ConnectionsArgs {
     /// Only sockets of processes whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub process: Option<String>,
+    /// Only sockets of this Kubernetes namespace
+    #[arg(short, long, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// Only sockets of pods whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub pod: Option<String>,
     /// Only sockets in this state, such as established or close_wait
     #[arg(long, value_name = "STATE")]
     pub state: Option<String>,

@@ -6,12 +6,14 @@ mod facts;
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use textwrap::core::display_width;
 
 pub use self::facts::{remote, time_to_limit};
 use super::{
+    fit,
     output::{Paint, clean, wrap},
     stack,
-    stack::Frames,
+    stack::{Frames, Parted},
     units,
     words::{confidence, seconds},
 };
@@ -82,6 +84,20 @@ impl Field<'_> {
         self.lines(label, &lines);
     }
 
+    /// Two stacks beside each other from where they part, below each other where that is too wide.
+    fn both(&mut self, label: &str, first: &str, parted: Parted) {
+        let second = labelled("of connect or accept:", parted.second);
+        let first = labelled(first, parted.first);
+        match beside(&first, &second, self.style.width.saturating_sub(INDENT)) {
+            Some(lines) => self.lines(label, &lines),
+            None => {
+                self.lines(label, &first);
+                self.lines("", &second);
+            }
+        }
+        self.lines("", &labelled("both of them from:", parted.both));
+    }
+
     fn lines(&mut self, label: &str, lines: &[String]) {
         for (index, line) in lines.iter().enumerate() {
             let label = if index == 0 { label } else { "" };
@@ -89,6 +105,21 @@ impl Field<'_> {
             let _ = writeln!(self.out, "   {label}{line}");
         }
     }
+}
+
+/// Two texts beside each other, where both fit `room` columns.
+fn beside(left: &[String], right: &[String], room: usize) -> Option<Vec<String>> {
+    let width = |lines: &[String]| lines.iter().map(|line| display_width(line)).max();
+    let column = width(left)? + fit::GAP;
+    if column + width(right)? > room {
+        return None;
+    }
+    let rows = (0..left.len().max(right.len())).map(|row| {
+        let cell = |lines: &[String]| lines.get(row).cloned().unwrap_or_default();
+        let line = fit::pad(&cell(left), column, false) + &cell(right);
+        line.trim_end().to_owned()
+    });
+    Some(rows.collect())
 }
 
 /// Renders one finding; `now` is what ages are measured against, `limits` those of its processes.
@@ -190,7 +221,7 @@ fn reasons(field: &mut Field<'_>, finding: &Finding) {
     }
 }
 
-/// The stack, and where it differs the one that opened the connection, from where both part.
+/// The stack, and where it differs the one that opened the connection beside it.
 fn stacks(field: &mut Field<'_>, finding: &Finding) {
     let Style {
         paint,
@@ -202,27 +233,19 @@ fn stacks(field: &mut Field<'_>, finding: &Finding) {
     if detail == Detail::Short && site.is_some() && !frames.all {
         return;
     }
+    let label = facts::stack_label(finding);
+    if detail == Detail::Full
+        && let Some(parted) =
+            stack::parted(&finding.stack, &finding.opener_stack, site, frames, paint)
+    {
+        return field.both("stack", label, parted);
+    }
     let mut shown = stack::lines(&finding.stack, site, frames, paint);
     if detail == Detail::Short && !frames.all && shown.len() > FRAMES_SHORT {
         let more = shown.split_off(FRAMES_SHORT).len();
         shown.push(paint.dim(&format!("… {more} more with -v")));
     }
-    field.lines("stack", &labelled(facts::stack_label(finding), shown));
-    if detail == Detail::Short && !finding.stack.is_empty() {
-        return;
-    }
-    let (opener, stack) = (&finding.opener_stack, &finding.stack);
-    let both = opener.iter().rev().zip(stack.iter().rev());
-    let shared = both.take_while(|(one, two)| one == two).count();
-    let own = &opener[..opener.len() - shared];
-    if own.is_empty() {
-        return;
-    }
-    let mut lines = stack::lines(own, None, frames, paint);
-    if shared > 0 {
-        lines.push(paint.dim("… the rest as above"));
-    }
-    field.lines("opened", &labelled("by connect or accept:", lines));
+    field.lines("stack", &labelled(label, shown));
 }
 
 /// What became of it, where that is more than its numbers say.

@@ -1,5 +1,7 @@
 //! All populations of a report as rows: what leaks first, then what is healthy, with the reason.
 
+use std::cmp::Reverse;
+
 use jiff::Timestamp;
 
 use crate::{
@@ -32,6 +34,43 @@ pub struct Row {
     why: String,
 }
 
+/// Orders of the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// What leaks in the order of the findings, then the largest.
+    Verdict,
+    /// Most open first.
+    Open,
+    /// Most opened first.
+    Opened,
+    /// By the process's name.
+    Process,
+}
+
+impl Order {
+    /// The one that the next key asks for.
+    #[must_use]
+    pub fn next(self) -> Order {
+        match self {
+            Order::Verdict => Order::Open,
+            Order::Open => Order::Opened,
+            Order::Opened => Order::Process,
+            Order::Process => Order::Verdict,
+        }
+    }
+
+    /// What it sorts by.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Order::Verdict => "verdict",
+            Order::Open => "open",
+            Order::Opened => "opened",
+            Order::Process => "process",
+        }
+    }
+}
+
 /// The columns of the list.
 pub const COLUMNS: &[Column<Row>] = &[
     Column::<Row>::new("OPEN", |row, _| Cell::Count(row.open)),
@@ -44,7 +83,7 @@ pub const COLUMNS: &[Column<Row>] = &[
     Column::<Row>::new("VERDICT", |row, _| Cell::Text(row.verdict.to_owned())),
     Column::<Row>::new("PROCESS", |row, _| Cell::Text(row.comm.clone())).leaves(5),
     Column::<Row>::new("PID", |row, _| Cell::Count(u64::from(row.pid))).leaves(0),
-    Column::<Row>::new("REMOTE", |row, _| Cell::Text(row.remote.clone())).elastic(20),
+    Column::<Row>::new("REMOTE", |row, _| Cell::remote(&row.remote)).elastic(20),
     Column::<Row>::new("CALL SITE", |row, _| {
         let site = row.site.as_ref();
         site.map_or(Cell::None, |site| Cell::site(Some(site)))
@@ -143,11 +182,19 @@ impl Row {
     }
 }
 
-/// The rows of a report: findings in their order, then the healthy ones, the largest first.
+/// The rows of a report; equals stand as by verdict: findings in their order, then the healthy ones,
+/// the largest first.
 #[must_use]
-pub fn rows(report: &Report) -> Vec<Row> {
+pub fn rows(report: &Report, order: Order) -> Vec<Row> {
     let mut healthy: Vec<Row> = report.populations.iter().map(Row::healthy).collect();
     healthy.sort_by(|a, b| (b.open, &a.key).cmp(&(a.open, &b.key)));
     let leaking = report.findings.iter().map(Row::leaking);
-    leaking.chain(healthy).collect()
+    let mut rows: Vec<Row> = leaking.chain(healthy).collect();
+    match order {
+        Order::Verdict => {}
+        Order::Open => rows.sort_by_key(|row| Reverse(row.open)),
+        Order::Opened => rows.sort_by_key(|row| Reverse(row.opened)),
+        Order::Process => rows.sort_by(|a, b| (&a.comm, a.pid).cmp(&(&b.comm, b.pid))),
+    }
+    rows
 }

@@ -40,7 +40,7 @@ Keys
   Esc ←     back; in the list: take the filter away
   Tab 1 2   findings, or all populations: what is healthy, too, with the reason
   /         filter: kind, process, pid, call site, remote or id contains this
-  s         sort by leaked, rate, age, open
+  s         sort (leaked, rate, age, open; there: verdict, open, opened, process)
   c         copy the finding's id, for tracer describe
   p space   pause, go on
   ?         this help
@@ -108,7 +108,10 @@ fn headline(view: &View<'_>) -> Text<'static> {
             }
             rest += &format!(
                 ", sorted by {}, watched for {}, ",
-                view.sort_by.name(),
+                match view.tab {
+                    Tab::Findings => view.sort_by.name(),
+                    Tab::Populations => view.rows_by.name().to_owned(),
+                },
                 units::duration(report.duration_seconds),
             );
             rest += &match view.paused {
@@ -340,7 +343,7 @@ mod tests {
             for word in ["LEAKED", "main.fetch /src/main.go:24"] {
                 assert!(shown.contains(word), "{width}: {word} is missing:\n{shown}");
             }
-            assert!(shown.contains("http://127.0.0.1"), "{width}:\n{shown}");
+            assert!(shown.contains("127.0.0.1:8080/v2/"), "{width}:\n{shown}");
         }
     }
 

@@ -13,7 +13,7 @@ use ratatui::{
 
 use super::{
     Answer,
-    population::{self, Row},
+    population::{self, Order, Row},
 };
 use crate::{
     cli::{
@@ -78,6 +78,8 @@ pub struct View<'a> {
     pub updated: Option<Instant>,
     /// Order of the findings.
     pub sort_by: SortBy,
+    /// Order of the populations.
+    pub rows_by: Order,
     /// Colour or none.
     pub paint: Paint,
     /// Which list is shown.
@@ -114,6 +116,7 @@ impl<'a> View<'a> {
             trouble: None,
             updated: None,
             sort_by: args.sort_by,
+            rows_by: Order::Verdict,
             paint: Paint::OFF,
             tab: Tab::Findings,
             rows: Vec::new(),
@@ -214,7 +217,7 @@ impl<'a> View<'a> {
             .retain(|finding| contains(finding, &self.filter));
         findings::select(&mut report, self.args, self.sort_by);
         let wanted = self.filter.to_lowercase();
-        self.rows = population::rows(&report);
+        self.rows = population::rows(&report, self.rows_by);
         self.rows
             .retain(|row| row.finding.is_some() || row.contains(&wanted));
         let places = [
@@ -376,6 +379,11 @@ impl<'a> View<'a> {
             KeyCode::End => last,
             KeyCode::Char('/') => {
                 self.typing = true;
+                return;
+            }
+            KeyCode::Char('s') if self.tab == Tab::Populations => {
+                self.rows_by = self.rows_by.next();
+                self.arrange();
                 return;
             }
             KeyCode::Char('s') => {
