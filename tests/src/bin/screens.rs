@@ -176,10 +176,10 @@ impl Album {
                 ("live-populations", "\t", &["VERDICT", "healthy"], "\t"),
             ] {
                 view.press(keys)?;
-                view.shows(words, seconds(10))?;
+                view.shows(words, seconds(30))?;
                 self.keep(name, size.0, &view.cells())?;
                 view.press(back)?;
-                view.shows(&["LEAKED", "q quit"], seconds(10))?;
+                view.shows(&["LEAKED", "q quit"], seconds(30))?;
             }
             view.press("q")?;
         }

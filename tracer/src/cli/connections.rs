@@ -93,7 +93,7 @@ pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
         }
         return output::again_and_again(REFRESH, |rows| {
             let list = fetch(&endpoints, args)?;
-            let text = written(&list, args, Some(output::width()))?;
+            let text = written(&list, args, Some(output::columns()))?;
             let shown = text.lines().count().min(rows.saturating_sub(1));
             let rest = u64::try_from(text.lines().count() - shown).unwrap_or(0);
             let mut lines: Vec<String> = text.lines().take(shown).map(str::to_owned).collect();
@@ -105,7 +105,7 @@ pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
         });
     }
     let list = fetch(&endpoints, args)?;
-    output::print(&written(&list, args, terminal.then(output::width))?)?;
+    output::print(&written(&list, args, terminal.then(output::columns))?)?;
     if list.connections.is_empty() && (args.pod.is_some() || args.namespace.is_some()) {
         output::note(
             "no open socket is known to be of such a pod: pods are known by the folders that the \

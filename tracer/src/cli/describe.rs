@@ -49,6 +49,7 @@ pub fn run(args: &Describe) -> Result<u8, Failure> {
             let style = Style {
                 paint: Paint::on(&std::io::stdout()),
                 width: output::width(),
+                columns: output::columns(),
                 detail: Detail::Full,
                 frames: args.frames.frames(),
             };

@@ -28,7 +28,7 @@ const ROWS_DEFAULT: usize = 24;
 /// Width where there is no terminal to ask.
 const WIDTH_DEFAULT: usize = 100;
 /// Lines longer than this are hard to read.
-const WIDTH_MAX: usize = 120;
+pub const WIDTH_MAX: usize = 120;
 
 /// Writes to stdout. A reader that went away is no error.
 ///
@@ -165,15 +165,21 @@ fn bright(color: AnsiColor) -> Style {
     color.on_default().bold()
 }
 
-/// Columns of the terminal behind stdout or stderr, else 100; at most 120.
+/// Columns for sentences, which nobody reads well in longer lines: those of the terminal, at most 120.
 #[must_use]
 pub fn width() -> usize {
+    columns().min(WIDTH_MAX)
+}
+
+/// Columns of the terminal behind stdout or stderr, else 100.
+#[must_use]
+pub fn columns() -> usize {
     let columns = [tcgetwinsize(io::stdout()), tcgetwinsize(io::stderr())]
         .into_iter()
         .flatten()
         .map(|size| usize::from(size.ws_col))
         .find(|&columns| columns > 0);
-    columns.unwrap_or(WIDTH_DEFAULT).min(WIDTH_MAX)
+    columns.unwrap_or(WIDTH_DEFAULT)
 }
 
 /// Whether both progress and answers can be shown to a person.

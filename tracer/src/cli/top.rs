@@ -32,7 +32,7 @@ pub fn run(args: &Top) -> Result<u8, Failure> {
     let no_pods = no_pods(&report, &args.namespaces);
     select(&mut report, args, args.sort_by);
     let now = end(&report);
-    let width = terminal.then(output::width);
+    let width = terminal.then(output::columns);
     let text = columns::write(args.output, COLUMNS, &report.findings, &report, now, width)?;
     output::print(&text)?;
     if let Some(reason) = no_pods {

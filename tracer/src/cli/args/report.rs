@@ -33,6 +33,7 @@ impl ReportArgs {
         Style {
             paint,
             width: output::width(),
+            columns: output::columns(),
             detail: match self.verbose {
                 true => Detail::Full,
                 false => Detail::Short,

@@ -42,8 +42,10 @@ pub enum Detail {
 pub struct Style {
     /// Colour or none.
     pub paint: Paint,
-    /// Columns of the terminal.
+    /// Columns for sentences.
     pub width: usize,
+    /// Columns of the terminal, for what stands side by side.
+    pub columns: usize,
     /// How much.
     pub detail: Detail,
     /// Which frames of stacks.
@@ -57,6 +59,7 @@ impl Style {
         Style {
             paint: Paint::OFF,
             width,
+            columns: width,
             detail,
             frames: Frames::default(),
         }
@@ -88,7 +91,7 @@ impl Field<'_> {
     fn both(&mut self, label: &str, first: &str, parted: Parted) {
         let second = labelled("of connect or accept:", parted.second);
         let first = labelled(first, parted.first);
-        match beside(&first, &second, self.style.width.saturating_sub(INDENT)) {
+        match beside(&first, &second, self.style.columns.saturating_sub(INDENT)) {
             Some(lines) => self.lines(label, &lines),
             None => {
                 self.lines(label, &first);

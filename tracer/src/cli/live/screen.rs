@@ -19,7 +19,7 @@ use crate::{
         describe, finding,
         finding::Detail,
         findings, fit,
-        output::clean,
+        output::{self, clean},
         stack::Frames,
         units,
     },
@@ -175,7 +175,8 @@ fn opened(view: &View<'_>, selected: &Finding, now: Timestamp, width: usize) -> 
     }
     let style = finding::Style {
         paint: view.paint,
-        width,
+        width: width.min(output::WIDTH_MAX),
+        columns: width,
         detail: Detail::Full,
         frames: Frames::default(),
     };
