@@ -18,6 +18,7 @@ use crate::scenes;
 tests![
     stopped_daemon_loses_no_tcp_socket,
     stopped_daemon_loses_no_unix_socket,
+    what_was_not_looked_at_is_not_clean,
     too_little_room_is_said_and_healed,
     stacks_not_taken_are_counted,
     many_sockets_from_before,
@@ -82,6 +83,27 @@ fn stopped_daemon_loses_no_tcp_socket() -> Result<()> {
 
 fn stopped_daemon_loses_no_unix_socket() -> Result<()> {
     churned_while_stopped("pair")
+}
+
+fn what_was_not_looked_at_is_not_clean() -> Result<()> {
+    host::require_root()?;
+    let load = load(&["fill", "tcp", "5"])?;
+    let daemon = Daemon::start(&[load.pid()], &[])?;
+    let report = daemon.report()?;
+    ensure!(report.verdict() == "clean", "{report}");
+    daemon.program.signal(libc::SIGSTOP)?;
+    // This is about a time, not about a condition.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    daemon.program.signal(libc::SIGCONT)?;
+    let mut report = daemon.report()?;
+    let said = wait::until("a sweep", seconds(10), || {
+        report = daemon.report()?;
+        Ok(report.verdict() == "inconclusive")
+    });
+    said.with_context(|| report.to_string())?;
+    let because = report.0["inconclusive_because"].to_string();
+    ensure!(because.contains("Nothing was looked at for"), "{because}");
+    Ok(())
 }
 
 fn too_little_room_is_said_and_healed() -> Result<()> {

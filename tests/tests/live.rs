@@ -29,7 +29,7 @@ fn whole_words_at_every_width() -> Result<()> {
             "LEAKED",
             "fetch_price",
             "client.c:",
-            "http://prices.t",
+            "prices.test/v1",
             "q quit",
         ];
         terminal.shows(&site, seconds(20))?;

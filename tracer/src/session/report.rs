@@ -63,6 +63,7 @@ impl Session {
         }
         let said_before = unsettled.len();
         unsettled.extend(self.without_owner());
+        unsettled.extend(self.schedule.looked_away(ended_ns - self.started_ns));
         if let Some(frozen_ns) = self.watch.frozen_ns() {
             let seconds = (frozen_ns - self.started_ns) as f64 / 1e9;
             if self.saw_nothing() {

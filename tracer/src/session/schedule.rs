@@ -17,11 +17,18 @@ const DUTY: u64 = 100;
 /// [`SWEEP_WITHIN_NS`] or [`IDLE_SWEEP_WITHIN_NS`]: they walk over the kernel's whole table, however few sockets are in it.
 const LEISURE: u64 = 1000;
 
+/// Time without a sweep that is worth a word: a few samples are missing of a trend.
+const GAP_LEAST_NS: u64 = 4 * SECOND_NS;
+/// One part in so many of the watch: growth that comes in such a gap has no shape.
+const GAP_SHARE: u64 = 4;
+
 /// When the next sweep and the next scan are due, monotonic nanoseconds.
 #[derive(Debug, Default)]
 pub struct Schedule {
     next_sweep_ns: u64,
     next_scan_ns: u64,
+    last_sweep_ns: Option<u64>,
+    longest_gap_ns: u64,
 }
 
 impl Schedule {
@@ -40,6 +47,19 @@ impl Schedule {
         Duration::from_nanos(self.next_sweep_ns.saturating_sub(now_ns))
     }
 
+    /// Why a watch of this length can't be called clean, where nothing was looked at for much of it.
+    pub fn looked_away(&self, watched_ns: u64) -> Option<String> {
+        let gap_ns = self.longest_gap_ns;
+        (gap_ns > GAP_LEAST_NS && gap_ns > watched_ns / GAP_SHARE).then(|| {
+            format!(
+                "Nothing was looked at for {:.1} of the {:.1} s watched: tracer was stopped, or this machine \
+                 had no time for it. Watch again, or longer.",
+                gap_ns as f64 / 1e9,
+                watched_ns as f64 / 1e9,
+            )
+        })
+    }
+
     /// A scan began then, and took so much CPU time.
     pub fn scanned(&mut self, began_ns: u64, cost_ns: u64) {
         self.next_scan_ns = began_ns + SCAN_EVERY_NS.max(cost_ns * DUTY);
@@ -48,6 +68,8 @@ impl Schedule {
     /// A sweep (with the scan before it, if any) began then, and took so much CPU time; `lasting`:
     /// there are connections that last.
     pub fn swept(&mut self, began_ns: u64, cost_ns: u64, lasting: bool) {
+        let last_ns = self.last_sweep_ns.replace(began_ns).unwrap_or(began_ns);
+        self.longest_gap_ns = self.longest_gap_ns.max(began_ns.saturating_sub(last_ns));
         let within_ns = match lasting {
             false => IDLE_SWEEP_WITHIN_NS,
             true => SWEEP_WITHIN_NS,
@@ -60,6 +82,23 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::{SECOND_NS, Schedule};
+
+    #[test]
+    fn a_watch_with_a_large_gap_says_so() {
+        let mut schedule = Schedule::default();
+        let watched_ns = 30 * SECOND_NS;
+        for at in [5, 6, 7, 14, 15] {
+            schedule.swept(at * SECOND_NS, 0, true);
+        }
+        assert_eq!(schedule.looked_away(watched_ns), None);
+        schedule.swept(24 * SECOND_NS, 0, true);
+        let said = schedule.looked_away(watched_ns).unwrap_or_default();
+        assert!(
+            said.starts_with("Nothing was looked at for 9.0 of the 30.0 s"),
+            "{said}"
+        );
+        assert_eq!(schedule.looked_away(10 * watched_ns), None);
+    }
 
     #[test]
     fn what_costs_more_comes_less_often() {

@@ -1,5 +1,5 @@
-//! The book in `docs`: its links lead somewhere, and every page is in its summary. mdBook builds it
-//! where it is installed.
+//! The book in `docs`: its links lead somewhere, and every page is in its summary. mdBook, which
+//! is built where it is not installed, builds it.
 
 use std::{
     fs,
@@ -38,13 +38,32 @@ pub fn check() -> Result<Verdict> {
     if !wrong.is_empty() {
         bail!("{}", wrong.join("; "));
     }
-    if !sh::has_program("mdbook") {
-        return Ok(Verdict::Note(
-            "links only: mdbook is not installed (`cargo install mdbook`)".to_owned(),
-        ));
-    }
-    sh::quiet(sh::command("mdbook").arg("build").arg(&docs))?;
+    let mdbook = match mdbook() {
+        Ok(mdbook) => mdbook,
+        Err(error) => return Ok(Verdict::Note(format!("links only, no mdBook: {error:#}"))),
+    };
+    sh::quiet(sh::command(mdbook).arg("build").arg(&docs))?;
     Ok(Verdict::Fine)
+}
+
+/// mdBook: the one that is installed, else one that is built once and kept between runs.
+fn mdbook() -> Result<PathBuf> {
+    if sh::has_program("mdbook") {
+        return Ok("mdbook".into());
+    }
+    let kept = sh::cache_dir().join("mdbook");
+    let program = kept.join("bin/mdbook");
+    if !program.exists() {
+        sh::step(
+            "building mdbook with cargo install (1 to 2 minutes)",
+            || {
+                // no search, no server
+                let options = ["install", "mdbook", "--locked", "--no-default-features"];
+                sh::quiet(sh::cargo().args(options).arg("--root").arg(&kept))
+            },
+        )?;
+    }
+    Ok(program)
 }
 
 fn collect(folder: &Path, pages: &mut Vec<PathBuf>) -> Result<()> {

@@ -40,7 +40,7 @@ Keys
   Esc ←     back; in the list: take the filter away
   Tab 1 2   findings, or all populations: what is healthy, too, with the reason
   /         filter: kind, process, pid, call site, remote or id contains this
-  s         sort (leaked, rate, age, open; there: verdict, open, opened, process)
+  s         sort (leaked, rate, age, open; 2: verdict, open, opened, process)
   c         copy the finding's id, for tracer describe
   p space   pause, go on
   ?         this help
@@ -345,6 +345,13 @@ mod tests {
                 assert!(shown.contains(word), "{width}: {word} is missing:\n{shown}");
             }
             assert!(shown.contains("127.0.0.1:8080/v2/"), "{width}:\n{shown}");
+        }
+    }
+
+    #[test]
+    fn the_help_fits_the_narrowest_screen() {
+        for line in HELP.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
         }
     }
 

@@ -171,8 +171,8 @@ function history({ timeline }) {
       ], timeline.map((point) => ({ key: point.at, value: point })))));
 }
 
-function frames(stack, blamed, all) {
-  return h("ol", { class: "stack" }, w.folded(stack, blamed, all).map((one) => one.folded
+function frames(stack, blamed, all, whole = stack) {
+  return h("ol", { class: "stack" }, w.folded(stack, blamed, all, whole).map((one) => one.folded
     ? h("li", { class: "fold" }, w.foldText(one))
     : h("li", { class: one.blamed ? "blamed" : one.frame.owner ?? "own" },
       h("span", {}, one.blamed && "▸ ", code(one.frame.function), one.frame.inlined && " (inlined)"), " ",
@@ -182,16 +182,22 @@ function frames(stack, blamed, all) {
 function stacks(finding, all) {
   const { stack, opener_stack: opener = [] } = finding;
   const titles = { request: "Stack of the latest request", connect: "Stack that connected", accept: "Stack that accepted", first_io: "Stack of the first transfer" };
-  // the opener's is shown up to where both come from the same
+  // side by side from where they part
   let shared = 0;
   while (shared < opener.length && JSON.stringify(opener.at(-1 - shared)) === JSON.stringify(stack.at(-1 - shared))) shared += 1;
-  const apart = opener.slice(0, opener.length - shared);
+  const of = (whole) => whole.slice(0, whole.length - shared);
   if (!stack.length) return section("Stack", h("p", {}, "No stack was seen."));
+  const site = finding.call_site;
   return section(titles[finding.stack_of] ?? "Stack",
     h("label", { class: "check" }, h("input", { type: "checkbox", id: "frames", checked: all }), "all frames, the runtime's too"),
     finding.stack_quality === "truncated" && h("p", { class: "dim" }, "It is cut off: its outer frames are not known."),
-    frames(stack, finding.call_site, all),
-    apart.length > 0 && [h("h3", {}, "Opened by"), frames(apart, null, all), shared > 0 && h("p", { class: "dim" }, "… the rest as above")]);
+    of(opener).length === 0 && frames(stack, site, all),
+    of(opener).length > 0 && [
+      h("div", { class: "parted" },
+        h("div", {}, h("h3", {}, "This"), frames(of(stack), site, all, stack)),
+        h("div", {}, h("h3", {}, "What opened the connection"), frames(of(opener), null, all, opener))),
+      shared > 0 && [h("h3", {}, "Both from"), frames(stack.slice(stack.length - shared), site, all, stack)],
+    ]);
 }
 
 /** Not of connections from before the watch, whose requests nobody counted. */

@@ -115,13 +115,14 @@ const own = (frame) => frame.owner === "own" || frame.owner == null;
 
 /**
  * A stack as people read it, innermost first: own frames, libraries folded into `{ folded, names }`,
- * the runtime's left out. The frame that is to blame is always there.
+ * the runtime's left out. The frame that is to blame is always there. Where there is nothing of its
+ * own in the whole, libraries are all there is to see.
  */
-export function folded(frames, blamed, all = false) {
+export function folded(frames, blamed, all = false, whole = frames) {
   const isBlamed = (frame) =>
     blamed && frame.function === blamed.function && frame.file === blamed.file && frame.line === blamed.line;
   const at = frames.findIndex(isBlamed);
-  const hasOwn = frames.some(own);
+  const hasOwn = whole.some(own);
   const shown = [];
   frames.forEach((frame, index) => {
     if (all || index === at || (hasOwn ? own(frame) : frame.owner !== "runtime")) {
