@@ -8,8 +8,12 @@ const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 /// Extensions looked through; clients send some twenty.
 const EXTENSIONS_MAX: u32 = 48;
-/// Record header, handshake header, version and random: what stands before the session's id.
-const BEFORE_SESSION: u64 = 5 + 4 + 2 + 32;
+/// Bytes of a record's header.
+const RECORD_HEADER: u64 = 5;
+/// Bytes of a handshake message's header.
+const MESSAGE_HEADER: u64 = 4;
+/// Version and random: what stands before the session's id.
+const BEFORE_SESSION: u64 = 2 + 32;
 
 /// Bytes by their address; zeros where there are none.
 pub trait Memory {
@@ -23,9 +27,24 @@ pub trait Memory {
 /// it is none, or names nobody before `end`.
 #[inline(always)]
 pub fn server_name(memory: &impl Memory, begin: u64, end: u64) -> Option<(u64, u32)> {
-    if memory.number(begin) != HANDSHAKE || memory.byte(begin + 5) != CLIENT_HELLO {
+    if memory.number(begin) != HANDSHAKE {
         return None;
     }
+    server_name_in_message(memory, begin + RECORD_HEADER, end)
+}
+
+/// The same of a ClientHello whose record's header is elsewhere.
+#[inline(always)]
+pub fn server_name_in_message(memory: &impl Memory, begin: u64, end: u64) -> Option<(u64, u32)> {
+    if memory.byte(begin) != CLIENT_HELLO {
+        return None;
+    }
+    server_name_in_body(memory, begin + MESSAGE_HEADER, end)
+}
+
+/// The same of what follows the header of a ClientHello.
+#[inline(always)]
+pub fn server_name_in_body(memory: &impl Memory, begin: u64, end: u64) -> Option<(u64, u32)> {
     let mut at = begin + BEFORE_SESSION;
     let session = memory.byte(at);
     at += 1 + u64::from(session);

@@ -138,6 +138,14 @@ pub fn ruby_frames(data: &[u8]) {
 /// A ClientHello, by the code that the kernel runs: the name lies within what was sent.
 pub fn client_hello(data: &[u8]) {
     let _ = server_name(data);
+    // its headers may lie elsewhere
+    let (all, end) = (Slice(data), data.len() as u64);
+    for found in [
+        hello::server_name_in_message(&all, 0, end),
+        hello::server_name_in_body(&all, 0, end),
+    ] {
+        assert!(found.is_none_or(|(at, len)| at + u64::from(len) <= end));
+    }
 }
 
 /// The server name in a ClientHello.
@@ -242,7 +250,9 @@ mod tests {
         prelude::{Strategy as _, any, proptest},
     };
 
-    use super::{TARGETS, server_name};
+    use tracer_ebpf::hello;
+
+    use super::{Slice, TARGETS, server_name};
 
     /// A ClientHello with these extensions before the one that names the server.
     fn client_hello(before: &[Vec<u8>], session: usize, name: &[u8]) -> Vec<u8> {
@@ -277,10 +287,16 @@ mod tests {
             session in 0..=32_usize,
             name in "[a-z0-9.-]{1,80}",
         ) {
-            let hello = client_hello(&before, session, name.as_bytes());
-            assert_eq!(server_name(&hello), Some(name.as_bytes()));
+            let sent = client_hello(&before, session, name.as_bytes());
+            assert_eq!(server_name(&sent), Some(name.as_bytes()));
+            for found in [
+                hello::server_name_in_message(&Slice(&sent[5..]), 0, sent.len() as u64 - 5),
+                hello::server_name_in_body(&Slice(&sent[9..]), 0, sent.len() as u64 - 9),
+            ] {
+                assert_eq!(found.map(|(_, len)| len as usize), Some(name.len()));
+            }
             // nothing is made up where it was cut off
-            assert_eq!(server_name(&hello[..hello.len() - 1]), None);
+            assert_eq!(server_name(&sent[..sent.len() - 1]), None);
         }
     }
 

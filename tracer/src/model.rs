@@ -361,6 +361,19 @@ pub struct Connection {
     pub protocol: Protocol,
     /// The answer to its latest request, where the kernel side could read its head.
     pub response: Option<ResponseState>,
+    /// The database said last that a transaction is open.
+    pub in_transaction: bool,
+}
+
+/// A transaction that is open, as the database said last (PostgreSQL, in the clear).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub enum Transaction {
+    /// It was begun, and neither committed nor rolled back.
+    Open,
+    /// The same, and a statement of it has failed.
+    Failed,
 }
 
 /// What a connection speaks.

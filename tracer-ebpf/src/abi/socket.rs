@@ -62,6 +62,11 @@ pub const HEADS_HTTP2: u8 = 1 << 6;
 
 /// Of [`Sock::response_status`]: an interim response was read to its end, and a status line comes next.
 pub const STATUS_TO_COME: u16 = 1 << 15;
+/// The same where no request of HTTP is answered: what was received last ends with a message of
+/// PostgreSQL that says that a transaction is open, and that it is open and has failed.
+pub const STATUS_IN_TRANSACTION: u16 = 1 << 14;
+/// See [`STATUS_IN_TRANSACTION`].
+pub const STATUS_IN_FAILED: u16 = STATUS_IN_TRANSACTION | 1;
 /// Of [`Sock::netns_or_left`]: so many or more.
 pub const LEFT_MANY: u32 = u32::MAX;
 
@@ -130,7 +135,8 @@ pub struct Sock {
     pub local_port: u16,
     /// Number of the last reconcile scan that found a descriptor for it; 0: none yet.
     pub scan: u16,
-    /// Status code of the response, or of an interim one; 0: none was read. With [`STATUS_TO_COME`].
+    /// Status code of the response, or of an interim one; 0: none was read. With [`STATUS_TO_COME`]; or
+    /// [`STATUS_IN_TRANSACTION`].
     pub response_status: u16,
     /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
     pub family: u8,

@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use tracer_ebpf::{
     Counter, GREETING_BYTES, Greeting, HEADS_HTTP, HEADS_HTTP2, HEADS_PLAINTEXT, HEADS_TLS,
-    ROLE_CLIENT, SOCK_PREEXISTING, Sock,
+    ROLE_CLIENT, ROLE_SERVER, SOCK_PREEXISTING, STATUS_IN_FAILED, STATUS_IN_TRANSACTION, Sock,
 };
 
 use super::{
@@ -57,6 +57,38 @@ pub fn is_first(sock: &Sock) -> bool {
         && sock.last_direction() == 0
         && sock.flags & SOCK_PREEXISTING == 0
         && config!(want_heads) != 0
+}
+
+/// Whether what a client receives may be answers of a database in the clear.
+#[inline(always)]
+pub fn may_be_database(sock: &Sock) -> bool {
+    const OTHERS: u8 = HEADS_HTTP | HEADS_TLS | HEADS_HTTP2 | HEADS_PLAINTEXT;
+    sock.role != ROLE_SERVER && sock.turns != 0 && sock.heads & OTHERS == 0 && sock.response == 0
+}
+
+/// Whether what the current call received ends with PostgreSQL's ReadyForQuery in a transaction: a
+/// `STATUS_*` constant, else 0. A global function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn transaction(bytes: u32) -> u32 {
+    // type and length, in network byte order, and a letter
+    const READY: u32 = u32::from_le_bytes(*b"Z\0\0\0");
+    const LEN: u8 = 5;
+    const MESSAGE_BYTES: u32 = 6;
+    let buffer = UserBuffer::current(bytes);
+    if buffer.at == 0 || buffer.len < bytes || bytes < MESSAGE_BYTES {
+        return 0;
+    }
+    let at = buffer.at + u64::from(bytes - MESSAGE_BYTES);
+    let [len, state]: [u8; 2] = read_user(at + 4);
+    if read_user::<u32>(at) != READY || len != LEN {
+        return 0;
+    }
+    match state {
+        b'T' => u32::from(STATUS_IN_TRANSACTION),
+        b'E' => u32::from(STATUS_IN_FAILED),
+        _ => 0,
+    }
 }
 
 /// Bytes of the beginning of a message that may be kept: no password.

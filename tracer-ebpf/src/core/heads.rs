@@ -6,13 +6,13 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel as raw_probe_read_kernel;
 use tracer_ebpf::{
     Counter, HEADS_FIRST, HEADS_HTTP, HEADS_HTTP2, HEADS_LATEST, HEADS_TLS, HOST_BYTES, Head,
-    HeadKey, LINE_BYTES, RESPONSE_AWAITED, RESPONSE_TO_CONNECT, RESPONSE_TO_HEAD, ROLE_SERVER,
-    SOCK_PREEXISTING,
+    HeadKey, LINE_BYTES, RESPONSE_AWAITED, RESPONSE_TO_CONNECT, RESPONSE_TO_HEAD,
+    RESPONSE_UPGRADED, ROLE_SERVER, SOCK_PREEXISTING,
 };
 
 use super::{
     composed::{is_composed, of_first, remember_composed},
-    hello::keep_hello,
+    hello::{HELLO_BODY, HELLO_FIRST, HELLO_LATEST, HELLO_WITHOUT_HEADER, keep_hello},
     http2::begins_request,
     kernel::read_user,
     lines::{byte, each_end, is_blank, lines_after, place, small_letters, word},
@@ -56,6 +56,11 @@ const PATCH: u32 = first(b"PATC");
 const OPTIONS: u32 = first(b"OPTI");
 const CONNECT: u32 = first(b"CONN");
 const TRACE: u32 = first(b"TRAC");
+// the beginnings of a header of the PROXY protocol, version 1 and 2
+const PROXY: u32 = first(b"PROX");
+const PROXY_2: u32 = first(b"\r\n\r\n");
+/// In place of a request's hash, which is odd: such a header was sent, and nothing else yet.
+pub const PROXIED: u32 = 2;
 /// The beginning of the connection preface of HTTP/2.
 pub const PREFACE: u32 = first(b"PRI ");
 
@@ -162,6 +167,13 @@ pub extern "C" fn keep_another(sk: u64, place: u64, kept: u64, new: u64) -> u64 
     }
 }
 
+/// Whether a proxy has opened a tunnel on this socket.
+#[inline(always)]
+fn in_tunnel(sk: u64) -> bool {
+    const TUNNEL: u8 = RESPONSE_TO_CONNECT | RESPONSE_UPGRADED;
+    entry(sk).is_some_and(|sock| sock.response & TUNNEL == TUNNEL)
+}
+
 /// Of a turn that begins otherwise, with these four bytes: `kept` with what it tells of the protocol.
 /// `place` has the lane and the bytes that lie at `at`. A global function, see
 /// [`super::transfers::is_stale`].
@@ -174,10 +186,47 @@ pub extern "C" fn keep_other(sk: u64, place: u64, at: u64, begins: u32, kept: u6
         other |= joined_late(sk, at, len) as u8;
     }
     let kept = kept | pack(u32::from(other), 0);
-    // what names a server comes first, and once
-    let first = kept >> 32 & u64::from(HEADS_FIRST) == 0;
-    let hello = other == HEADS_TLS && first && keep_hello(sk, lane, at, len) != 0;
-    kept | pack(u32::from(hello) * u32::from(HEADS_FIRST), 0)
+    if matches!(begins, PROXY | PROXY_2) && kept as u32 == 0 {
+        return kept | u64::from(PROXIED);
+    }
+    if other != HEADS_TLS {
+        return kept;
+    }
+    // what names a server comes first, and once; in a tunnel, behind what asked for it
+    let (has, how) = if in_tunnel(sk) {
+        (HEADS_LATEST, HELLO_LATEST)
+    } else {
+        (HEADS_FIRST, HELLO_FIRST)
+    };
+    let wanted = kept >> 32 & u64::from(has) == 0;
+    let hello = wanted
+        && (keep_hello(sk, lane, at, len, how) != 0
+            || (has == HEADS_FIRST
+                && len <= HEADERS_BYTES
+                && hello_in_pieces(sk, lane, at, len) != 0));
+    kept | pack(u32::from(hello) * u32::from(has), 0)
+}
+
+/// Bytes of a record's header, and with that of a handshake message.
+const RECORD_HEADER_BYTES: u32 = 5;
+const HEADERS_BYTES: u32 = 9;
+
+/// Keeps a hello whose headers, `len` bytes at `at`, are a piece of their own, as Erlang's are. A global
+/// function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn hello_in_pieces(sk: u64, lane: u32, at: u64, len: u32) -> u32 {
+    const CLIENT_HELLO: u8 = 1;
+    let how = match len {
+        RECORD_HEADER_BYTES => HELLO_WITHOUT_HEADER,
+        HEADERS_BYTES if read_user::<u8>(at + 5) == CLIENT_HELLO => HELLO_BODY,
+        _ => return 0,
+    };
+    let rest = UserBuffer::behind_first();
+    if rest.at == 0 {
+        return 0;
+    }
+    keep_hello(sk, lane, rest.at, rest.len, how)
 }
 
 /// Looks at what is sent in the middle of a turn: clients of MySQL begin a handshake right behind the
@@ -198,6 +247,20 @@ pub extern "C" fn late_hello(sk: u64, place: u64, kept: u64) -> u64 {
         return kept;
     }
     keep_other(sk, pack(lane, buffer.len), buffer.at, begins, kept)
+}
+
+/// Looks at what a server receives behind the header of a TLS record, which many libraries read by
+/// itself; 1 where it is a hello that names a server. `place` has the lane and the bytes. A global
+/// function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn received_hello(sk: u64, place: u64) -> u32 {
+    let (lane, bytes) = unpack(place);
+    let buffer = UserBuffer::current(bytes);
+    if buffer.at == 0 {
+        return 0;
+    }
+    keep_hello(sk, lane, buffer.at, buffer.len, HELLO_WITHOUT_HEADER)
 }
 
 /// Not 0: the first line of the `len` bytes in the lane's window is whole, and has no version of HTTP/1

@@ -30,12 +30,27 @@ impl Memory for Process {
     }
 }
 
+/// How a hello is kept: as the socket's first head, or its latest, where a tunnel was asked for before.
+pub const HELLO_FIRST: u32 = 0;
+/// See [`HELLO_FIRST`].
+pub const HELLO_LATEST: u32 = 1;
+/// As its first; the record's header lies elsewhere.
+pub const HELLO_WITHOUT_HEADER: u32 = 2;
+/// The same, and that of the message does, too.
+pub const HELLO_BODY: u32 = 3;
+
 /// Puts the server name of the ClientHello in this buffer into the lane's head; 0 where it is none,
 /// or names nobody within its `len` bytes. A global function, so that it is verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn keep_server_name(lane: u32, buffer: u64, len: u32) -> u32 {
-    match hello::server_name(&Process, buffer, buffer + u64::from(len)) {
+pub extern "C" fn keep_server_name(lane: u32, buffer: u64, len: u32, how: u32) -> u32 {
+    let end = buffer + u64::from(len);
+    let name = match how {
+        HELLO_WITHOUT_HEADER => hello::server_name_in_message(&Process, buffer, end),
+        HELLO_BODY => hello::server_name_in_body(&Process, buffer, end),
+        _ => hello::server_name(&Process, buffer, end),
+    };
+    match name {
         Some((at, name_len)) => take_name(lane, at, name_len),
         None => 0,
     }
@@ -70,12 +85,12 @@ fn take_name(lane: u32, at: u64, len: u32) -> u32 {
     u32::from(failed == 0)
 }
 
-/// Keeps the server name of the ClientHello in this buffer as the socket's first head; 0 where there
-/// is none. A global function, see [`super::transfers::is_stale`].
+/// Keeps the server name of the ClientHello in this buffer as the socket's first head, or as `how` says;
+/// 0 where there is none. A global function, see [`super::transfers::is_stale`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn keep_hello(sk: u64, lane: u32, buffer: u64, len: u32) -> u32 {
-    if keep_server_name(lane, buffer, len) == 0 {
+pub extern "C" fn keep_hello(sk: u64, lane: u32, buffer: u64, len: u32, how: u32) -> u32 {
+    if keep_server_name(lane, buffer, len, how) == 0 {
         return 0;
     }
     let (Some(scratch), Some(sock)) = (SCRATCH.get_ptr_mut(lane), entry(sk)) else {
@@ -84,8 +99,9 @@ pub extern "C" fn keep_hello(sk: u64, lane: u32, buffer: u64, len: u32) -> u32 {
     // SAFETY: this program's room on this CPU.
     let head = unsafe { &mut (*scratch).head };
     head.opened_ns = sock.opened_ns;
-    head.turn = 0;
-    if HEADS.insert(&HeadKey { sk, latest: 0 }, head, 0).is_err() {
+    let latest = u64::from(how == HELLO_LATEST);
+    head.turn = if latest == 0 { 0 } else { sock.turns };
+    if HEADS.insert(&HeadKey { sk, latest }, head, 0).is_err() {
         count(Counter::HeadMapFull);
         return 0;
     }

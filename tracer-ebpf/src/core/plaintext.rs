@@ -21,7 +21,7 @@ use super::{
     maps::{HEADS, LANE_RUNTIME, SCRATCH, count},
     sockets::{coarse_ticks, entry},
     task::{SavedRegs, active, current_is_target},
-    tls_http2::{frames_written, sent_for},
+    tls_http2::{frames_written, miss_written, sent_for},
     user_buffer::UserBuffer,
 };
 
@@ -65,10 +65,62 @@ const ADDED_BY_NONCE: u32 = 24;
 /// Records of one send among which the right one is looked for: a handshake's last may stand first.
 const RECORDS_MAX: u32 = 4;
 
+/// Pieces of one write that are counted; of more, none is looked at.
+const PIECES_MAX: u32 = 8;
+
+/// What a thread hands to its TLS library.
+pub struct Written {
+    /// Where it begins.
+    at: u64,
+    /// Bytes that lie there.
+    first: u32,
+    /// Bytes in all.
+    all: u32,
+}
+
+impl Written {
+    /// It lies in one piece.
+    #[inline(always)]
+    pub fn one(at: u64, bytes: u32) -> Written {
+        Written {
+            at,
+            first: bytes,
+            all: bytes,
+        }
+    }
+
+    /// It lies in as many pieces, which `at` lists as `struct iovec`.
+    #[inline(always)]
+    pub fn pieces(at: u64, count: u32) -> Written {
+        let [first, len]: [u64; 2] = read_user(at);
+        let mut written = Written::one(first, len as u32);
+        let mut i = 1;
+        while i < PIECES_MAX {
+            if i >= count {
+                return written;
+            }
+            written.all += read_user::<u64>(at + 16 * u64::from(i) + 8) as u32;
+            i += 1;
+        }
+        if count > PIECES_MAX {
+            written.first = 0;
+        }
+        written
+    }
+}
+
 /// The current thread hands these bytes to its TLS library.
 #[inline(always)]
-pub fn keep_plaintext(object: u64, buffer: u64, bytes: u32, saved: &SavedRegs) {
+pub fn keep_plaintext(object: u64, written: Written, saved: &SavedRegs) {
     if !active() || !current_is_target() {
+        return;
+    }
+    let Written {
+        at: buffer,
+        first,
+        all: bytes,
+    } = written;
+    if first == 0 {
         return;
     }
     let begins = read_user(buffer);
@@ -77,7 +129,9 @@ pub fn keep_plaintext(object: u64, buffer: u64, bytes: u32, saved: &SavedRegs) {
         if begins == ANSWER {
             return;
         }
-        if frames_written(object, buffer, bytes) != 0 {
+        if first != bytes {
+            miss_written(object);
+        } else if frames_written(object, buffer, bytes) != 0 {
             await_record(object, bytes);
         } else {
             let message = keep_message(buffer, bytes);
@@ -96,7 +150,7 @@ pub fn keep_plaintext(object: u64, buffer: u64, bytes: u32, saved: &SavedRegs) {
     };
     let len = UserBuffer {
         at: buffer,
-        len: bytes,
+        len: first,
     }
     .look(scratch);
     if len == 0 || compose(LANE_RUNTIME, len) == 0 {

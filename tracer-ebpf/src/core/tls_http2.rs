@@ -101,6 +101,18 @@ pub extern "C" fn frames_written(object: u64, at: u64, bytes: u32) -> u32 {
     1
 }
 
+/// What is written to the library's connection `object` lies where it is not looked at. A global
+/// function, so that it is verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn miss_written(object: u64) -> u32 {
+    // SAFETY: a map lookup; the value is not kept.
+    match unsafe { TLS_HTTP2.get(&key_of(object)) } {
+        Some(known) => lose_tls(known.number),
+        None => 0,
+    }
+}
+
 #[inline(always)]
 fn pack_lane(lane: u32, bytes: u32) -> u64 {
     u64::from(lane) << 32 | u64::from(bytes)

@@ -1,9 +1,9 @@
 //! Sends and receives: activity, turns, and the owner of accepted sockets.
 
 use tracer_ebpf::{
-    Counter, DIRECTION_RECEIVED, DIRECTION_SENT, HEADS_ASKED, HEADS_HTTP2, HEADS_PLAINTEXT,
-    HEADS_TLS, RESPONSE_UPGRADED, ROLE_SERVER, SOCK_ACCEPT_UNOWNED, SOCK_CONNECTED, STACK_GO,
-    STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
+    Counter, DIRECTION_RECEIVED, DIRECTION_SENT, HEADS_ASKED, HEADS_FIRST, HEADS_HTTP2,
+    HEADS_PLAINTEXT, HEADS_TLS, RESPONSE_UPGRADED, ROLE_SERVER, SOCK_ACCEPT_UNOWNED,
+    SOCK_CONNECTED, STACK_GO, STACK_NONE, STACK_TICKET, Sock, WHEN_FIRST_IO, WHEN_REQUEST,
 };
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     capture::stack_of_transfer,
     ends::fold_socket,
     greetings,
-    heads::{HEADS_BITS, keep_head, late_hello, pack, unpack},
+    heads::{HEADS_BITS, PROXIED, keep_head, late_hello, pack, received_hello, unpack},
     http2::{miss_frames, take_frames},
     kernel::{AF_UNIX, Address, Object, family, inode},
     maps::{LANE_SENT, count},
@@ -88,6 +88,11 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         sock.received_ticks = now;
         if concerns(sock) {
             take_response(sock, bytes as u32, transfer);
+        } else if greetings::may_be_database(sock) {
+            sock.response_status = match transfer {
+                Transfer::Received => greetings::transaction(bytes as u32) as u16,
+                _ => 0,
+            };
         }
         if matches!(transfer, Transfer::Received) && sock.remote_port == answers::PORT {
             answers::pass_on_answer(bytes as u32, 1);
@@ -118,7 +123,23 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         } else if sent && greetings::is_awaited(sock) {
             let place = pack(lane(sock, sent), bytes as u32);
             let kept = pack(u32::from(sock.heads), sock.head_hash);
-            sock.heads = unpack(late_hello(sk, place, kept)).0 as u8;
+            // a proxy sends what it passes on behind who it is from
+            let kept = if sock.head_hash == PROXIED {
+                keep_head(sk, place, pack(u32::from(sock.heads), 0))
+            } else {
+                late_hello(sk, place, kept)
+            };
+            let (heads, hash) = unpack(kept);
+            sock.heads = heads as u8;
+            sock.head_hash = hash;
+            sock.response |= (heads >> HEADS_BITS) as u8;
+        } else if sock.turns == 1
+            && sock.heads & (HEADS_TLS | HEADS_FIRST) == HEADS_TLS
+            && matches!(transfer, Transfer::Received)
+            && sock.role == ROLE_SERVER
+            && received_hello(sk, pack(lane(sock, sent), bytes as u32)) != 0
+        {
+            sock.heads |= HEADS_FIRST;
         }
         return;
     }

@@ -22,6 +22,40 @@ pub struct UserBuffer {
     pub len: u32,
 }
 
+/// Empty pieces that may stand before what is sent: Erlang's drivers put one there.
+const EMPTY_MAX: u32 = 2;
+
+/// The `struct iovec { base, len }` that a vector begins with, but for empty ones, and where the next
+/// is. As bytes were transferred, there is one.
+#[inline(always)]
+fn first_piece(vector: u64) -> ([u64; 2], u64) {
+    let mut at = vector;
+    let mut piece: [u64; 2] = read_user(at);
+    let mut i = 0;
+    while i < EMPTY_MAX {
+        if piece[1] != 0 {
+            break;
+        }
+        at += 16;
+        piece = read_user(at);
+        i += 1;
+    }
+    (piece, at + 16)
+}
+
+/// The vector of the current call, which sends or receives by one; 0: it does not. System call numbers
+/// of x86-64.
+#[inline(always)]
+fn vector_of(number: u64, argument: u64) -> u64 {
+    match number {
+        // readv, writev: the vector
+        19 | 20 => argument,
+        // sendmsg, recvmsg, sendmmsg, recvmmsg: struct user_msghdr, msg_iov at 16
+        46 | 47 | 299 | 307 => read_user(argument + 16),
+        _ => 0,
+    }
+}
+
 impl UserBuffer {
     /// That of the current send or receive call, which is about this many bytes. System call
     /// numbers of x86-64.
@@ -32,28 +66,43 @@ impl UserBuffer {
             return none;
         };
         let argument = call.second;
-        let vector = match call.number {
-            // read, write, sendto, recvfrom: the buffer
-            0 | 1 | 44 | 45 => {
-                return UserBuffer {
-                    at: argument,
-                    len: bytes,
-                };
-            }
-            // readv, writev: the vector
-            19 | 20 => argument,
-            // sendmsg, recvmsg, sendmmsg, recvmmsg: struct user_msghdr, msg_iov at 16
-            46 | 47 | 299 | 307 => read_user(argument + 16),
-            _ => return none,
-        };
-        // struct iovec { base, len }
-        let [at, len]: [u64; 2] = read_user(vector);
+        // read, write, sendto, recvfrom: the buffer
+        if matches!(call.number, 0 | 1 | 44 | 45) {
+            return UserBuffer {
+                at: argument,
+                len: bytes,
+            };
+        }
+        let vector = vector_of(call.number, argument);
+        if vector == 0 {
+            return none;
+        }
+        let ([at, len], _) = first_piece(vector);
         let len = if len < u64::from(bytes) {
             len as u32
         } else {
             bytes
         };
         UserBuffer { at, len }
+    }
+
+    /// The piece behind it in the vector of the current call; empty where there is none.
+    #[inline(always)]
+    pub fn behind_first() -> UserBuffer {
+        let none = UserBuffer { at: 0, len: 0 };
+        let Some(call) = current_call() else {
+            return none;
+        };
+        let vector = vector_of(call.number, call.second);
+        if vector == 0 {
+            return none;
+        }
+        let (_, next) = first_piece(vector);
+        let [at, len]: [u64; 2] = read_user(next);
+        UserBuffer {
+            at,
+            len: len as u32,
+        }
     }
 
     /// Copies its beginning into the lane's window; the number of bytes, 0 where it can't be read.

@@ -9,7 +9,8 @@
 use aya_ebpf::{EbpfContext as _, macros::uprobe, programs::ProbeContext};
 
 use crate::core::{
-    plaintext::keep_plaintext,
+    kernel::read_user,
+    plaintext::{Written, keep_plaintext},
     task::{SavedRegs, UserRegs, active, current_is_target},
     tls_http2::{read_begins, read_ends},
 };
@@ -19,32 +20,65 @@ use crate::core::{
 /// `ssize_t gnutls_record_send(gnutls_session_t, const void *data, size_t size)` (lib/record.c).
 #[uprobe]
 pub fn tls_write(ctx: ProbeContext) -> u32 {
+    let (object, buffer, bytes) = arguments(&ctx);
+    keep_plaintext(object, Written::one(buffer, bytes), &saved(&ctx));
+    0
+}
+
+/// `<rustls::conn::connection::Writer as std::io::Write>::write(&mut self, &[u8])` (rustls,
+/// src/conn.rs). The writer's first member is the connection.
+#[uprobe]
+pub fn tls_write_rust(ctx: ProbeContext) -> u32 {
+    let (writer, buffer, bytes) = arguments(&ctx);
+    keep_plaintext(read_user(writer), Written::one(buffer, bytes), &saved(&ctx));
+    0
+}
+
+/// The same with `&[IoSlice]`, each of which is a `struct iovec`: `write_vectored`.
+#[uprobe]
+pub fn tls_writev_rust(ctx: ProbeContext) -> u32 {
+    let (writer, pieces, count) = arguments(&ctx);
+    let written = Written::pieces(pieces, count);
+    keep_plaintext(read_user(writer), written, &saved(&ctx));
+    0
+}
+
+/// The first three arguments, the third as a number of bytes or pieces.
+#[inline(always)]
+fn arguments(ctx: &ProbeContext) -> (u64, u64, u32) {
     let regs = ctx.as_ptr().cast::<UserRegs>();
     // SAFETY: the context of a uprobe is `struct pt_regs`; volatile, so that each register is loaded
     // by itself, as the verifier wants it.
-    let (object, buffer, bytes, saved) = unsafe {
+    unsafe {
         (
             core::ptr::read_volatile(&raw const (*regs).di),
             core::ptr::read_volatile(&raw const (*regs).si),
-            core::ptr::read_volatile(&raw const (*regs).dx),
-            SavedRegs {
-                r15: core::ptr::read_volatile(&raw const (*regs).r15),
-                r14: core::ptr::read_volatile(&raw const (*regs).r14),
-                r13: core::ptr::read_volatile(&raw const (*regs).r13),
-                r12: core::ptr::read_volatile(&raw const (*regs).r12),
-                bp: 0,
-                bx: core::ptr::read_volatile(&raw const (*regs).bx),
-            },
+            core::ptr::read_volatile(&raw const (*regs).dx) as u32,
         )
-    };
-    keep_plaintext(object, buffer, bytes as u32, &saved);
-    0
+    }
+}
+
+/// The registers that callers find as they left them.
+#[inline(always)]
+fn saved(ctx: &ProbeContext) -> SavedRegs {
+    let regs = ctx.as_ptr().cast::<UserRegs>();
+    // SAFETY: as in `arguments`.
+    unsafe {
+        SavedRegs {
+            r15: core::ptr::read_volatile(&raw const (*regs).r15),
+            r14: core::ptr::read_volatile(&raw const (*regs).r14),
+            r13: core::ptr::read_volatile(&raw const (*regs).r13),
+            r12: core::ptr::read_volatile(&raw const (*regs).r12),
+            bp: 0,
+            bx: core::ptr::read_volatile(&raw const (*regs).bx),
+        }
+    }
 }
 
 /// A register of the probed function, by its name.
 macro_rules! register {
     ($ctx:expr, $name:ident) => {
-        // SAFETY: as in `tls_write`.
+        // SAFETY: as in `arguments`.
         unsafe { core::ptr::read_volatile(&raw const (*($ctx.as_ptr() as *const UserRegs)).$name) }
     };
 }

@@ -267,6 +267,7 @@ mod tests {
             idle_seconds: idle,
             requests: 1,
             unread: 0,
+            transaction: None,
             call_site: (pid == 1).then(|| CallSite {
                 function: "main.fetch".to_owned(),
                 file: Some("/src/main.go".to_owned()),

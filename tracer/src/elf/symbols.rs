@@ -12,7 +12,7 @@ const TABLE_MAX: u64 = super::contents::RANGE_MAX as u64;
 
 impl Image {
     /// Address (as linked) and size of symbols by name, from the dynamic symbol table, else the
-    /// full one.
+    /// full one. In a name `*` stands for any text: compilers put numbers into names.
     #[must_use]
     pub fn symbols(&self, names: &[&str]) -> Vec<Option<(u64, u64)>> {
         let mut found = vec![None; names.len()];
@@ -42,14 +42,77 @@ impl Image {
                 continue;
             };
             for (name, place) in names.iter().zip(found.iter_mut()) {
-                let same = place.is_none()
-                    && rest.starts_with(name.as_bytes())
-                    && rest.get(name.len()) == Some(&0);
-                if same {
+                if place.is_none() && begins_as(rest, name) {
                     *place = Some((address, size));
                 }
             }
         }
         Some(())
+    }
+}
+
+/// Longest name in which a text is looked for.
+const NAME_BYTES_MAX: usize = 512;
+
+/// Whether the name that a zero ends at the beginning of `bytes` is this one, in which `*` stands for
+/// any text.
+fn begins_as(bytes: &[u8], name: &str) -> bool {
+    let Some((first, others)) = name.split_once('*') else {
+        return bytes.starts_with(name.as_bytes()) && bytes.get(name.len()) == Some(&0);
+    };
+    let Some(rest) = bytes.strip_prefix(first.as_bytes()) else {
+        return false;
+    };
+    let within = &rest[..rest.len().min(NAME_BYTES_MAX)];
+    let Some(end) = within.iter().position(|&byte| byte == 0) else {
+        return false;
+    };
+    let (rest, last) = match others.rsplit_once('*') {
+        Some((between, last)) => match behind_each(&rest[..end], between) {
+            Some(rest) => (rest, last),
+            None => return false,
+        },
+        None => (&rest[..end], others),
+    };
+    rest.ends_with(last.as_bytes())
+}
+
+/// What follows these texts, which stars part, where they are all there one after the other.
+fn behind_each<'a>(mut bytes: &'a [u8], texts: &str) -> Option<&'a [u8]> {
+    for text in texts.split('*').filter(|text| !text.is_empty()) {
+        let text = text.as_bytes();
+        let at = bytes.windows(text.len()).position(|part| part == text)?;
+        bytes = &bytes[at + text.len()..];
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::begins_as;
+
+    #[test]
+    fn a_star_is_any_text() {
+        let name = b"_ZN67_$LT$rustls..conn..Writer$GT$5write17ha9ffE\0_next\0";
+        for pattern in [
+            "_ZN67_$LT$rustls..conn..Writer$GT$5write17ha9ffE",
+            "_ZN*..Writer$GT$5write17h*",
+            "*Writer*5write17h*E",
+            "_ZN*E",
+            "*",
+        ] {
+            assert!(begins_as(name, pattern), "{pattern}");
+        }
+        for pattern in [
+            "_ZN67",
+            "_ZN*Writer",
+            "_ZN*Reader*E",
+            "_ZN*Writer*rustls*E",
+            "*_next",
+            "",
+        ] {
+            assert!(!begins_as(name, pattern), "{pattern}");
+        }
+        assert!(!begins_as(b"_ZNE", "_ZN*E"), "its end is not there");
     }
 }

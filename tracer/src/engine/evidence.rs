@@ -59,6 +59,7 @@ pub fn sentences(case: &Case<'_>, condition: fn(&Case<'_>) -> String) -> Vec<Str
     };
     // what explains the leak comes first
     out.splice(1..1, error_path);
+    out.splice(1..1, transactions(case));
     out.push(ground(case));
     let c = case.connections;
     out.push(match (case.requests, c.closed) {
@@ -106,6 +107,18 @@ fn spread(case: &Case<'_>) -> String {
         plural(u64::from(births), "second", "seconds"),
         seconds(oldest)
     )
+}
+
+/// How many were left in a transaction, which shows that nobody gave them back.
+fn transactions(case: &Case<'_>) -> Option<String> {
+    let n = u64::from(case.all.in_transaction);
+    (n > 0).then(|| {
+        format!(
+            "{n} of them {} idle in a transaction of PostgreSQL: what was begun was neither committed nor \
+             rolled back.",
+            plural(n, "is", "are")
+        )
+    })
 }
 
 /// Which answers leak, where their heads could be read, and whether that explains the leak: errors

@@ -102,6 +102,8 @@ pub struct ClassTally {
     pub incomplete: u32,
     /// Of these, upgraded to another protocol.
     pub upgraded: u32,
+    /// Of these, in a transaction of a database.
+    pub in_transaction: u32,
     /// Of these, with requests of HTTP in the clear, whose client can't be asked.
     pub http: u32,
     /// Of these, requests that share a connection.
@@ -233,6 +235,7 @@ impl Tally {
         class.incomplete += u32::from(c.response.is_some_and(|r| !r.complete));
         class.http += u32::from(c.protocol == Protocol::Http && c.pool == PoolState::Unknown);
         class.streams += u32::from(c.protocol == Protocol::Stream);
+        class.in_transaction += u32::from(c.in_transaction);
         class.upgraded += u32::from(c.response.is_some_and(|r| r.upgraded));
         class.stuck_max_ns = class.stuck_max_ns.max(seen.stuck_ns);
         let second = c.opened_ns / SECOND_NS;
@@ -348,6 +351,7 @@ impl ClassTally {
         self.pairs += one.pairs;
         self.incomplete += one.incomplete;
         self.upgraded += one.upgraded;
+        self.in_transaction += one.in_transaction;
         self.http += one.http;
         self.streams += one.streams;
         self.born |= one.born;

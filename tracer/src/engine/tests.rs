@@ -246,6 +246,31 @@ fn where_only_errors_leak_the_evidence_says_so_first() {
 }
 
 #[test]
+fn what_is_left_in_a_transaction_is_said_to_be() {
+    let mut engine = Engine::new(Settings::default());
+    for second in 1..=40 {
+        engine.begin_sweep(second * SECOND, true);
+        for i in 1..=second {
+            let kept = Connection {
+                in_transaction: i % 2 == 0,
+                ..idle(i, i * SECOND - SECOND / 2)
+            };
+            engine.observe(CohortId(1), Role::Client, &kept);
+        }
+        engine.end_sweep();
+    }
+    let judged = engine.judge();
+    let [judgement] = judged.as_slice() else {
+        panic!("{judged:?}");
+    };
+    let told = &judgement.evidence[1];
+    assert!(
+        told.ends_with("of them are idle in a transaction of PostgreSQL: what was begun was neither committed nor rolled back."),
+        "{told}"
+    );
+}
+
+#[test]
 fn too_many_cohorts_are_counted_and_cost_nothing() {
     let mut engine = Engine::new(Settings {
         max_cohorts: 10,

@@ -41,6 +41,26 @@ pub fn of_url(url: &str) -> Option<Rung> {
     })
 }
 
+/// The same of one connection, of which the latest request is shown, with its method where it has one.
+#[must_use]
+pub fn of_example(example: &str, role: Role) -> Option<Rung> {
+    let (method, url) = example.rsplit_once(' ').unwrap_or(("", example));
+    let (named_by, because) = of_url(url)?;
+    Some(match (named_by, role, method) {
+        (NamedBy::Sni, Role::Server, "") => {
+            let because = "It was accepted: its name is the one that the received handshake asks for, \
+                           and what is received since is encrypted.";
+            (named_by, Some(because.to_owned()))
+        }
+        (NamedBy::Sni, _, "CONNECT") | (NamedBy::Host, _, "CONNECT") => {
+            let because =
+                "It is a tunnel through a proxy, to this host: what goes through it was not seen.";
+            (NamedBy::Host, Some(because.to_owned()))
+        }
+        _ => (named_by, because),
+    })
+}
+
 /// The rung of a UNIX socket without a URL.
 #[must_use]
 pub fn of_unix(path: &str, has_peer: bool) -> Rung {
@@ -112,6 +132,23 @@ mod tests {
             assert_eq!(because.is_none(), rung == NamedBy::Url, "{url}");
         }
         assert_eq!(of_url("no URL"), None);
+    }
+
+    #[test]
+    fn of_one_connection_method_and_role_are_known() {
+        let rung = |example, role| of_example(example, role).unwrap();
+        let (named_by, because) = rung("https://shop.test:8443", Role::Server);
+        assert_eq!(named_by, NamedBy::Sni);
+        assert!(because.unwrap().starts_with("It was accepted"));
+        for example in ["CONNECT http://api.test:443", "CONNECT https://api.test"] {
+            let (named_by, because) = rung(example, Role::Client);
+            assert_eq!(named_by, NamedBy::Host);
+            assert!(because.unwrap().contains("tunnel"));
+        }
+        assert_eq!(
+            rung("GET https://api.test/", Role::Client),
+            (NamedBy::Url, None)
+        );
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub use http2::{Block as Http2Block, Requests as Http2Requests};
 pub use redact::{VARIABLE, redact_target};
 pub use request::{Request, RequestHead};
 pub use routes::Routes;
-pub use services::{Message, Service, hear};
+pub use services::{Message, Service, hear, passed_on};
 pub use url::{Scheme, example, is_ip_literal, origin, template, url};
 
 /// What the first bytes of a request say; `None` where they are not of this protocol.

@@ -208,6 +208,7 @@ fn flags(of: &Member) -> u64 {
         Protocol::Tls => 2,
         Protocol::Stream => 3,
     };
+    let transaction = u64::from(c.in_transaction);
     [
         of.role == Role::Server,
         c.connected,
@@ -219,9 +220,10 @@ fn flags(of: &Member) -> u64 {
     ]
     .into_iter()
     .enumerate()
-    .fold(pool << 7 | protocol << 10, |bits, (at, set)| {
-        bits | u64::from(set) << at
-    })
+    .fold(
+        pool << 7 | protocol << 10 | transaction << 12,
+        |bits, (at, set)| bits | u64::from(set) << at,
+    )
 }
 
 fn set_flags(of: &mut Member, bits: u64) -> Result<(), Fault> {
@@ -246,7 +248,8 @@ fn set_flags(of: &mut Member, bits: u64) -> Result<(), Fault> {
         5 => PoolState::Released,
         _ => return Err(Fault::Malformed("a state of a pool that is not known")),
     };
-    c.protocol = match bits >> 10 {
+    c.in_transaction = set(12);
+    c.protocol = match bits >> 10 & !4 {
         0 => Protocol::Unknown,
         1 => Protocol::Http,
         2 => Protocol::Tls,
@@ -339,7 +342,7 @@ pub(super) mod tests {
     /// Any connection in a slot.
     pub fn member(slot: u32) -> impl Strategy<Value = Member> {
         let times = (0..1u64 << 60, time(), time(), time(), time());
-        let flags = any::<[bool; 9]>();
+        let flags = any::<[bool; 10]>();
         let numbers = any::<(u32, u32, u16, u32)>();
         let holder = prop_oneof![
             Just(Holder::Opener),
@@ -396,6 +399,7 @@ pub(super) mod tests {
                         pool,
                         protocol,
                         response,
+                        in_transaction: flags[9],
                     },
                 },
             )

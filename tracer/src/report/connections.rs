@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{CallSite, NamedBy, Peer};
-use crate::model::{Family, Role};
+use crate::model::{Family, Role, Transaction};
 
 /// One open socket, as `tracer connections -o json` lists it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,6 +64,10 @@ pub struct ConnectionRow {
     pub requests: u32,
     /// Unread bytes (TCP) or messages (UNIX).
     pub unread: u32,
+    /// A transaction that is open, as PostgreSQL said last in the clear: as long as nobody uses the
+    /// connection, whoever took it has not given it back.
+    #[serde(default)]
+    pub transaction: Option<Transaction>,
     /// Whom to blame.
     pub call_site: Option<CallSite>,
     /// Inode of the socket.

@@ -1,5 +1,5 @@
 //! TLS libraries, before they encrypt: OpenSSL and those that have its names (BoringSSL, LibreSSL),
-//! and GnuTLS.
+//! GnuTLS, and rustls.
 //!
 //! A probe at the beginning of their write functions sees the plaintext; what begins like a request
 //! of HTTP is kept for the record that carries it (`tracer-ebpf`, `probes/tls.rs`). Where a program
@@ -35,11 +35,28 @@ use crate::{
 };
 
 /// Programs, and the functions they sit on: each has the connection, the buffer and its length as
-/// its first arguments (OpenSSL `ssl/ssl_lib.c`, GnuTLS `lib/record.c`).
-const PROBES: [Probe; 3] = [
+/// its first arguments (OpenSSL `ssl/ssl_lib.c`, GnuTLS `lib/record.c`). Those of rustls
+/// (`src/conn.rs`) are methods of its `Writer`, in both ways to write names of Rust's.
+const PROBES: [Probe; 7] = [
     ("tls_write", "SSL_write"),
     ("tls_write", "SSL_write_ex"),
     ("tls_write", "gnutls_record_send"),
+    (
+        "tls_write_rust",
+        "_ZN*_$LT$rustls..conn..*Writer$u20$as$u20$std..io..Write$GT$5write17h*",
+    ),
+    (
+        "tls_write_rust",
+        "_RNvX*6rustls4conn*6Writer*2io5Write5write",
+    ),
+    (
+        "tls_writev_rust",
+        "_ZN*_$LT$rustls..conn..*Writer$u20$as$u20$std..io..Write$GT$14write_vectored17h*",
+    ),
+    (
+        "tls_writev_rust",
+        "_RNvX*6rustls4conn*6Writer*2io5Write14write_vectored",
+    ),
 ];
 /// They are looked for one by one: no library has all.
 const SETS: [ProbeSet; 1] = [(&PROBES, Needed::Any)];
@@ -57,6 +74,11 @@ const FILES: [&str; 7] = [
     "libconscrypt",
     "_ssl",
 ];
+/// What the names of modules have in them that interpreters load (Python, Node.js): some have a TLS
+/// library within, as those of the wheels `cryptography` and `curl_cffi`.
+const MODULES: [&str; 3] = [".abi3.so", ".cpython-", ".node"];
+/// Files with a TLS library within are larger than this, bytes.
+const WITHIN_MIN: u64 = 1 << 20;
 /// Files whose reads are followed.
 const READERS_MAX: usize = 32;
 
@@ -236,7 +258,13 @@ fn detach(links: impl Iterator<Item = UProbeLink>) -> Vec<JoinHandle<()>> {
 
 /// Whether a file may be, or have in it, a TLS library.
 fn is_wanted(file: &MappedFile, executable: Option<&str>) -> bool {
-    executable == Some(&*file.path) || FILES.iter().any(|prefix| file.name().starts_with(prefix))
+    let name = file.name();
+    let module = || {
+        file.image.contents().len() > WITHIN_MIN && MODULES.iter().any(|part| name.contains(part))
+    };
+    executable == Some(&*file.path)
+        || FILES.iter().any(|prefix| name.starts_with(prefix))
+        || module()
 }
 
 /// Attaches to the functions of a file that read.

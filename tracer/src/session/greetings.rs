@@ -6,7 +6,7 @@ use tracer_ebpf::Greeting;
 use super::{interner::Interner, latest_requests::LatestRequests};
 use crate::{
     kernel::probes::{ProbeError, Probes},
-    protocols::{Message, Request, Scheme, Service, hear},
+    protocols::{Message, Request, Scheme, Service, hear, passed_on},
 };
 
 /// The messages that the kernel side passes on. Nothing of them outlives the call that takes them in
@@ -68,6 +68,16 @@ fn understood(greeting: &Greeting, known: Option<&Request>) -> Option<Request> {
         sent: greeting.sent != 0,
         port: u16::try_from(greeting.port).unwrap_or_default(),
     };
+    if service.is_none()
+        && let Some(head) = passed_on(&message)
+    {
+        return Some(Request {
+            method: head.method,
+            target: head.target,
+            host: head.host,
+            scheme: Scheme::Http,
+        });
+    }
     let spoken = hear(&message, service)?;
     if service.is_some() && spoken.database.is_none() {
         return None;
@@ -84,9 +94,19 @@ fn understood(greeting: &Greeting, known: Option<&Request>) -> Option<Request> {
 }
 
 /// The service whose connection a TLS handshake begins, where one was heard before: the handshake adds
-/// the server's name.
+/// the server's name. Through a proxy's tunnel it is one with where the tunnel leads to.
 pub fn with_name(said: Request, known: Option<&Request>) -> Request {
     match known {
+        Some(known) if said.method.is_empty() && known.method == "CONNECT" => {
+            let port = known.host.as_deref().and_then(|host| host.rsplit_once(':'));
+            Request {
+                host: match (said.host, port) {
+                    (Some(name), Some((_, port))) => Some(format!("{name}:{port}")),
+                    (name, _) => name,
+                },
+                ..said
+            }
+        }
         Some(known) if said.method.is_empty() && is_of_service(known) => Request {
             host: said.host,
             ..known.clone()
@@ -142,6 +162,29 @@ mod tests {
         assert_eq!(name(&chosen), "redis://10.0.0.7:6379/3");
         let get = greeting(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", 6379);
         assert_eq!(understood(&get, Some(&chosen)), None);
+    }
+
+    #[test]
+    fn a_handshake_in_a_tunnel_has_the_port_where_that_leads_to() {
+        let hello = |name: &str| Request {
+            method: String::new(),
+            target: String::new(),
+            host: Some(name.to_owned()),
+            scheme: Scheme::Https,
+        };
+        for (asked, expected) in [
+            ("api.test:443", "https://api.test"),
+            ("10.0.0.9:8443", "https://api.test:8443"),
+        ] {
+            let tunnel = Request {
+                method: "CONNECT".to_owned(),
+                scheme: Scheme::Http,
+                ..hello(asked)
+            };
+            let inside = with_name(hello("api.test"), Some(&tunnel));
+            let shown = shown(Family::Tcp4, "10.0.0.7:3128", &inside);
+            assert_eq!(shown, expected);
+        }
     }
 
     #[test]

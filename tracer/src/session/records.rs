@@ -158,6 +158,7 @@ pub fn connection(sk: u64, sock: &Sock, holder: Holder) -> Connection {
         pool: PoolState::Unknown,
         protocol: responses::protocol(sock),
         response: responses::response(sock),
+        in_transaction: false,
     }
 }
 

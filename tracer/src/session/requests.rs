@@ -85,7 +85,8 @@ impl Requests {
 
     /// The latest request of a socket wins.
     fn learn(&mut self, mut heads: Vec<(HeadKey, Head)>) {
-        heads.sort_unstable_by_key(|(key, head)| (key.sk, head.opened_ns, head.turn));
+        // in a tunnel, turns are counted anew
+        heads.sort_unstable_by_key(|(key, head)| (key.sk, head.opened_ns, head.turn, key.latest));
         for (key, head) in heads {
             let Some(said) = request(&head) else {
                 continue;
@@ -325,5 +326,17 @@ mod tests {
         ]);
         let number = requests.latest.request(7, 1).unwrap();
         assert_eq!(requests.value(number).unwrap().target, "/c");
+    }
+
+    #[test]
+    fn what_is_asked_in_a_tunnel_comes_after_what_asked_for_it() {
+        let mut requests = Requests::default();
+        let [first, latest] = [0, 1].map(|latest| HeadKey { sk: 7, latest });
+        requests.learn(vec![
+            (latest, head("GET /a HTTP/1.1", "shop.test")),
+            (first, head("CONNECT shop.test:443 HTTP/1.1", "")),
+        ]);
+        let number = requests.latest.request(7, 1).unwrap();
+        assert_eq!(requests.value(number).unwrap().target, "/a");
     }
 }

@@ -2,11 +2,14 @@
 
 use tracer_ebpf::{
     HEADS_HTTP, HEADS_TLS, LEFT_MANY, RESPONSE_AWAITED, RESPONSE_CHUNKED, RESPONSE_HEAD_READ,
-    RESPONSE_LAST_CHUNK, RESPONSE_LENGTH, RESPONSE_TO_HEAD, RESPONSE_UPGRADED, STATUS_TO_COME,
-    Sock,
+    RESPONSE_LAST_CHUNK, RESPONSE_LENGTH, RESPONSE_TO_HEAD, RESPONSE_UPGRADED, STATUS_IN_FAILED,
+    STATUS_IN_TRANSACTION, STATUS_TO_COME, Sock,
 };
 
-use crate::model::{Framing, Protocol, ResponseState};
+use crate::{
+    model::{Framing, Protocol, ResponseState, Transaction},
+    protocols::{Request, Scheme, Service},
+};
 
 /// What a connection speaks, by the first bytes of its turns.
 pub fn protocol(sock: &Sock) -> Protocol {
@@ -17,10 +20,25 @@ pub fn protocol(sock: &Sock) -> Protocol {
     }
 }
 
+/// The open transaction of a connection whose latest request, or first message, was this.
+pub fn transaction_of(sock: &Sock, request: Option<&Request>) -> Option<Transaction> {
+    let scheme = request?.scheme;
+    transaction(sock).filter(|_| scheme == Scheme::Of(Service::Postgres))
+}
+
+/// The same; of another protocol than PostgreSQL's it means nothing.
+fn transaction(sock: &Sock) -> Option<Transaction> {
+    match sock.response_status {
+        STATUS_IN_TRANSACTION => Some(Transaction::Open),
+        STATUS_IN_FAILED => Some(Transaction::Failed),
+        _ => None,
+    }
+}
+
 /// How its latest request was answered; an interim answer is none.
 pub fn response(sock: &Sock) -> Option<ResponseState> {
     let has = |bit: u8| sock.response & bit != 0;
-    if sock.response_status == 0 || has(RESPONSE_AWAITED) {
+    if sock.response_status == 0 || has(RESPONSE_AWAITED) || transaction(sock).is_some() {
         return None;
     }
     let status = sock.response_status & !STATUS_TO_COME;
@@ -105,6 +123,16 @@ mod tests {
             framing(&answered(200, bits)),
             Some((Framing::Chunked, true))
         );
+    }
+
+    #[test]
+    fn a_transaction_is_no_answer() {
+        let open = answered(STATUS_IN_TRANSACTION, 0);
+        assert_eq!(
+            (transaction(&open), framing(&open)),
+            (Some(Transaction::Open), None)
+        );
+        assert_eq!(transaction(&answered(503, RESPONSE_HEAD_READ)), None);
     }
 
     #[test]

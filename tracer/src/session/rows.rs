@@ -4,7 +4,7 @@ use tracer_ebpf::{HEADS_HTTP, HEADS_TLS, SOCK_PREEXISTING, Sock};
 
 use super::{
     beside::Beside,
-    records, requests,
+    records, requests, responses,
     sockets::{Scan, opener_says_more},
 };
 use crate::{
@@ -33,7 +33,13 @@ pub fn row(
     };
     let number = beside.requests.latest.request(sk, sock.opened_ns);
     let request = number.and_then(|number| beside.requests.value(number));
-    let url = request.map(|r| requests::shown(family, &remote, r));
+    // what a peer asks for is here, not there
+    let asked_at = match role {
+        Role::Server => records::address(beside.probes, sock, family, role),
+        Role::Client => remote.clone(),
+    };
+    let transaction = responses::transaction_of(sock, request);
+    let url = request.map(|r| requests::shown(family, &asked_at, r));
     let [request_stack, open_stack] =
         [sock.request_stack, sock.open_stack].map(|noted| beside.settle(sk, noted));
     let [request_site, opener] = [request_stack, open_stack].map(|stack| beside.site(stack));
@@ -59,7 +65,7 @@ pub fn row(
         })
         .flatten();
     let (named_by, not_higher_because) = match (&url, family) {
-        (Some(url), _) => naming::of_url(url.rsplit(' ').next().unwrap_or(url)),
+        (Some(url), _) => naming::of_example(url, role),
         (None, Family::Unix) => Some(naming::of_unix(&remote, peer.is_some())),
         (None, _) => None,
     }
@@ -97,6 +103,7 @@ pub fn row(
         idle_seconds: seconds_between(last, now_ns),
         requests: sock.turns,
         unread: sock.unread,
+        transaction,
         call_site,
         inode: sock.inode,
     }
@@ -104,7 +111,10 @@ pub fn row(
 
 /// Why a connection has no better name than its address.
 fn of_address(sock: &Sock, role: Role) -> Rung {
-    let because = if role == Role::Server {
+    let because = if role == Role::Server && sock.heads & HEADS_TLS != 0 {
+        "It was accepted, and the TLS handshake that was received names no server in the clear, or was not \
+         seen."
+    } else if role == Role::Server {
         "It was accepted: of its peer the address is known, and no request was seen on it."
     } else if sock.heads & HEADS_TLS != 0 {
         "Its TLS handshake names no server in the clear, or was not seen."

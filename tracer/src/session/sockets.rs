@@ -15,7 +15,7 @@ use super::{
     facts::{self, Facts},
     greetings,
     records::{self, YOUNG_NS},
-    requests,
+    requests, responses,
     survey::Survey,
     told::ToldOf,
 };
@@ -432,6 +432,7 @@ impl Sockets {
         if let Some(protocol) = request.and_then(Request::protocol) {
             seen.protocol = protocol;
         }
+        seen.in_transaction = responses::transaction_of(sock, request).is_some();
         if let Some(said) = self.told.of(sk, sock) {
             said.told.correct(&mut seen);
         } else if let Some(fd) = seen.fd

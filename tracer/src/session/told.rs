@@ -264,5 +264,6 @@ fn stream_connection(stream: &Stream) -> Connection {
         pool: stream.state,
         protocol: crate::model::Protocol::Stream,
         response: None,
+        in_transaction: false,
     }
 }

@@ -259,6 +259,7 @@ impl Life {
             pool: pool.map_or(PoolState::Unknown, |(_, state)| *state),
             protocol: self.protocol,
             response: self.response,
+            in_transaction: false,
         })
     }
 

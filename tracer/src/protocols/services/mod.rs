@@ -6,6 +6,7 @@
 mod amqp;
 mod bytes;
 mod dns;
+mod imap;
 mod kafka;
 mod ldap;
 mod memcached;
@@ -21,13 +22,18 @@ mod ssh;
 
 use serde::{Deserialize, Serialize};
 
-use super::redact::{VARIABLE, redact_target};
+use super::{
+    RequestHead,
+    redact::{VARIABLE, redact_target},
+    sniff,
+};
 
 /// Protocols that are known by their first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Service {
     Amqp,
     Dns,
+    Imap,
     Kafka,
     Ldap,
     Memcached,
@@ -48,6 +54,7 @@ impl Service {
         match self {
             Service::Amqp => "amqp",
             Service::Dns => "dns",
+            Service::Imap => "imap",
             Service::Kafka => "kafka",
             Service::Ldap => "ldap",
             Service::Memcached => "memcached",
@@ -118,10 +125,18 @@ const READERS: &[(Service, Reader)] = &[
     (Service::Redis, redis::read),
     (Service::Ldap, ldap::read),
     (Service::Smtp, smtp::read),
+    (Service::Imap, imap::read),
     (Service::Kafka, kafka::read),
     (Service::Memcached, memcached::read),
     (Service::Dns, dns::read),
 ];
+
+/// The request of HTTP/1 that a proxy passes on in the message that says who it is from.
+#[must_use]
+pub fn passed_on(message: &Message<'_>) -> Option<RequestHead> {
+    let behind = proxy::behind(message).filter(|_| message.sent)?;
+    sniff(behind.bytes)
+}
 
 /// What a message says of its connection, of which `known` is known already: then only whether it names
 /// a database.

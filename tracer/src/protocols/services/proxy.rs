@@ -28,7 +28,10 @@ pub(super) fn behind<'a>(message: &Message<'a>) -> Option<Message<'a>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{heard, sent};
+    use super::super::{
+        passed_on,
+        tests::{heard, sent},
+    };
 
     #[test]
     fn what_follows_the_header_is_what_is_spoken() {
@@ -40,5 +43,17 @@ mod tests {
         let second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\x9c\x40\x15\x38";
         let both = [&second[..], &ask].concat();
         assert_eq!(heard(&sent(&both, 5432)), Some(("postgres", None)));
+    }
+
+    #[test]
+    fn a_request_behind_the_header_is_a_request() {
+        let whole =
+            b"PROXY TCP4 10.0.0.1 10.0.0.2 40000 80\r\nGET /a?b=c HTTP/1.1\r\nHost: h\r\n\r\n";
+        let head = passed_on(&sent(whole, 80));
+        let said = head.map(|head| (head.method, head.target, head.host));
+        let expected = ("GET".to_owned(), "/a?b=…".to_owned(), Some("h".to_owned()));
+        assert_eq!(said, Some(expected));
+        assert_eq!(passed_on(&sent(b"GET /a HTTP/1.1\r\n\r\n", 80)), None);
+        assert_eq!(passed_on(&sent(&whole[..39], 80)), None);
     }
 }
