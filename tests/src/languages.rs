@@ -7,9 +7,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{fixtures, go, host, program::Program};
+use crate::{fixtures, go, host, program::Program, runner::Skip};
 
 /// The libraries that the Python programs use; exact, so that a new release breaks nothing unseen.
 const PYTHON_PACKAGES: [&str; 4] = [
@@ -470,6 +470,29 @@ fn rust(debug: bool) -> Result<PathBuf> {
         .arg(&fresh))?;
     fs::rename(&fresh, &program)?;
     Ok(program)
+}
+
+/// Builds a cargo project of its own, optimized, with the versions in its lock file; the folder of its
+/// programs.
+///
+/// # Errors
+/// The compiler's; [`Skip`] where its dependencies can't be had.
+pub fn cargo_project(project: &Path) -> Result<PathBuf> {
+    let name = project.file_name().context("a folder")?;
+    let target = host::build_directory()?.join("cargo-fixtures").join(name);
+    let cargo = |word: &str| -> Result<Command> {
+        let mut command = Command::new(host::tool("cargo")?);
+        command.args([word, "--quiet", "--locked", "--manifest-path"]);
+        command.arg(project.join("Cargo.toml"));
+        Ok(command)
+    };
+    if let Err(error) = run(&mut cargo("fetch")?) {
+        bail!(Skip(format!("its crates can't be had: {error:#}")));
+    }
+    run(cargo("build")?
+        .args(["--release", "--target-dir"])
+        .arg(&target))?;
+    Ok(target.join("release"))
 }
 
 /// An environment of Debian's Python with the libraries, made at the first use.

@@ -50,6 +50,7 @@ pub fn misnamed(rows: &[Value], opened: &[Value]) -> Option<String> {
         };
         let right = row["named_by"] == expected["named_by"]
             && row["url"] == expected["url"]
+            && row["transaction"] == expected["transaction"]
             && row["not_higher_because"].is_string() == (row["named_by"] != "url")
             && (expected["pid"].is_null() || row["peer"]["pid"] == expected["pid"]);
         (!right).then(|| format!("{expected} is {row:#}"))

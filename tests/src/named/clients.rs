@@ -2,12 +2,13 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{Ground, Where, ground::NAME};
 use crate::{
     go, host, java,
     languages::{self, run, source},
+    runner::Skip,
 };
 
 /// Drivers of Python, and the server of gRPC; exact, so that a new release breaks nothing unseen.
@@ -16,6 +17,14 @@ const PYTHON_DRIVERS: [&str; 4] = [
     "psycopg==3.3.9",
     "psycopg-binary==3.3.9",
     "pymysql==1.2.4",
+];
+/// Clients of Python's that have a TLS library within a module.
+const PYTHON_MODULES: [&str; 5] = [
+    "cryptography==50.0.2",
+    "curl_cffi==0.17.0",
+    "idna==3.11",
+    "pyOpenSSL==26.4.0",
+    "urllib3==2.8.0",
 ];
 /// The driver of PostgreSQL for Node.js.
 const PG: &str = "pg@8.23.1";
@@ -95,6 +104,35 @@ fn curl_of(
     later(command.arg(asked(place, "feed/curl")))
 }
 
+/// Where a client asks for through a proxy.
+const BEHIND: Where<'_> = Where {
+    port: 8443,
+    path: "",
+};
+
+/// A client that asks through a proxy, as its environment says.
+pub fn by_proxy(
+    client: impl Fn(&Where<'_>) -> Result<Command>,
+    place: &Where<'_>,
+) -> Result<Command> {
+    let mut command = client(&BEHIND)?;
+    command.env("https_proxy", format!("http://127.0.0.1:{}", place.port));
+    command.env_remove("no_proxy").env_remove("NO_PROXY");
+    command.env_remove("HTTPS_PROXY");
+    Ok(command)
+}
+
+/// The same of Java, where properties say it.
+pub fn java_by_proxy(ground: &Ground, place: &Where<'_>) -> Result<Command> {
+    let mut command = java("url", ground, &BEHIND)?;
+    let options = format!(
+        "-Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort={}",
+        place.port
+    );
+    command.env("JDK_JAVA_OPTIONS", options);
+    Ok(command)
+}
+
 pub fn wget(ground: &Ground, place: &Where<'_>) -> Result<Command> {
     let mut command = Command::new(host::tool("wget")?);
     command
@@ -121,6 +159,30 @@ pub fn python_by(
         command.arg(place.path);
     }
     Ok(command)
+}
+
+/// An older Python, which `cargo xtask setup` unpacks, with its OpenSSL.
+pub fn python_with_openssl_1(ground: &Ground, place: &Where<'_>) -> Result<Command> {
+    let root = host::cache()?.join("packages/python3.9");
+    let interpreter = root.join("usr/bin/python3.9");
+    if !interpreter.exists() {
+        bail!(Skip("OpenSSL 1.1 was not unpacked here".to_owned()));
+    }
+    let mut command = python_by(interpreter, "urllib", ground, place)?;
+    command
+        .env("LD_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu"))
+        .env("PYTHONHOME", root.join("usr"));
+    Ok(command)
+}
+
+/// With one of [`PYTHON_MODULES`].
+pub fn python_with_module(library: &str, ground: &Ground, place: &Where<'_>) -> Result<Command> {
+    python_by(
+        languages::python_with(&PYTHON_MODULES)?,
+        library,
+        ground,
+        place,
+    )
 }
 
 /// With a driver, which takes its own kind of address.
@@ -186,10 +248,60 @@ pub fn jdbc(ground: &Ground, place: &Where<'_>) -> Result<Command> {
     java_with("jdbc", &url, &jar.to_string_lossy(), ground)
 }
 
+/// reqwest, with one of two TLS libraries.
+pub fn rust(library: &str, ground: &Ground, place: &Where<'_>, stripped: bool) -> Result<Command> {
+    let built = languages::cargo_project(&source("names/rust"))?.join("client");
+    let mut command = Command::new(&built);
+    if stripped {
+        let program = ground
+            .folder("rust")?
+            .join(format!("{library}-{}", place.port));
+        run(Command::new(host::tool("strip")?)
+            .arg("-o")
+            .arg(&program)
+            .arg(&built))?;
+        command = Command::new(program);
+    }
+    command
+        .args([library, &asked(place, &path(library))])
+        .arg(&ground.certificate);
+    Ok(command)
+}
+
 pub fn ruby(ground: &Ground, place: &Where<'_>) -> Result<Command> {
     let url = asked(place, "orders/net-http");
     let words = ["net-http", &url];
     Ok(script(host::tool("ruby")?, "client.rb", &words, ground))
+}
+
+/// Erlang's own client, with its own TLS.
+pub fn erlang(ground: &Ground, place: &Where<'_>) -> Result<Command> {
+    let packages = [
+        "erlang-base",
+        "erlang-asn1",
+        "erlang-crypto",
+        "erlang-inets",
+        "erlang-public-key",
+        "erlang-ssl",
+    ];
+    let root = ground.unpacked("erlang", &packages)?.join("usr/lib/erlang");
+    let is_emulator = |name: &str| name.starts_with("erts-");
+    let emulator = fs::read_dir(&root)?
+        .filter_map(Result::ok)
+        .find(|entry| entry.file_name().to_str().is_some_and(is_emulator))
+        .context("no emulator")?;
+    let programs = emulator.path().join("bin");
+    let evaluate = format!("file:eval(\"{}\").", source("names/client.erl").display());
+    let mut command = Command::new(programs.join("erlexec"));
+    command
+        .env("ROOTDIR", &root)
+        .env("BINDIR", &programs)
+        .env("EMU", "beam")
+        .env("PROGNAME", "erl")
+        .args(["-noshell", "-eval", &evaluate, "-extra"])
+        .arg(asked(place, "orders/httpc"))
+        .arg(&ground.certificate);
+    Ok(command)
 }
 
 pub fn php(ground: &Ground, place: &Where<'_>) -> Result<Command> {
@@ -204,6 +316,13 @@ pub fn golang(library: &str, ground: &Ground, place: &Where<'_>) -> Result<Comma
     command
         .args([library, &asked(place, &path(library))])
         .arg(&ground.certificate);
+    Ok(command)
+}
+
+/// A program of google.golang.org/grpc.
+pub fn grpc_go(scheme: &str, _: &Ground, place: &Where<'_>) -> Result<Command> {
+    let mut command = Command::new(go::build_with_grpc(GO)?);
+    command.args(["one", &format!("{scheme}{NAME}:{}", place.port)]);
     Ok(command)
 }
 

@@ -20,7 +20,7 @@ const POSTGRES: &str = "15";
 #[derive(Debug)]
 pub struct Ground {
     directory: TempDir,
-    /// A certificate for [`NAME`], which signs itself.
+    /// A certificate for [`NAME`], and the one of who signed it.
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
@@ -34,17 +34,39 @@ impl Ground {
     /// When a file can't be written; [`crate::runner::Skip`] without openssl.
     pub fn new() -> Result<Ground> {
         let directory = tempfile::tempdir()?;
-        let [key, certificate, hosts] =
-            ["key.pem", "cert.pem", "hosts"].map(|name| directory.path().join(name));
-        run(Command::new(host::tool("openssl")?)
-            .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
-            .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
-            .args(["-subj", &format!("/CN={NAME}")])
-            .args(["-addext", &format!("subjectAltName=DNS:{NAME}")])
-            .arg("-keyout")
-            .arg(&key)
+        let at = |name: &str| directory.path().join(name);
+        let [key, certificate, hosts] = ["key.pem", "cert.pem", "hosts"].map(at);
+        let [ca_key, ca, request, says] = ["ca.key", "ca.pem", "request", "says"].map(at);
+        let openssl = host::tool("openssl")?;
+        let asked = |subject: &str, key: &Path, out: &Path| {
+            let mut command = Command::new(&openssl);
+            command
+                .args(["req", "-newkey", "ec", "-nodes", "-pkeyopt"])
+                .args(["ec_paramgen_curve:P-256", "-subj", subject, "-keyout"])
+                .arg(key)
+                .arg("-out")
+                .arg(out);
+            command
+        };
+        run(asked("/CN=authority of the tests", &ca_key, &ca).args(["-x509", "-days", "2"]))?;
+        run(&mut asked(&format!("/CN={NAME}"), &key, &request))?;
+        fs::write(
+            &says,
+            format!("subjectAltName=DNS:{NAME}\nbasicConstraints=CA:FALSE\n"),
+        )?;
+        run(Command::new(&openssl)
+            .args(["x509", "-req", "-days", "2", "-CAcreateserial", "-in"])
+            .arg(&request)
+            .arg("-CA")
+            .arg(&ca)
+            .arg("-CAkey")
+            .arg(&ca_key)
+            .arg("-extfile")
+            .arg(&says)
             .arg("-out")
             .arg(&certificate))?;
+        let chain = [fs::read(&certificate)?, fs::read(&ca)?].concat();
+        fs::write(&certificate, chain)?;
         fs::write(&hosts, format!("127.0.0.1 localhost {NAME}\n"))?;
         Ok(Ground {
             directory,

@@ -8,7 +8,10 @@ mod ground;
 mod rows;
 mod servers;
 
-use std::{collections::BTreeMap, env, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fmt,
+};
 
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
@@ -39,6 +42,17 @@ pub struct Row {
     start: fn(&Ground, &Where<'_>) -> Result<std::process::Command>,
     /// What its connections are to be known by.
     named: Named,
+    /// Whose connections.
+    whose: Whose,
+}
+
+/// Which end of its connections a row is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Those that the client opens.
+    Client,
+    /// Those of the client that the server accepts.
+    Server,
 }
 
 /// The server of a row.
@@ -63,6 +77,8 @@ struct Client<'a> {
     program: Program,
     remote: String,
     port: u16,
+    /// The process whose connections are judged.
+    judged: u32,
 }
 
 /// Rows with one of the words of `TRACER_NAMES` in them; all where there is none.
@@ -106,10 +122,9 @@ pub fn table() -> Result<()> {
         }
     }
     clients.retain(|number, _| !outcomes.contains_key(number));
-    let pids: Vec<u32> = clients
-        .values()
-        .map(|client| client.program.pid())
-        .collect();
+    let of_client = |client: &Client<'_>| [client.program.pid(), client.judged];
+    let pids: BTreeSet<u32> = clients.values().flat_map(of_client).collect();
+    let pids: Vec<u32> = pids.into_iter().collect();
     ensure!(
         !pids.is_empty(),
         "{}",
@@ -156,9 +171,14 @@ impl<'a> Client<'a> {
             0 => place.path.to_owned(),
             port => format!("127.0.0.1:{port}"),
         };
+        let program = Program::start(&mut command)?;
         Ok(Client {
             row,
-            program: Program::start(&mut command)?,
+            judged: match row.whose {
+                Whose::Client => program.pid(),
+                Whose::Server => service.pid(),
+            },
+            program,
             remote,
             port: place.port,
         })
@@ -166,14 +186,21 @@ impl<'a> Client<'a> {
 
     /// Its connections among all.
     fn judged(&self, all: &[Value]) -> Outcome {
-        let pid = self.program.pid();
-        let own: Vec<Value> = all
-            .iter()
-            .filter(|c| c["pid"] == pid && c["role"] == "client" && c["remote"] == *self.remote)
-            .cloned()
-            .collect();
+        let client = self.program.pid();
+        let opened =
+            |c: &&Value| c["pid"] == client && c["role"] == "client" && c["remote"] == *self.remote;
+        let mut own: Vec<Value> = all.iter().filter(opened).cloned().collect();
+        if self.row.whose == Whose::Server {
+            let ends = own.iter().map(|c| format!("127.0.0.1:{}", c["local_port"]));
+            let ends: Vec<String> = ends.collect();
+            let accepted = |c: &&Value| {
+                let remote = c["remote"].as_str().unwrap_or_default();
+                c["role"] == "server" && ends.iter().any(|end| end == remote)
+            };
+            own = all.iter().filter(accepted).cloned().collect();
+        }
         if own.is_empty() {
-            let theirs: Vec<_> = all.iter().filter(|c| c["pid"] == pid).collect();
+            let theirs: Vec<_> = all.iter().filter(|c| c["pid"] == self.judged).collect();
             return Outcome::Wrong(format!("no connection to {}; {theirs:?}", self.remote));
         }
         match own.iter().find_map(|c| self.wrong(c)) {

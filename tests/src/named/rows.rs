@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Ground, Named, Row, Where, clients, servers::Place};
+use super::{Ground, Named, Row, Where, Whose, clients, servers::Place};
 
 /// Named by all of the latest request.
 const fn url(url: &'static str) -> Named {
@@ -31,6 +31,20 @@ const HANDSHAKE: Named = Named {
     because: "What is sent is encrypted",
 };
 
+/// The same of the handshake in a tunnel, which leads to this port.
+const TUNNEL: Named = Named {
+    by: "sni",
+    url: Some("https://shop.test:8443"),
+    because: "What is sent is encrypted",
+};
+
+/// The same of a connection that was accepted.
+const ACCEPTED: Named = Named {
+    by: "sni",
+    url: Some("https://shop.test:{port}"),
+    because: "It was accepted",
+};
+
 const fn row(
     client: &'static str,
     place: Place,
@@ -42,6 +56,15 @@ const fn row(
         place,
         start,
         named,
+        whose: Whose::Client,
+    }
+}
+
+/// The other end of such a row's connections.
+const fn accepted(row: Row) -> Row {
+    Row {
+        whose: Whose::Server,
+        ..row
     }
 }
 
@@ -126,6 +149,30 @@ pub const ROWS: &[Row] = &[
         url("GET http+unix://{path}/feed/aiohttp?key=…"),
     ),
     row(
+        "Python urllib3 (pyOpenSSL)",
+        Place::Https,
+        |g, p| clients::python_with_module("pyopenssl", g, p),
+        url("GET https://shop.test:{port}/orders/pyopenssl?key=…"),
+    ),
+    row(
+        "Python curl_cffi (BoringSSL)",
+        Place::Https,
+        |g, p| clients::python_with_module("curl_cffi", g, p),
+        url("GET https://shop.test:{port}/orders/curl_cffi?key=…"),
+    ),
+    row(
+        "Python curl_cffi (BoringSSL)",
+        Place::Http2,
+        |g, p| clients::python_with_module("curl_cffi", g, p),
+        url("GET https://shop.test:{port}/orders/curl_cffi?key=…"),
+    ),
+    row(
+        "Python http.client (OpenSSL 1.1)",
+        Place::Https,
+        clients::python_with_openssl_1,
+        url("GET https://shop.test:{port}/orders/urllib?key=…"),
+    ),
+    row(
         "Node https",
         Place::Https,
         |g, p| clients::node("https", g, p),
@@ -187,11 +234,42 @@ pub const ROWS: &[Row] = &[
         url("GET https://shop.test:{port}/orders/h1?key=…"),
     ),
     row(
+        "Rust reqwest (rustls)",
+        Place::Https,
+        |g, p| clients::rust("rustls", g, p, false),
+        url("GET https://shop.test:{port}/orders/rustls?key=…"),
+    ),
+    row(
+        "Rust reqwest (rustls)",
+        Place::Http2,
+        |g, p| clients::rust("rustls", g, p, false),
+        url("GET https://shop.test:{port}/orders/rustls?key=…"),
+    ),
+    row(
+        "Rust reqwest (rustls), stripped",
+        Place::Https,
+        |g, p| clients::rust("rustls", g, p, true),
+        HANDSHAKE,
+    ),
+    row(
+        "Rust reqwest (native-tls)",
+        Place::Https,
+        |g, p| clients::rust("native-tls", g, p, false),
+        url("GET https://shop.test:{port}/orders/native-tls?key=…"),
+    ),
+    row(
+        "Rust reqwest (native-tls), stripped",
+        Place::Http2,
+        |g, p| clients::rust("native-tls", g, p, true),
+        url("GET https://shop.test:{port}/orders/native-tls?key=…"),
+    ),
+    row(
         "Ruby Net::HTTP",
         Place::Https,
         clients::ruby,
         url("GET https://shop.test:{port}/orders/net-http?key=…"),
     ),
+    row("Erlang httpc", Place::Https, clients::erlang, HANDSHAKE),
     row(
         "PHP curl",
         Place::Http2,
@@ -205,6 +283,36 @@ pub const ROWS: &[Row] = &[
         url("GET https://shop.test:{port}/orders/php?key=…"),
     ),
     row(
+        "curl (OpenSSL 3)",
+        Place::Proxy,
+        |g, p| clients::by_proxy(|p| clients::curl(g, p, "--http1.1"), p),
+        url("GET https://shop.test:8443/feed/curl?key=…"),
+    ),
+    row(
+        "Python requests",
+        Place::Proxy,
+        |g, p| clients::by_proxy(|p| clients::python("requests", g, p), p),
+        url("GET https://shop.test:8443/orders/requests?key=…"),
+    ),
+    row(
+        "Java HttpsURLConnection",
+        Place::Proxy,
+        clients::java_by_proxy,
+        TUNNEL,
+    ),
+    row(
+        "Rust reqwest (rustls)",
+        Place::Proxy,
+        |g, p| clients::by_proxy(|p| clients::rust("rustls", g, p, false), p),
+        url("GET https://shop.test:8443/orders/rustls?key=…"),
+    ),
+    row(
+        "Rust reqwest (rustls), stripped",
+        Place::Proxy,
+        |g, p| clients::by_proxy(|p| clients::rust("rustls", g, p, true), p),
+        TUNNEL,
+    ),
+    row(
         "Python grpcio",
         Place::Grpc,
         |g, p| clients::grpc("http", g, p),
@@ -216,6 +324,18 @@ pub const ROWS: &[Row] = &[
         Place::GrpcTls,
         |g, p| clients::grpc("https", g, p),
         HANDSHAKE,
+    ),
+    row(
+        "grpc-go",
+        Place::Grpc,
+        |g, p| clients::grpc_go("", g, p),
+        url("POST http://shop.test:{port}/fixture.Log/Watch"),
+    ),
+    row(
+        "grpc-go",
+        Place::GrpcTls,
+        |g, p| clients::grpc_go("https://", g, p),
+        url("POST https://shop.test:{port}/fixture.Log/Watch"),
     ),
     row(
         "psql",
@@ -290,4 +410,22 @@ pub const ROWS: &[Row] = &[
         clients::pymysql,
         protocol("mysql://shop.test:{port}/orders"),
     ),
+    accepted(row(
+        "accepted, from curl",
+        Place::Https,
+        |g, p| clients::curl(g, p, "--http1.1"),
+        ACCEPTED,
+    )),
+    accepted(row(
+        "accepted, from curl",
+        Place::Http2,
+        |g, p| clients::curl(g, p, "--http2"),
+        ACCEPTED,
+    )),
+    accepted(row(
+        "accepted, from mosquitto_sub",
+        Place::MqttTls,
+        |g, p| clients::mosquitto_sub(g, p, true),
+        ACCEPTED,
+    )),
 ];

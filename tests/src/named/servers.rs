@@ -21,6 +21,8 @@ pub enum Place {
     Https,
     /// nginx, HTTP/1.1 over a UNIX socket.
     Unix,
+    /// A proxy whose tunnels end at a server of HTTPS.
+    Proxy,
     /// gRPC in the clear.
     Grpc,
     /// gRPC over TLS.
@@ -44,7 +46,7 @@ pub enum Place {
 /// A server that runs.
 #[derive(Debug)]
 pub struct Service {
-    _program: Program,
+    program: Program,
     ports: Vec<(Place, u16)>,
     path: String,
 }
@@ -57,6 +59,7 @@ impl Place {
             Place::Http2 => "nginx, TLS, HTTP/2",
             Place::Https => "nginx, TLS, HTTP/1.1",
             Place::Unix => "nginx, UNIX socket",
+            Place::Proxy => "a proxy's tunnel, TLS",
             Place::Grpc => "gRPC (Python)",
             Place::GrpcTls => "gRPC (Python), TLS",
             Place::Postgres => "PostgreSQL, TLS",
@@ -74,6 +77,7 @@ impl Place {
     pub const fn server(self) -> &'static str {
         match self {
             Place::Http2 | Place::Https | Place::Unix => "nginx",
+            Place::Proxy => "proxy",
             Place::Grpc | Place::GrpcTls => "gRPC",
             Place::Postgres => "PostgreSQL",
             Place::Redis | Place::RedisTls => "redis-server",
@@ -89,6 +93,7 @@ impl Place {
     pub fn start(self, ground: &Ground) -> Result<Service> {
         match self {
             Place::Http2 | Place::Https | Place::Unix => nginx(ground),
+            Place::Proxy => proxy(ground),
             Place::Grpc | Place::GrpcTls => grpc(ground),
             Place::Postgres => postgres(ground),
             Place::Redis | Place::RedisTls => redis(ground),
@@ -100,6 +105,12 @@ impl Place {
 }
 
 impl Service {
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.program.pid()
+    }
+
     /// Waits until all ports answer.
     fn started(command: &mut Command, ports: &[(Place, u16)], path: String) -> Result<Service> {
         let mut program = Program::start(command)?;
@@ -110,7 +121,7 @@ impl Service {
             Ok(ports.iter().all(answers))
         })?;
         Ok(Service {
-            _program: program,
+            program,
             ports: ports.to_vec(),
             path,
         })
@@ -173,6 +184,17 @@ http {{
         .args(["-e", "stderr"]);
     let ports = [(Place::Http2, h2), (Place::Https, h1)];
     Service::started(&mut command, &ports, socket)
+}
+
+fn proxy(ground: &Ground) -> Result<Service> {
+    let port = host::free_port()?;
+    let mut command = Command::new(host::tool("python3")?);
+    command
+        .arg(source("names/proxy.py"))
+        .arg(port.to_string())
+        .arg(&ground.certificate)
+        .arg(&ground.key);
+    Service::started(&mut command, &[(Place::Proxy, port)], String::new())
 }
 
 fn grpc(ground: &Ground) -> Result<Service> {

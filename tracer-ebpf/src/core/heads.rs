@@ -12,7 +12,7 @@ use tracer_ebpf::{
 
 use super::{
     composed::{is_composed, of_first, remember_composed},
-    hello::{HELLO_BODY, HELLO_FIRST, HELLO_LATEST, HELLO_WITHOUT_HEADER, keep_hello},
+    hello::{HELLO_FIRST, HELLO_LATEST, hello_in_pieces, keep_hello},
     http2::begins_request,
     kernel::read_user,
     lines::{byte, each_end, is_blank, lines_after, place, small_letters, word},
@@ -201,32 +201,8 @@ pub extern "C" fn keep_other(sk: u64, place: u64, at: u64, begins: u32, kept: u6
     let wanted = kept >> 32 & u64::from(has) == 0;
     let hello = wanted
         && (keep_hello(sk, lane, at, len, how) != 0
-            || (has == HEADS_FIRST
-                && len <= HEADERS_BYTES
-                && hello_in_pieces(sk, lane, at, len) != 0));
+            || (has == HEADS_FIRST && hello_in_pieces(sk, lane, at, len) != 0));
     kept | pack(u32::from(hello) * u32::from(has), 0)
-}
-
-/// Bytes of a record's header, and with that of a handshake message.
-const RECORD_HEADER_BYTES: u32 = 5;
-const HEADERS_BYTES: u32 = 9;
-
-/// Keeps a hello whose headers, `len` bytes at `at`, are a piece of their own, as Erlang's are. A global
-/// function, see [`super::transfers::is_stale`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn hello_in_pieces(sk: u64, lane: u32, at: u64, len: u32) -> u32 {
-    const CLIENT_HELLO: u8 = 1;
-    let how = match len {
-        RECORD_HEADER_BYTES => HELLO_WITHOUT_HEADER,
-        HEADERS_BYTES if read_user::<u8>(at + 5) == CLIENT_HELLO => HELLO_BODY,
-        _ => return 0,
-    };
-    let rest = UserBuffer::behind_first();
-    if rest.at == 0 {
-        return 0;
-    }
-    keep_hello(sk, lane, rest.at, rest.len, how)
 }
 
 /// Looks at what is sent in the middle of a turn: clients of MySQL begin a handshake right behind the
@@ -247,20 +223,6 @@ pub extern "C" fn late_hello(sk: u64, place: u64, kept: u64) -> u64 {
         return kept;
     }
     keep_other(sk, pack(lane, buffer.len), buffer.at, begins, kept)
-}
-
-/// Looks at what a server receives behind the header of a TLS record, which many libraries read by
-/// itself; 1 where it is a hello that names a server. `place` has the lane and the bytes. A global
-/// function, see [`super::transfers::is_stale`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn received_hello(sk: u64, place: u64) -> u32 {
-    let (lane, bytes) = unpack(place);
-    let buffer = UserBuffer::current(bytes);
-    if buffer.at == 0 {
-        return 0;
-    }
-    keep_hello(sk, lane, buffer.at, buffer.len, HELLO_WITHOUT_HEADER)
 }
 
 /// Not 0: the first line of the `len` bytes in the lane's window is whole, and has no version of HTTP/1

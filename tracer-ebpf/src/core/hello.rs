@@ -10,9 +10,11 @@ use tracer_ebpf::{
 };
 
 use super::{
+    heads::unpack,
     kernel::read_user,
     maps::{HEADS, SCRATCH, bounded, count},
     sockets::entry,
+    user_buffer::UserBuffer,
 };
 
 /// The memory of the process whose system call runs.
@@ -106,4 +108,40 @@ pub extern "C" fn keep_hello(sk: u64, lane: u32, buffer: u64, len: u32, how: u32
         return 0;
     }
     1
+}
+
+/// Bytes of a record's header, and with that of a handshake message.
+const RECORD_HEADER_BYTES: u32 = 5;
+const HEADERS_BYTES: u32 = 9;
+
+/// Keeps a hello whose headers, `len` bytes at `at`, are a piece of their own, as Erlang's are. A global
+/// function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn hello_in_pieces(sk: u64, lane: u32, at: u64, len: u32) -> u32 {
+    const CLIENT_HELLO: u8 = 1;
+    let how = match len {
+        RECORD_HEADER_BYTES => HELLO_WITHOUT_HEADER,
+        HEADERS_BYTES if read_user::<u8>(at + 5) == CLIENT_HELLO => HELLO_BODY,
+        _ => return 0,
+    };
+    let rest = UserBuffer::behind_first();
+    if rest.at == 0 {
+        return 0;
+    }
+    keep_hello(sk, lane, rest.at, rest.len, how)
+}
+
+/// Looks at what a server receives behind the header of a TLS record, which many libraries read by
+/// itself; 1 where it is a hello that names a server. `place` has the lane and the bytes. A global
+/// function, see [`super::transfers::is_stale`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn received_hello(sk: u64, place: u64) -> u32 {
+    let (lane, bytes) = unpack(place);
+    let buffer = UserBuffer::current(bytes);
+    if buffer.at == 0 {
+        return 0;
+    }
+    keep_hello(sk, lane, buffer.at, buffer.len, HELLO_WITHOUT_HEADER)
 }
