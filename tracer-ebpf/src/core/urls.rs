@@ -19,6 +19,8 @@ static URLS_ASKED: LruHashMap<UrlKey, UrlAsked> = LruHashMap::with_max_entries(4
 #[map]
 static URL_READ: PerCpuArray<[u8; URL_BYTES]> = PerCpuArray::with_max_entries(1, 0);
 
+/// The last byte's index.
+const LAST: u32 = URL_BYTES as u32 - 1;
 /// Shortest beginning that is looked at: `https://`.
 const SCHEME_MAX: u32 = 8;
 
@@ -33,28 +35,26 @@ pub extern "C" fn hash_of_url(at: u64, len: u32) -> u64 {
     let Some(url) = URL_READ.get_ptr_mut(0) else {
         return 0;
     };
-    let bytes = bounded::<{ URL_BYTES as u32 - 1 }>(len);
+    let bytes = bounded::<LAST>(len);
     // SAFETY: the buffer has room for that; the helper checks the source.
     unsafe { bpf_probe_read_user(url.cast(), bytes, at as *const c_void) };
     // SAFETY: a live map value of this CPU's.
     let url = unsafe { &*url };
-    let from = match (url[0], url[3], url[4], url[5]) {
+    let mut at = match (url[0], url[3], url[4], url[5]) {
         (b'h', b'p', b':', _) => 7,
         (b'h', b'p', b's', b':') => 8,
         _ => return 0,
     };
     let mut hash = URL_HASH;
     let mut slashes = 0u64;
-    let mut at = 0;
-    while at < URL_BYTES {
-        let byte = url[at];
-        if at >= len as usize || byte == b'?' || byte == b'#' {
+    while at < URL_BYTES as u32 {
+        // masked, or old verifiers lose the bounds of a counter that the compiler has changed
+        let byte = url[bounded::<LAST>(at) as usize];
+        if at >= len || byte == b'?' || byte == b'#' {
             break;
         }
-        if at >= from {
-            hash = url_hash_with(hash, byte);
-            slashes |= u64::from(byte == b'/');
-        }
+        hash = url_hash_with(hash, byte);
+        slashes |= u64::from(byte == b'/');
         at += 1;
     }
     if slashes == 0 {

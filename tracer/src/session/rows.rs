@@ -32,19 +32,25 @@ pub fn row(
         _ => records::socket_address(family, sock.remote_addr, sock.remote_port),
     };
     let number = beside.requests.latest.request(sk, sock.opened_ns);
-    let request = number.and_then(|number| beside.requests.value(number));
+    let request = number.and_then(|number| beside.requests.value(number).cloned());
     // what a peer asks for is here, not there
     let asked_at = match role {
         Role::Server => records::address(beside.probes, sock, family, role),
         Role::Client => remote.clone(),
     };
-    let transaction = responses::transaction_of(sock, request);
-    let url = request.map(|r| requests::shown(family, &asked_at, r));
+    let transaction = responses::transaction_of(sock, request.as_ref());
+    let url = request
+        .as_ref()
+        .map(|r| requests::shown(family, &asked_at, r));
     let [request_stack, open_stack] =
         [sock.request_stack, sock.open_stack].map(|noted| beside.settle(sk, noted));
     let [request_site, opener] = [request_stack, open_stack].map(|stack| beside.site(stack));
     let opener_first = opener_says_more(request_site.as_deref(), opener.as_deref());
     let site = request_site.filter(|_| !opener_first).or(opener);
+    let is_own = site.as_ref().is_some_and(|site| site.own);
+    let asks = request.filter(|_| role == Role::Client && !is_own);
+    let asked = asks.and_then(|request| beside.asked_for(process.pid, &remote, &request));
+    let site = asked.or(site);
     let call_site = site.and_then(|site| {
         site.blamed().map(|frame| CallSite {
             function: frame.function.clone(),
