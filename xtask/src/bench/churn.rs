@@ -235,11 +235,11 @@ pub fn against(bench: &Bench, load: &mut Load) -> Result<Vec<Row>> {
         .iter()
         .flat_map(|&(_, own, other)| [own, other])
         .collect();
-    let costs = compare(bench, load, &watchers, bench.rounds(8))?;
+    let costs = compare(bench, load, &watchers, bench.rounds(5))?;
     let mut rows = Vec::new();
     for ((name, own, other), costs) in pairs.iter().zip(costs.chunks(2)) {
         let (mut own_ratios, mut other_ratios) = (Vec::new(), Vec::new());
-        for _ in 0..bench.rounds(4) {
+        for _ in 0..bench.rounds(3) {
             let pid = load.pid();
             own_ratios.push(profile::one_ratio(bench, load, pid, own)?);
             other_ratios.push(profile::one_ratio(bench, load, pid, other)?);
