@@ -39,6 +39,19 @@ pub extern "C" fn fold_socket(sk: u64) -> u32 {
         return 0;
     }
     count(Counter::Folded);
+    if heads & (HEADS_FIRST | HEADS_LATEST | HEADS_HTTP2) != 0 {
+        forget_requests(sk, u32::from(heads));
+    }
+    add(key, lifetime, turns);
+    1
+}
+
+/// Drops what was kept of a socket's requests. A global function, so that [`fold_socket`] needs less of
+/// the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn forget_requests(sk: u64, heads: u32) -> u32 {
+    let heads = heads as u8;
     let mut head = HeadKey { sk, latest: 0 };
     if heads & HEADS_FIRST != 0 {
         let _ = HEADS.remove(&head);
@@ -50,8 +63,7 @@ pub extern "C" fn fold_socket(sk: u64) -> u32 {
     if heads & HEADS_HTTP2 != 0 {
         let _ = HTTP2.remove(&sk);
     }
-    add(key, lifetime, turns);
-    1
+    0
 }
 
 #[inline(always)]

@@ -148,16 +148,9 @@ pub extern "C" fn keep_head(sk: u64, place: u64, kept: u64) -> u64 {
 #[inline(never)]
 pub extern "C" fn keep_another(sk: u64, place: u64, kept: u64, new: u64) -> u64 {
     let (lane, bytes) = unpack(place);
-    let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
+    let len = look_again(lane, bytes);
+    if len == NO_REQUEST {
         return kept;
-    };
-    let buffer = UserBuffer::current(bytes);
-    let mut len = COMPOSED;
-    if is_composed(lane, buffer.len) == 0 {
-        len = buffer.look(scratch);
-        if len == 0 || is_another_line(lane, len) != 0 {
-            return kept;
-        }
     }
     let (says, hash) = unpack(new);
     let kept = kept | pack(says, 0);
@@ -172,6 +165,28 @@ pub extern "C" fn keep_another(sk: u64, place: u64, kept: u64, new: u64) -> u64 
 fn in_tunnel(sk: u64) -> bool {
     const TUNNEL: u8 = RESPONSE_TO_CONNECT | RESPONSE_UPGRADED;
     entry(sk).is_some_and(|sock| sock.response & TUNNEL == TUNNEL)
+}
+
+/// Answer of [`look_again`].
+const NO_REQUEST: u32 = u32::MAX;
+
+/// Looks at all of a request in place of its first bytes: how many they are, or [`COMPOSED`], or
+/// [`NO_REQUEST`]. A global function, so that [`keep_another`] needs little of the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn look_again(lane: u32, bytes: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(lane) else {
+        return NO_REQUEST;
+    };
+    let buffer = UserBuffer::current(bytes);
+    if is_composed(lane, buffer.len) != 0 {
+        return COMPOSED;
+    }
+    let len = buffer.look(scratch);
+    if len == 0 || is_another_line(lane, len) != 0 {
+        return NO_REQUEST;
+    }
+    len
 }
 
 /// Of a turn that begins otherwise, with these four bytes: `kept` with what it tells of the protocol.

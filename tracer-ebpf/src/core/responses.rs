@@ -187,16 +187,28 @@ pub extern "C" fn read_head(lane: u32, bytes: u32, state: u64) -> u64 {
     // the final response comes after an interim one's blank line
     reading.expecting = u8::from(reading.status == 0 || rest as u16 & STATUS_TO_COME != 0);
     reading.found = response & (RESPONSE_LENGTH | RESPONSE_CHUNKED);
-    let answer = match response_line(lane, 0, len) {
-        ON => match each_end(scratch, len, |at| response_lines(lane, at, len)) {
-            Some(answer) => answer,
-            // a line that ended with these bytes: the next ones go on with another
-            None if len == bytes && byte(scratch, len - 1) == b'\n' => ON,
-            None => ODD,
-        },
-        answer => answer,
-    };
+    let answer = read_lines(lane, len, bytes);
     read_so_far(lane, bytes, u32::from(response) | answer << BITS_SHIFT)
+}
+
+/// What the `len` bytes in the lane's window come to, of `bytes` that were received. A global function, so
+/// that [`read_head`] needs little of the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn read_lines(lane: u32, len: u32, bytes: u32) -> u32 {
+    let first = response_line(lane, 0, len);
+    if first != ON {
+        return first;
+    }
+    let Some(scratch) = SCRATCH.get_ptr(lane) else {
+        return ODD;
+    };
+    match each_end(scratch, len, |at| response_lines(lane, at, len)) {
+        Some(answer) => answer,
+        // a line that ended with these bytes: the next ones go on with another
+        None if len == bytes && byte(scratch, len - 1) == b'\n' => ON,
+        None => ODD,
+    }
 }
 
 /// The state when `answer` is what the lane's reading came to. A global function, so that it is verified
