@@ -18,7 +18,9 @@ pub const SECTION: Section = Section {
             kept neither stack nor URL of a request. What these add is work that every request is worth, because \
             any may be the one that leaks. By profile: as for short connections. Where that is over the bar, the \
             shares below it say why: beside the programs there are the kernel's way into and out of each of the \
-            four that run for a request, and one look-up of the socket in each.",
+            four that run for a request, and one look-up of the socket in each. Everything looks at the program's memory \
+            six times for a request: at the stack of who sends it, of who receives it and of who answers, at its first \
+            bytes on both ends, and at the head of the response.",
     run,
 };
 

@@ -21,8 +21,9 @@ pub const SECTION: Section = Section {
             and how often it runs for a request or connection: the loads of short and of kept connections, of which both ends \
             are traced, and the HTTPS server and its clients, one at a time. In it are both of the kernel's readings of the \
             clock, some 40 ns here; the kernel's way into and out of the program is not, nor is the trap of a uprobe. `sent` \
-            and `received` run for each transfer of a socket; the mean is over those that begin a request, whose stack and \
-            first bytes are looked at, and those that do not. `tls_write` is hit by each write of a TLS library. Of what \
+            and `received` run for each transfer on the host, and `tls_write` for each write of the library, so of HTTPS the mean is \
+            also over the end that is not traced, where they leave after one look-up. It is over transfers that begin or answer a \
+            request, whose stack is looked at, and the head of a request or response with it, and those that do not. `tls_write` is hit by each write of a TLS library. Of what \
             clients write each is the head of a request, which is kept with its stack; of what the server writes, the heads of its answers and their bodies, none is.",
     run,
 };
