@@ -28,6 +28,7 @@ pub struct Schedule {
     next_sweep_ns: u64,
     next_scan_ns: u64,
     last_sweep_ns: Option<u64>,
+    last_cost_ns: u64,
     longest_gap_ns: u64,
 }
 
@@ -66,7 +67,8 @@ impl Schedule {
     }
 
     /// A sweep (with the scan before it, if any) began then, and took so much CPU time; `lasting`:
-    /// there are connections that last.
+    /// there are connections that last. What one sweep alone costs, such as the reading of names when a
+    /// call site is new, puts off none.
     pub fn swept(&mut self, began_ns: u64, cost_ns: u64, lasting: bool) {
         let last_ns = self.last_sweep_ns.replace(began_ns).unwrap_or(began_ns);
         self.longest_gap_ns = self.longest_gap_ns.max(began_ns.saturating_sub(last_ns));
@@ -74,8 +76,9 @@ impl Schedule {
             false => IDLE_SWEEP_WITHIN_NS,
             true => SWEEP_WITHIN_NS,
         };
-        let leisurely = (cost_ns * LEISURE).clamp(SWEEP_EVERY_NS, within_ns);
-        self.next_sweep_ns = began_ns + leisurely.max(cost_ns * DUTY / 4);
+        let usual_ns = cost_ns.min(std::mem::replace(&mut self.last_cost_ns, cost_ns));
+        let leisurely = (usual_ns * LEISURE).clamp(SWEEP_EVERY_NS, within_ns);
+        self.next_sweep_ns = began_ns + leisurely.max(usual_ns * DUTY / 4);
     }
 }
 
@@ -106,6 +109,7 @@ mod tests {
         assert!(schedule.sweep_is_due(0) && schedule.scan_is_due(0));
         let wait = |schedule: &mut Schedule, cost_ns, lasting| {
             schedule.swept(SECOND_NS, cost_ns, lasting);
+            schedule.swept(SECOND_NS, cost_ns, lasting);
             schedule.wait(SECOND_NS).as_millis()
         };
         assert_eq!(wait(&mut schedule, 0, true), 500);
@@ -116,6 +120,9 @@ mod tests {
             "nothing lasts"
         );
         assert_eq!(wait(&mut schedule, 400_000_000, true), 10_000, "dear");
+        let mut schedule = Schedule::default();
+        schedule.swept(SECOND_NS, 3 * SECOND_NS, true);
+        assert_eq!(schedule.wait(SECOND_NS).as_millis(), 500, "dear once");
         schedule.scanned(SECOND_NS, 100_000_000);
         assert!(!schedule.scan_is_due(10 * SECOND_NS));
         assert!(schedule.scan_is_due(11 * SECOND_NS));
