@@ -15,9 +15,13 @@ use super::{
     hello::{HELLO_FIRST, HELLO_LATEST, hello_in_pieces, keep_hello},
     http2::begins_request,
     kernel::read_user,
-    lines::{byte, each_end, is_blank, lines_after, place, small_letters, word},
+    lines::{
+        LINE_IS_CUT, LINE_IS_OTHER, byte, each_end, is_blank, line_kind, lines_after, place,
+        small_letters, word,
+    },
     maps::{HEADS, SCRATCH, Scratch, bounded, count},
     notes::note,
+    pieces::{IN_PIECES, begin_pieces},
     query::{marks, mask_query},
     sockets::entry,
     user_buffer::{UserBuffer, WINDOW_BYTES},
@@ -120,10 +124,15 @@ pub extern "C" fn keep_head(sk: u64, place: u64, kept: u64) -> u64 {
         return kept;
     };
     // one read is enough for a request that equals the one before
-    if buffer.look_at(COMPARED_BYTES, scratch) < BEGINNING_BYTES {
-        return kept;
+    let looked = buffer.look_at(COMPARED_BYTES, scratch);
+    let mut begins = word(scratch, 0) as u32;
+    if looked < BEGINNING_BYTES {
+        // a method by itself is a piece of a line, too
+        begins = begins & 0x00ff_ffff | u32::from(b' ') << 24;
+        if looked != BEGINNING_BYTES - 1 || expected_after(begins) == 0 {
+            return kept;
+        }
     }
-    let begins = word(scratch, 0) as u32;
     let response = expected_after(begins);
     if response == 0 {
         return keep_other(sk, pack(lane, buffer.len), buffer.at, begins, kept);
@@ -148,9 +157,15 @@ pub extern "C" fn keep_head(sk: u64, place: u64, kept: u64) -> u64 {
 #[inline(never)]
 pub extern "C" fn keep_another(sk: u64, place: u64, kept: u64, new: u64) -> u64 {
     let (lane, bytes) = unpack(place);
-    let len = look_again(lane, bytes);
+    let mut len = look_again(lane, bytes);
     if len == NO_REQUEST {
         return kept;
+    }
+    if len & LINE_CUT_OFF != 0 {
+        if begin_pieces(sk, bytes) != 0 {
+            return kept & !u64::from(u32::MAX) | u64::from(IN_PIECES);
+        }
+        len &= !LINE_CUT_OFF;
     }
     let (says, hash) = unpack(new);
     let kept = kept | pack(says, 0);
@@ -169,6 +184,8 @@ fn in_tunnel(sk: u64) -> bool {
 
 /// Answer of [`look_again`].
 const NO_REQUEST: u32 = u32::MAX;
+/// With the length that [`look_again`] answers: the line does not end there, and may go on.
+const LINE_CUT_OFF: u32 = 1 << 31;
 
 /// Looks at all of a request in place of its first bytes: how many they are, or [`COMPOSED`], or
 /// [`NO_REQUEST`]. A global function, so that [`keep_another`] needs little of the stack.
@@ -183,8 +200,12 @@ pub extern "C" fn look_again(lane: u32, bytes: u32) -> u32 {
         return COMPOSED;
     }
     let len = buffer.look(scratch);
-    if len == 0 || is_another_line(lane, len) != 0 {
+    let kind = line_kind(lane, len);
+    if len == 0 || kind == LINE_IS_OTHER {
         return NO_REQUEST;
+    }
+    if kind == LINE_IS_CUT && len < LINE_BYTES as u32 {
+        return len | LINE_CUT_OFF;
     }
     len
 }
@@ -240,54 +261,8 @@ pub extern "C" fn late_hello(sk: u64, place: u64, kept: u64) -> u64 {
     keep_other(sk, pack(lane, buffer.len), buffer.at, begins, kept)
 }
 
-/// Not 0: the first line of the `len` bytes in the lane's window is whole, and has no version of HTTP/1
-/// at its end, so it is of a protocol that has words in common with it. A global function, so that it is
-/// verified once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn is_another_line(lane: u32, len: u32) -> u32 {
-    match SCRATCH.get_ptr(lane) {
-        Some(scratch) => each_end(scratch, len, |at| first_line_is_other(lane, at, len))
-            .is_some_and(|answer| answer == OTHER)
-            .into(),
-        None => 0,
-    }
-}
-
-/// Answers of [`first_line_is_other`].
-const OTHER: u32 = 1;
-const OF_HTTP: u32 = 2;
-
-/// The same of the line that ends in the eight bytes at `at`. A global function, so that it is verified
-/// once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn first_line_is_other(lane: u32, at: u32, len: u32) -> u32 {
-    const VERSION: u64 = u64::from_le_bytes(*b"HTTP/1.\0");
-    let Some(scratch) = SCRATCH.get_ptr(lane) else {
-        return OF_HTTP;
-    };
-    lines_after(scratch, at, |next| {
-        if next > len {
-            // of what the window had before
-            return OF_HTTP;
-        }
-        let end = next - 1 - u32::from(next > 1 && byte(scratch, next - 2) == b'\r');
-        if end < 8 {
-            return OTHER;
-        }
-        // SAFETY: inside the lane's room.
-        let last = unsafe { place(scratch, end - 8).cast::<u64>().read_unaligned() };
-        if last & (u64::MAX >> 8) == VERSION {
-            OF_HTTP
-        } else {
-            OTHER
-        }
-    })
-}
-
 /// Answer of [`store_head`] where the map is full.
-const NO_ROOM: u32 = u32::MAX;
+pub const NO_ROOM: u32 = u32::MAX;
 
 /// For [`store_head`], in place of a length: the lane's head has it already.
 const COMPOSED: u32 = 0;

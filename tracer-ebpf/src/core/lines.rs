@@ -5,7 +5,7 @@ use core::mem::offset_of;
 use tracer_ebpf::SHAPE_WORDS;
 
 use super::{
-    maps::{Scratch, bounded},
+    maps::{SCRATCH, Scratch, bounded},
     user_buffer::WINDOW_BYTES,
 };
 
@@ -114,4 +114,50 @@ pub fn is_blank(scratch: *const Scratch, at: u32, len: u32) -> u32 {
         b'\r' if next == b'\n' => 1,
         _ => 0,
     }
+}
+
+/// Of the first line of the `len` bytes in the lane's window: it does not end there; it has no version of
+/// HTTP/1 at its end, so it is of a protocol that has words in common with it; it has one. A global
+/// function, so that it is verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn line_kind(lane: u32, len: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr(lane) else {
+        return OF_HTTP;
+    };
+    each_end(scratch, len, |at| first_line_is_other(lane, at, len)).unwrap_or(LINE_IS_CUT)
+}
+
+/// Answers of [`line_kind`].
+pub const LINE_IS_CUT: u32 = 0;
+/// See [`LINE_IS_CUT`].
+pub const LINE_IS_OTHER: u32 = 1;
+const OF_HTTP: u32 = 2;
+
+/// The same of the line that ends in the eight bytes at `at`. A global function, so that it is verified
+/// once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn first_line_is_other(lane: u32, at: u32, len: u32) -> u32 {
+    const VERSION: u64 = u64::from_le_bytes(*b"HTTP/1.\0");
+    let Some(scratch) = SCRATCH.get_ptr(lane) else {
+        return OF_HTTP;
+    };
+    lines_after(scratch, at, |next| {
+        if next > len {
+            // of what the window had before
+            return OF_HTTP;
+        }
+        let end = next - 1 - u32::from(next > 1 && byte(scratch, next - 2) == b'\r');
+        if end < 8 {
+            return LINE_IS_OTHER;
+        }
+        // SAFETY: inside the lane's room.
+        let last = unsafe { place(scratch, end - 8).cast::<u64>().read_unaligned() };
+        if last & (u64::MAX >> 8) == VERSION {
+            OF_HTTP
+        } else {
+            LINE_IS_OTHER
+        }
+    })
 }

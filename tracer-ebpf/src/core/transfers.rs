@@ -17,6 +17,7 @@ use super::{
     kernel::{AF_UNIX, Address, Object, family, inode},
     maps::{LANE_SENT, count},
     notes::note,
+    pieces::{IN_PIECES, keep_joined},
     plaintext::claim_plaintext,
     responses::{
         concerns, is_interim, is_read, lose_track, pass_body, read_response, response_state,
@@ -121,6 +122,13 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         if sent && speaks_http2(sock) {
             let lost = take_frames(sk, pack(lane(sock, sent), bytes as u32), STACK_NONE);
             forget_http2(sock, lost);
+        } else if sent && sock.head_hash == IN_PIECES {
+            let place = pack(lane(sock, sent), bytes as u32);
+            let kept = pack(u32::from(sock.heads), IN_PIECES);
+            let (heads, hash) = unpack(keep_joined(sk, place, kept));
+            sock.heads = heads as u8;
+            sock.head_hash = hash;
+            sock.response |= (heads >> HEADS_BITS) as u8;
         } else if sent && greetings::is_awaited(sock) {
             let place = pack(lane(sock, sent), bytes as u32);
             let kept = pack(u32::from(sock.heads), sock.head_hash);
@@ -175,7 +183,11 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
         if config!(want_heads) != 0 {
             let place = pack(lane(sock, sent), bytes as u32);
             let kept = pack(u32::from(sock.heads), sock.head_hash);
-            let (heads, hash) = unpack(keep_head(sk, place, kept));
+            let mut kept = keep_head(sk, place, kept);
+            if kept as u32 == IN_PIECES {
+                kept = keep_joined(sk, pack(lane(sock, sent), 0), kept);
+            }
+            let (heads, hash) = unpack(kept);
             sock.heads = heads as u8;
             sock.head_hash = hash;
             if sent && sock.response & RESPONSE_UPGRADED == 0 {
@@ -186,7 +198,7 @@ pub fn transferred(object: impl Object, bytes: i32, transfer: Transfer) {
             if sent && speaks_http2(sock) {
                 forget_http2(sock, take_frames(sk, place, stack));
             }
-            if sent && greetings::is_awaited(sock) {
+            if sent && greetings::is_awaited(sock) && hash != IN_PIECES {
                 greetings::pass_on(sk, bytes as u32, 1);
             }
         }

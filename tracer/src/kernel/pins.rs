@@ -299,6 +299,8 @@ mod tests {
         "H2_WRITING",
         "HINTS",
         "PLAINTEXTS",
+        "JOINED",
+        "NOTHING_JOINED",
         "READABLE",
         "SCRATCH",
         "SHAPES",

@@ -74,9 +74,9 @@ const FILES: [&str; 7] = [
     "libconscrypt",
     "_ssl",
 ];
-/// What the names of modules have in them that interpreters load (Python, Node.js): some have a TLS
-/// library within, as those of the wheels `cryptography` and `curl_cffi`.
-const MODULES: [&str; 3] = [".abi3.so", ".cpython-", ".node"];
+/// What the names of modules have in them that runtimes load (Python, Node.js, Java): some have a TLS
+/// library within, as those of the wheels `cryptography` and `curl_cffi`, and of gRPC's Netty.
+const MODULES: [&str; 4] = [".abi3.so", ".cpython-", ".node", "netty_tcnative"];
 /// Files with a TLS library within are larger than this, bytes.
 const WITHIN_MIN: u64 = 1 << 20;
 /// Files whose reads are followed.
