@@ -63,7 +63,11 @@ pub fn is_first(sock: &Sock) -> bool {
 #[inline(always)]
 pub fn may_be_database(sock: &Sock) -> bool {
     const OTHERS: u8 = HEADS_HTTP | HEADS_TLS | HEADS_HTTP2 | HEADS_PLAINTEXT;
-    sock.role != ROLE_SERVER && sock.turns != 0 && sock.heads & OTHERS == 0 && sock.response == 0
+    config!(want_heads) != 0
+        && sock.role != ROLE_SERVER
+        && sock.turns != 0
+        && sock.heads & OTHERS == 0
+        && sock.response == 0
 }
 
 /// Whether what the current call received ends with PostgreSQL's ReadyForQuery in a transaction: a
