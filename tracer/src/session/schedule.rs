@@ -17,10 +17,10 @@ const DUTY: u64 = 100;
 /// [`SWEEP_WITHIN_NS`] or [`IDLE_SWEEP_WITHIN_NS`]: they walk over the kernel's whole table, however few sockets are in it.
 const LEISURE: u64 = 1000;
 
-/// Time without a sweep that is worth a word: a few samples are missing of a trend.
-const GAP_LEAST_NS: u64 = 4 * SECOND_NS;
-/// One part in so many of the watch: growth that comes in such a gap has no shape.
-const GAP_SHARE: u64 = 4;
+/// Time without a sweep that ends a stretch of sweeps: a few samples are missing of a trend.
+const GAP_NS: u64 = 4 * SECOND_NS;
+/// A stretch of this length settles every pattern that is common, whatever lies beside it.
+const STRETCH_ENOUGH_NS: u64 = 20 * SECOND_NS;
 
 /// When the next sweep and the next scan are due, monotonic nanoseconds.
 #[derive(Debug, Default)]
@@ -29,7 +29,9 @@ pub struct Schedule {
     next_scan_ns: u64,
     last_sweep_ns: Option<u64>,
     last_cost_ns: u64,
-    longest_gap_ns: u64,
+    stretch_began_ns: u64,
+    longest_stretch_ns: u64,
+    gaps: u32,
 }
 
 impl Schedule {
@@ -48,15 +50,16 @@ impl Schedule {
         Duration::from_nanos(self.next_sweep_ns.saturating_sub(now_ns))
     }
 
-    /// Why a watch of this length can't be called clean, where nothing was looked at for much of it.
+    /// Why a watch of this length can't be called clean, where too little of it was looked at in a row.
     pub fn looked_away(&self, watched_ns: u64) -> Option<String> {
-        let gap_ns = self.longest_gap_ns;
-        (gap_ns > GAP_LEAST_NS && gap_ns > watched_ns / GAP_SHARE).then(|| {
+        let stretch_ns = self.longest_stretch_ns;
+        let short = stretch_ns < STRETCH_ENOUGH_NS.min(watched_ns / 2);
+        (self.gaps > 0 && short).then(|| {
             format!(
-                "Nothing was looked at for {:.1} of the {:.1} s watched: tracer was stopped, or this machine \
-                 had no time for it. Watch again, or longer.",
-                gap_ns as f64 / 1e9,
+                "Of the {:.1} s watched no more than {:.1} s were looked at in a row: tracer was stopped, or \
+                 this machine had no time for it. Watch again, or longer.",
                 watched_ns as f64 / 1e9,
+                stretch_ns as f64 / 1e9,
             )
         })
     }
@@ -70,8 +73,18 @@ impl Schedule {
     /// there are connections that last. What one sweep alone costs, such as the reading of names when a
     /// call site is new, puts off none.
     pub fn swept(&mut self, began_ns: u64, cost_ns: u64, lasting: bool) {
-        let last_ns = self.last_sweep_ns.replace(began_ns).unwrap_or(began_ns);
-        self.longest_gap_ns = self.longest_gap_ns.max(began_ns.saturating_sub(last_ns));
+        let last_ns = self.last_sweep_ns.replace(began_ns);
+        match last_ns.map(|last_ns| began_ns.saturating_sub(last_ns)) {
+            None => self.stretch_began_ns = began_ns,
+            Some(gap_ns) if gap_ns > GAP_NS => {
+                self.stretch_began_ns = began_ns;
+                self.gaps += 1;
+            }
+            Some(_) => {
+                let stretch_ns = began_ns - self.stretch_began_ns;
+                self.longest_stretch_ns = self.longest_stretch_ns.max(stretch_ns);
+            }
+        }
         let within_ns = match lasting {
             false => IDLE_SWEEP_WITHIN_NS,
             true => SWEEP_WITHIN_NS,
@@ -87,20 +100,21 @@ mod tests {
     use super::{SECOND_NS, Schedule};
 
     #[test]
-    fn a_watch_with_a_large_gap_says_so() {
+    fn a_watch_that_was_hardly_looked_at_says_so() {
         let mut schedule = Schedule::default();
-        let watched_ns = 30 * SECOND_NS;
-        for at in [5, 6, 7, 14, 15] {
-            schedule.swept(at * SECOND_NS, 0, true);
-        }
-        assert_eq!(schedule.looked_away(watched_ns), None);
-        schedule.swept(24 * SECOND_NS, 0, true);
-        let said = schedule.looked_away(watched_ns).unwrap_or_default();
+        let mut look = |seconds: std::ops::Range<u64>| {
+            for at in seconds {
+                schedule.swept(at * SECOND_NS, 0, true);
+            }
+            schedule.looked_away(30 * SECOND_NS)
+        };
+        assert_eq!(look(5..7), None, "no gap so far");
+        let said = look(16..23).unwrap_or_default();
         assert!(
-            said.starts_with("Nothing was looked at for 9.0 of the 30.0 s"),
+            said.starts_with("Of the 30.0 s watched no more than 6.0 s"),
             "{said}"
         );
-        assert_eq!(schedule.looked_away(10 * watched_ns), None);
+        assert_eq!(look(23..32), None, "half of the watch in a row");
     }
 
     #[test]
