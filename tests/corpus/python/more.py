@@ -168,9 +168,9 @@ class Recycling:
             if self.close:
                 kept.pop().close()
             place = None
-        place = place or self.renew()
+        place = place or self.renew()  # LEAK recycling-query
         self.places[n % 3] = place
-        place[0].sendall(b"select %d\n" % n)  # LEAK recycling-query
+        place[0].sendall(b"select %d\n" % n)
         place[0].recv(100)  # END recycling-query
 
 
