@@ -13,11 +13,11 @@ use tracer_ebpf::{
 use super::{
     awaits::collect_awaits,
     frames::{OF_V8, collect_frames},
-    heads::{pack, unpack},
     helpers::{cpu, current_task, now_ns},
     kernel::read,
     known_paths::{recognize, taken_again},
     maps::{BUDGETS, COPY_SIZES, SCRATCH, STACKS, TICKETS, bounded, count},
+    packed::{pack, unpack},
     sockets::entry,
     task::{Position, current_tgid, current_tid, position, saved_regs},
     tasks::collect_tasks,

@@ -21,6 +21,7 @@ use super::{
     },
     maps::{HEADS, SCRATCH, Scratch, bounded, count},
     notes::note,
+    packed::{pack, unpack},
     pieces::{IN_PIECES, begin_pieces},
     query::{marks, mask_query},
     sockets::entry,
@@ -33,18 +34,6 @@ pub const COMPARED_BYTES: u32 = 240;
 const BEGINNING_BYTES: u32 = 4;
 /// The first bytes of TLS records: 22 or 23, and 3.
 const TLS_RECORD: u32 = 0x0316;
-
-/// Two numbers as one: a function of the kernel's takes five.
-#[inline(always)]
-pub fn pack(high: u32, low: u32) -> u64 {
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// The two numbers again.
-#[inline(always)]
-pub fn unpack(packed: u64) -> (u32, u32) {
-    ((packed >> 32) as u32, packed as u32)
-}
 
 const fn first(bytes: &[u8; 4]) -> u32 {
     u32::from_le_bytes(*bytes)

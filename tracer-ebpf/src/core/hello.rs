@@ -10,9 +10,9 @@ use tracer_ebpf::{
 };
 
 use super::{
-    heads::unpack,
     kernel::read_user,
     maps::{HEADS, SCRATCH, bounded, count},
+    packed::unpack,
     sockets::entry,
     user_buffer::UserBuffer,
 };

@@ -13,11 +13,12 @@ use tracer_ebpf::{
 use super::{
     blocks::{copy_block, cut_block},
     capture::capture_stack,
-    heads::{PREFACE, unpack},
+    heads::PREFACE,
     helpers::now_ns,
     kernel::read_user,
     maps::{LANE_SENT, SCRATCH, count},
     notes::note,
+    packed::unpack,
     sockets::entry,
     submitted::who_submitted,
     user_buffer::{Pieces, UserBuffer},

@@ -11,9 +11,9 @@ use tracer_ebpf::{
 use super::{
     awaits::{collect_awaits, match_awaits},
     frames::{OF_TASKS, OF_V8, node_before_tasks, walk_frames},
-    heads::{pack, unpack},
     kernel::read_user,
     maps::{HINTS, SCRATCH, SHAPES, TRIE, bounded},
+    packed::{pack, unpack},
     task::{Position, current_tgid, position},
     tasks::collect_tasks,
 };

@@ -23,6 +23,7 @@ pub mod lines;
 pub mod maps;
 pub mod mptcp;
 pub mod notes;
+pub mod packed;
 pub mod pieces;
 pub mod plaintext;
 pub mod processes;

@@ -14,9 +14,10 @@ use aya_ebpf::{
 use tracer_ebpf::{HEADS_HTTP, HOST_BYTES, LINE_BYTES, ROLE_CLIENT};
 
 use super::{
-    heads::{HEADS_BITS, NO_ROOM, expected_after, hash_head, pack, store_head, unpack},
+    heads::{HEADS_BITS, NO_ROOM, expected_after, hash_head, store_head},
     lines::{LINE_IS_CUT, LINE_IS_OTHER, line_kind, word},
     maps::{SCRATCH, bounded},
+    packed::{pack, unpack},
     sockets::entry,
     user_buffer::Pieces,
 };

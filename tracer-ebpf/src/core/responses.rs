@@ -8,11 +8,11 @@ use tracer_ebpf::{
 };
 
 use super::{
-    heads::{pack, unpack},
     kernel::read_user,
     lines::{byte, each_end, is_blank, lines_after, place, small_letters},
     maps::{SCRATCH, Scratch},
     notes::note,
+    packed::{pack, unpack},
     user_buffer::UserBuffer,
 };
 

@@ -18,6 +18,7 @@ use super::{
     http2::{DONE, HTTP2, ON, ROUNDS, STREAM, STREAMS, begins_request, take_some},
     kernel::read_user,
     maps::{LANE_RUNTIME, LANE_TLS_RECEIVED, SCRATCH, count},
+    packed::pack,
     sockets::entry,
     submitted::who_submitted,
     task::current_tgid,
@@ -96,7 +97,7 @@ pub extern "C" fn frames_written(object: u64, at: u64, bytes: u32) -> u32 {
         known.pending = 1;
     }
     if !again && !rest {
-        take_tls(known.number, at, pack_lane(LANE_RUNTIME, bytes));
+        take_tls(known.number, at, pack(LANE_RUNTIME, bytes));
     }
     1
 }
@@ -111,11 +112,6 @@ pub extern "C" fn miss_written(object: u64) -> u32 {
         Some(known) => lose_tls(known.number),
         None => 0,
     }
-}
-
-#[inline(always)]
-fn pack_lane(lane: u32, bytes: u32) -> u64 {
-    u64::from(lane) << 32 | u64::from(bytes)
 }
 
 /// Whether what is written begins with the frame of a request: its block begins with the pseudo-headers
@@ -361,6 +357,6 @@ pub extern "C" fn read_ends(result: u32) -> u32 {
         (0, bytes) => bytes as u32,
         (at, _) => read_user::<u64>(at) as u32,
     };
-    let place = pack_lane(LANE_TLS_RECEIVED, bytes);
+    let place = pack(LANE_TLS_RECEIVED, bytes);
     take_tls(known.number, reading.at, place)
 }

@@ -17,8 +17,8 @@ const DUTY: u64 = 100;
 /// [`SWEEP_WITHIN_NS`] or [`IDLE_SWEEP_WITHIN_NS`]: they walk over the kernel's whole table, however few sockets are in it.
 const LEISURE: u64 = 1000;
 
-/// Time without a sweep that ends a stretch of sweeps: a few samples are missing of a trend.
-const GAP_NS: u64 = 4 * SECOND_NS;
+/// A sweep that comes so much later than it was due ends a stretch of them: samples are missing of a trend.
+const LATE_NS: u64 = 4 * SECOND_NS;
 /// A stretch of this length settles every pattern that is common, whatever lies beside it.
 const STRETCH_ENOUGH_NS: u64 = 20 * SECOND_NS;
 
@@ -27,7 +27,6 @@ const STRETCH_ENOUGH_NS: u64 = 20 * SECOND_NS;
 pub struct Schedule {
     next_sweep_ns: u64,
     next_scan_ns: u64,
-    last_sweep_ns: Option<u64>,
     last_cost_ns: u64,
     stretch_began_ns: u64,
     longest_stretch_ns: u64,
@@ -73,18 +72,14 @@ impl Schedule {
     /// there are connections that last. What one sweep alone costs, such as the reading of names when a
     /// call site is new, puts off none.
     pub fn swept(&mut self, began_ns: u64, cost_ns: u64, lasting: bool) {
-        let last_ns = self.last_sweep_ns.replace(began_ns);
-        match last_ns.map(|last_ns| began_ns.saturating_sub(last_ns)) {
-            None => self.stretch_began_ns = began_ns,
-            Some(gap_ns) if gap_ns > GAP_NS => {
-                self.stretch_began_ns = began_ns;
-                self.gaps += 1;
-            }
-            Some(_) => {
-                let stretch_ns = began_ns - self.stretch_began_ns;
-                self.longest_stretch_ns = self.longest_stretch_ns.max(stretch_ns);
-            }
+        let is_first = self.next_sweep_ns == 0;
+        let is_late = began_ns.saturating_sub(self.next_sweep_ns) > LATE_NS;
+        if is_first || is_late {
+            self.stretch_began_ns = began_ns;
+            self.gaps += u32::from(!is_first);
         }
+        let stretch_ns = began_ns - self.stretch_began_ns;
+        self.longest_stretch_ns = self.longest_stretch_ns.max(stretch_ns);
         let within_ns = match lasting {
             false => IDLE_SWEEP_WITHIN_NS,
             true => SWEEP_WITHIN_NS,
@@ -116,6 +111,12 @@ mod tests {
         );
         assert!(look(23..35).is_some());
         assert_eq!(look(35..37), None, "20 s in a row");
+        // those that come seldom because each is dear are not late
+        let mut schedule = Schedule::default();
+        for at in [5, 6, 16, 26] {
+            schedule.swept(at * SECOND_NS, 400_000_000, true);
+        }
+        assert_eq!(schedule.looked_away(30 * SECOND_NS), None);
     }
 
     #[test]

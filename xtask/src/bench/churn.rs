@@ -220,17 +220,15 @@ pub fn against(bench: &Bench, load: &mut Load) -> Result<Vec<Row>> {
     if bench.against.is_none() {
         return Ok(Vec::new());
     }
-    let Watcher::Tracer(counting) = COUNTING else {
-        return Ok(Vec::new());
+    let other = |own| match own {
+        Watcher::Tracer(arguments) => Watcher::Against(arguments),
+        else_ => else_,
     };
     let pairs = [
-        (
-            "activity and number of requests",
-            COUNTING,
-            Watcher::Against(counting),
-        ),
-        ("everything", ALL, Watcher::Against(&[])),
-    ];
+        ("activity and number of requests", COUNTING),
+        ("everything", ALL),
+    ]
+    .map(|(name, own)| (name, own, other(own)));
     let watchers: Vec<Watcher> = pairs
         .iter()
         .flat_map(|&(_, own, other)| [own, other])
