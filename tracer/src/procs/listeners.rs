@@ -55,7 +55,11 @@ fn find(pid: u32, path: &str) -> Option<Named> {
         held.iter().any(|(_, inode)| inodes.contains(inode))
     };
     let mut holders: Vec<u32> = all().ok()?.into_iter().filter(holds).collect();
-    holders.sort_unstable();
+    // numbers begin anew once they have run out, so that a worker's may be the lower one
+    holders.sort_by_cached_key(|&pid| match Presence::of(pid) {
+        Presence::Alive(since) => (since, pid),
+        _ => (u64::MAX, pid),
+    });
     if holders.len() > 1 {
         holders.retain(|&pid| pid != INIT);
     }

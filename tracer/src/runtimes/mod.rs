@@ -24,6 +24,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tracer_ebpf::{RuntimePlan, Sock};
@@ -265,6 +266,9 @@ pub trait Runtime: std::fmt::Debug + Send {
 
 /// Processes whose mappings are remembered; all are looked at again beyond that.
 const LOOKED_AT_MAX: usize = 16_384;
+/// Time within which new processes are shown to the runtimes at a time, one at least; the rest waits
+/// for the next sweep.
+const ATTACH_WITHIN: Duration = Duration::from_millis(250);
 
 /// The runtimes of a session, and which processes they were shown.
 #[derive(Debug)]
@@ -307,7 +311,8 @@ impl Runtimes {
     }
 
     /// Shows the processes in view, and forgets those that are gone. Returns those that are new
-    /// and have a runtime whose version is known.
+    /// and have a runtime whose version is known. What begins in large numbers during a watch is
+    /// shown bit by bit.
     pub fn follow(
         &mut self,
         pids: &[u32],
@@ -321,7 +326,11 @@ impl Runtimes {
             self.forget(pid);
         }
         self.follow_changed(modules, probes);
+        let began = (!self.attached.is_empty()).then(Instant::now);
         for &pid in pids {
+            if began.is_some_and(|began| began.elapsed() > ATTACH_WITHIN) {
+                break;
+            }
             if !self.attached.insert(pid) {
                 continue;
             }

@@ -8,9 +8,16 @@ pub struct Outcome {
     skipped: u64,
     not_applicable: u64,
     summaries: u64,
-    /// A line for each failure and each skipped test: its name, and the reason where there is one.
+    /// Lines that may still be added to the last remark, of what its test said of its failure.
+    reason: usize,
+    /// For each failure and each skipped test its name, and the reason where there is one.
     pub remarks: Vec<String>,
 }
+
+/// Lines of a failed test's reason that are repeated at the end.
+const REASON_LINES: usize = 12;
+/// Characters of each of these.
+const REASON_WIDTH: usize = 400;
 
 impl Outcome {
     /// Takes in one line of output: counts come from the closing line, names from those before it.
@@ -23,11 +30,20 @@ impl Outcome {
         } else if let Some(number) = line.trim().strip_suffix(" not applicable") {
             self.not_applicable += number.parse::<u64>().unwrap_or(0);
         } else if let Some((name, result)) = result_line(line) {
+            self.reason = 0;
             if result.starts_with("FAILED") {
                 self.remarks.push(format!("failed: {name}"));
+                self.reason = REASON_LINES;
             } else if result.starts_with("ignored") || result.starts_with("skipped") {
                 self.remarks.push(format!("{result}: {name}"));
             }
+        } else if self.reason > 0
+            && line.starts_with("    ")
+            && let Some(remark) = self.remarks.last_mut()
+        {
+            self.reason -= 1;
+            remark.push('\n');
+            remark.extend(line.chars().take(REASON_WIDTH));
         }
     }
 
@@ -175,7 +191,7 @@ test check::e@kprobe (0.0 s) ... not applicable (no kprobes)
         assert_eq!(
             outcome.remarks,
             [
-                "failed: check::b (0.2 s)",
+                "failed: check::b (0.2 s)\n    3 passed, but 4 were expected",
                 "skipped (not root): check::c (0.0 s)"
             ]
         );
