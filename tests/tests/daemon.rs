@@ -21,6 +21,7 @@ use crate::scenes::{self, Scene};
 tests![
     findings_and_connections_are_served,
     metrics_pass_promtool_and_prometheus_scrapes_them,
+    alerts_are_what_their_tests_say,
     profiles_name_the_call_site_first,
     local_socket_is_for_root_only,
     sigterm_detaches_everything,
@@ -265,6 +266,46 @@ fn metrics_pass_promtool_and_prometheus_scrapes_them() -> Result<()> {
             .unwrap_or("0");
         Ok(count.parse::<u32>()? >= 10)
     })
+}
+
+/// The shipped alerts fire as `alerts.test.yaml` says, which a changed threshold does not pass; and what
+/// they ask for is served.
+fn alerts_are_what_their_tests_say() -> Result<()> {
+    let promtool = host::tool("promtool")?;
+    let shipped = host::repository("deploy/prometheus");
+    let read = |file: &str| fs::read_to_string(shipped.join(file)).with_context(|| file.to_owned());
+    let (alerts, expected) = (read("alerts.yaml")?, read("alerts.test.yaml")?);
+    let directory = tempfile::tempdir()?;
+    let tested = |alerts: &str| -> Result<(i32, String)> {
+        fs::write(directory.path().join("alerts.yaml"), alerts)?;
+        fs::write(directory.path().join("alerts.test.yaml"), &expected)?;
+        let mut command = Command::new(&promtool);
+        command.args(["test", "rules", "alerts.test.yaml"]);
+        let ended = Program::start(command.current_dir(directory.path()))?.end(seconds(60))?;
+        Ok((ended.code(), ended.stdout + &ended.stderr))
+    };
+    let (status, said) = tested(&alerts)?;
+    ensure!(status == 0, "promtool: {said}");
+    for (threshold, other) in [
+        ("> 20", "> 200"),
+        ("4 * 3600", "1 * 3600"),
+        ("> 0.8", "> 0.95"),
+    ] {
+        let changed = alerts.replace(threshold, other);
+        ensure!(changed != alerts, "no {threshold} in the alerts");
+        let (status, said) = tested(&changed)?;
+        ensure!(status != 0, "{other} for {threshold} passes: {said}");
+    }
+    let documented = fs::read_to_string(host::repository("docs/metrics.md"))?;
+    let expressions = alerts.lines().filter(|line| !line.contains('`'));
+    for word in expressions.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
+    {
+        ensure!(
+            !word.starts_with("tracer_") || documented.contains(&format!("`{word}`")),
+            "no metric {word}"
+        );
+    }
+    Ok(())
 }
 
 fn local_socket_is_for_root_only() -> Result<()> {

@@ -46,6 +46,9 @@ pub struct Config {
     pub ask_jvms: bool,
     /// Keep requests as examples, as where nothing is said; `false` as with `--no-examples`.
     pub examples: Option<bool>,
+    /// Labels of the metrics as in 0.1, as `--former-metric-labels` asks for.
+    #[serde(default)]
+    pub former_metric_labels: bool,
     /// Findings to hide.
     #[serde(default)]
     pub ignore: Ignore,

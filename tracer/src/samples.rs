@@ -136,6 +136,9 @@ pub fn report() -> Report {
         ignored: 0,
         resources: vec![Resources {
             pid: 4711,
+            comm: "app".to_owned(),
+            pod: None,
+            namespace: None,
             fds_open: 752,
             fds_limit: 1024,
             exhausted_in_seconds: Some(5100),

@@ -249,6 +249,10 @@ pub struct Daemon {
     /// Compiler.perfmap` does: each writes /tmp/perf-PID.map
     #[arg(long)]
     pub ask_jvms: bool,
+    /// Label the metrics as in 0.1: leaked connections by kind and call site only, descriptors by
+    /// process; goes with the next release
+    #[arg(long)]
+    pub former_metric_labels: bool,
     /// How much to track.
     #[command(flatten)]
     pub room: RoomArgs,

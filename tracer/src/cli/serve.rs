@@ -6,7 +6,7 @@ use super::{Failure, STATUS_FAILURE, args::Daemon, output, preflight, target};
 use crate::{
     config::{Config, Listen, parse_listen},
     daemon,
-    daemon::{Error, SOCKET_DEFAULT, Settings, access::Access},
+    daemon::{Error, SOCKET_DEFAULT, Settings, access::Access, metrics::Labels},
     session::{MAX_SOCKETS, Options},
 };
 
@@ -73,6 +73,10 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             allowed_hosts: [args.allow_host.clone(), config.allow_hosts].concat(),
         },
         ignore: config.ignore,
+        labels: match args.former_metric_labels || config.former_metric_labels {
+            true => Labels::Former,
+            false => Labels::Present,
+        },
     })
 }
 

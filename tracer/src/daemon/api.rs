@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     about::About,
     answers::{Asked, Trouble, Unmade},
-    metrics, page,
+    metrics::{self, Labels},
+    page,
     worker::{Handle, Jobs},
 };
 use crate::{
@@ -29,7 +30,7 @@ const CONNECTIONS_DEFAULT: usize = 1000;
 const CONNECTIONS_MAX: usize = 10_000;
 
 /// All routes.
-pub(super) fn router(worker: Arc<Handle>, about: About) -> Router {
+pub(super) fn router(worker: Arc<Handle>, about: About, labels: Labels) -> Router {
     page::routes()
         .route("/v1/report", get(report))
         .route(
@@ -40,7 +41,7 @@ pub(super) fn router(worker: Arc<Handle>, about: About) -> Router {
         .route("/v1/connections", get(connections))
         .route("/v1/doctor", get(doctor))
         .route("/debug/pprof/connections", get(profile))
-        .route("/metrics", get(metrics_text))
+        .route("/metrics", get(move |worker| metrics_text(worker, labels)))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .fallback(|| async {
@@ -194,12 +195,17 @@ async fn doctor(State(worker): State<Arc<Handle>>) -> Response {
     .await
 }
 
-async fn metrics_text(State(worker): State<Arc<Handle>>) -> Response {
-    cached(&worker, Asked::Metrics, metrics::CONTENT_TYPE, |jobs| {
-        let report = jobs.report()?;
-        let health = jobs.source.health();
-        Ok(metrics::encode(&report, &health, &jobs.totals)?)
-    })
+async fn metrics_text(State(worker): State<Arc<Handle>>, labels: Labels) -> Response {
+    cached(
+        &worker,
+        Asked::Metrics,
+        metrics::CONTENT_TYPE,
+        move |jobs| {
+            let report = jobs.report()?;
+            let health = jobs.source.health();
+            Ok(metrics::encode(&report, &health, &jobs.totals, labels)?)
+        },
+    )
     .await
 }
 

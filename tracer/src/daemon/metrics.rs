@@ -1,8 +1,12 @@
 //! Prometheus metrics of a report and of the tracer itself.
 //!
-//! Base units, timestamps rather than ages, few labels. Series per finding, process and
-//! destination are capped: the largest keep their own, the rest are added up in one called
-//! `other`, so that sums stay right.
+//! Base units, timestamps rather than ages, few labels, none of which is a process or a pod: series
+//! stay what they are when those are replaced. Series per finding, program and destination are
+//! capped: the largest keep their own, the rest are added up in one called `other`, so that sums stay
+//! right. `docs/metrics.md` lists them all.
+
+mod leaks;
+mod limits;
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
@@ -15,22 +19,29 @@ use prometheus::{
     proto::{Bucket, Histogram, Metric, MetricFamily, MetricType},
 };
 
+use self::{leaks::findings, limits::limits};
 use crate::{
-    report::{Coverage, Finding, Report, Resources},
+    report::{Coverage, Report},
     session::Health,
 };
 
 /// Content type of the text format.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
-/// Series of findings that keep their own labels.
-const FINDINGS_MAX: usize = 50;
-/// Processes, and destinations, that keep their own labels.
-const LIMITS_MAX: usize = 50;
 /// Longest label value; C++ and Rust names can be absurdly long.
 const LABEL_MAX: usize = 120;
 const OTHER: &str = "other";
 /// Before the name of every metric.
 const PREFIX: &str = "tracer";
+
+/// Labels of what is told of findings and programs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Labels {
+    /// Program, namespace and, of a finding, kind, call site and remote.
+    #[default]
+    Present,
+    /// Those of 0.1: of a finding kind and call site, of descriptors the process.
+    Former,
+}
 
 /// Counters summed over processes: a process that ends takes its numbers away, the totals stay.
 #[derive(Debug, Default)]
@@ -62,7 +73,12 @@ impl Totals {
 ///
 /// # Errors
 /// [`prometheus::Error`] naming the metric that can't be encoded.
-pub fn encode(report: &Report, health: &Health, totals: &Totals) -> Result<String> {
+pub fn encode(report: &Report, health: &Health, totals: &Totals, labels: Labels) -> Result<String> {
+    let registry = registry(report, health, totals, labels)?;
+    TextEncoder::new().encode_to_string(&registry.gather())
+}
+
+fn registry(report: &Report, health: &Health, totals: &Totals, labels: Labels) -> Result<Registry> {
     let page = Page {
         registry: Registry::new_custom(Some(PREFIX.to_owned()), None)?,
     };
@@ -81,8 +97,8 @@ pub fn encode(report: &Report, health: &Health, totals: &Totals) -> Result<Strin
     if let Some(coverage) = &report.coverage {
         connections(&page, coverage)?;
     }
-    findings(&page, report)?;
-    limits(&page, &report.resources)?;
+    findings(&page, report, labels)?;
+    limits(&page, &report.resources, labels)?;
     let errors = totals.connect_errors.iter();
     page.counter(
         "connect_errors_total",
@@ -94,7 +110,7 @@ pub fn encode(report: &Report, health: &Health, totals: &Totals) -> Result<Strin
     if !health.lifetimes.is_empty() {
         page.registry.register(Box::new(Lifetimes::new(health)?))?;
     }
-    TextEncoder::new().encode_to_string(&page.registry.gather())
+    Ok(page.registry)
 }
 
 /// The metrics of one answer. The registry refuses one name twice and labels that do not fit.
@@ -176,90 +192,13 @@ fn connections(page: &Page, coverage: &Coverage) -> Result<()> {
     )
 }
 
-/// Sums of the findings that share their labels.
-#[derive(Debug, Default, Clone)]
-struct Leak {
-    outlived: f64,
-    growth_per_second: f64,
-    oldest: Option<f64>,
-}
-
-impl Leak {
-    fn add(&mut self, other: &Leak) {
-        self.outlived += other.outlived;
-        self.growth_per_second += other.growth_per_second;
-        self.oldest = match (self.oldest, other.oldest) {
-            (Some(one), Some(two)) => Some(one.min(two)),
-            (one, two) => one.or(two),
-        };
-    }
-}
-
-fn findings(page: &Page, report: &Report) -> Result<()> {
-    let mut by_confidence = BTreeMap::from([("high", 0.0), ("low", 0.0), ("medium", 0.0)]);
-    let sites: Vec<String> = report.findings.iter().map(site).collect();
-    let mut by_site: HashMap<(&str, &str), Leak> = HashMap::new();
-    for (finding, site) in report.findings.iter().zip(&sites) {
-        *by_confidence.entry(finding.confidence.name()).or_default() += 1.0;
-        by_site
-            .entry((finding.kind.name(), site))
-            .or_default()
-            .add(&Leak {
-                outlived: finding.connections.outlived as f64,
-                growth_per_second: finding.growth_per_minute / 60.0,
-                oldest: finding.oldest_opened_at.map(|at| at.as_second() as f64),
-            });
-    }
-    page.gauge(
-        "findings",
-        "Findings by confidence.",
-        ["confidence"],
-        by_confidence.iter().map(|(name, &count)| ([*name], count)),
-    )?;
-    page.gauge(
-        "findings_ignored",
-        "Findings hidden by the ignore list.",
-        [],
-        [([], report.ignored as f64)],
-    )?;
-    let leaks = capped(by_site, FINDINGS_MAX, |leak| leak.outlived, Leak::add);
-    let sample = |value: fn(&Leak) -> Option<f64>| {
-        let leaks = leaks.iter();
-        leaks.filter_map(move |((kind, site), leak)| Some(([*kind, *site], value(leak)?)))
-    };
-    page.gauge(
-        "leaked_connections",
-        "Open connections past the end of their request, by kind of leak and call site.",
-        ["kind", "call_site"],
-        sample(|leak| Some(leak.outlived)),
-    )?;
-    page.gauge(
-        "leaked_connections_growth_per_second",
-        "Growth of leaked connections, by kind of leak and call site.",
-        ["kind", "call_site"],
-        sample(|leak| Some(leak.growth_per_second)),
-    )?;
-    page.gauge(
-        "leaked_connections_oldest_timestamp_seconds",
-        "When the oldest of them was opened, seconds since 1970.",
-        ["kind", "call_site"],
-        sample(|leak| leak.oldest),
-    )
-}
-
-/// The call site as a label.
-fn site(finding: &Finding) -> String {
-    let site = finding.call_site.as_ref();
-    site.map_or("unknown".to_owned(), |site| label(&site.function))
-}
-
 /// Keeps the largest entries and adds the others up under `other`; largest first, `other` last.
-fn capped<'a, T: Clone>(
-    all: HashMap<(&'a str, &'a str), T>,
+fn capped<T: Clone, const N: usize>(
+    all: HashMap<[&str; N], T>,
     most: usize,
     size: impl Fn(&T) -> f64,
     add: impl Fn(&mut T, &T),
-) -> Vec<((&'a str, &'a str), T)> {
+) -> Vec<([&str; N], T)> {
     let mut sorted: Vec<_> = all.into_iter().collect();
     sorted.sort_by(|(a_key, a), (b_key, b)| {
         size(b).total_cmp(&size(a)).then_with(|| a_key.cmp(b_key))
@@ -274,86 +213,12 @@ fn capped<'a, T: Clone>(
             }
         }
         // A finding may itself be called so.
-        match sorted.iter_mut().find(|(key, _)| *key == (OTHER, OTHER)) {
+        match sorted.iter_mut().find(|(key, _)| *key == [OTHER; N]) {
             Some((_, known)) => sum.iter().for_each(|sum| add(known, sum)),
-            None => sorted.extend(sum.map(|sum| ((OTHER, OTHER), sum))),
+            None => sorted.extend(sum.map(|sum| ([OTHER; N], sum))),
         }
     }
     sorted
-}
-
-/// Used against limit.
-#[derive(Debug, Default, Clone)]
-struct Limit {
-    used: f64,
-    limit: f64,
-}
-
-impl Limit {
-    fn add(&mut self, other: &Limit) {
-        self.used += other.used;
-        self.limit += other.limit;
-    }
-
-    fn fill(&self) -> f64 {
-        if self.limit > 0.0 {
-            self.used / self.limit
-        } else {
-            0.0
-        }
-    }
-}
-
-fn limits(page: &Page, resources: &[Resources]) -> Result<()> {
-    let pids: Vec<String> = resources.iter().map(|one| one.pid.to_string()).collect();
-    let mut files: HashMap<(&str, &str), Limit> = HashMap::new();
-    let mut ports: HashMap<(&str, &str), Limit> = HashMap::new();
-    for (one, pid) in resources.iter().zip(&pids) {
-        files.insert(
-            (pid, ""),
-            Limit {
-                used: one.fds_open as f64,
-                limit: match one.fds_limit {
-                    u64::MAX => f64::INFINITY,
-                    limit => limit as f64,
-                },
-            },
-        );
-        for port in &one.ephemeral_ports {
-            // Several processes may talk to one destination; the range of ports is the host's.
-            let entry = ports.entry((&port.destination, "")).or_default();
-            entry.used += port.used as f64;
-            entry.limit = entry.limit.max(port.available as f64);
-        }
-    }
-    let files = capped(files, LIMITS_MAX, Limit::fill, Limit::add);
-    let ports = capped(ports, LIMITS_MAX, Limit::fill, Limit::add);
-    let used = |limit: &Limit| limit.used;
-    let limit = |limit: &Limit| limit.limit;
-    page.gauge(
-        "process_open_fds",
-        "Open file descriptors of watched processes.",
-        ["pid"],
-        files.iter().map(|((pid, _), of)| ([*pid], used(of))),
-    )?;
-    page.gauge(
-        "process_max_fds",
-        "Their soft limit of file descriptors.",
-        ["pid"],
-        files.iter().map(|((pid, _), of)| ([*pid], limit(of))),
-    )?;
-    page.gauge(
-        "ephemeral_ports_used",
-        "Ephemeral ports in use towards a destination.",
-        ["destination"],
-        ports.iter().map(|((to, _), of)| ([*to], used(of))),
-    )?;
-    page.gauge(
-        "ephemeral_ports_available",
-        "Size of the range of ephemeral ports.",
-        ["destination"],
-        ports.iter().map(|((to, _), of)| ([*to], limit(of))),
-    )
 }
 
 fn own_health(page: &Page, coverage: Option<&Coverage>, health: &Health) -> Result<()> {

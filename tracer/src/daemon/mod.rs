@@ -28,7 +28,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::{about::About, access::Access, server::Listener, socket::BoundSocket, worker::Worker};
+use self::{
+    about::About, access::Access, metrics::Labels, server::Listener, socket::BoundSocket,
+    worker::Worker,
+};
 use crate::config::Ignore;
 use crate::procs::privileges;
 use crate::session::{Options, Session, SessionError, StartError};
@@ -51,6 +54,8 @@ pub struct Settings {
     pub access: Access,
     /// Findings to hide.
     pub ignore: Ignore,
+    /// Labels of the metrics.
+    pub labels: Labels,
 }
 
 /// Why the daemon could not start or had to stop.
@@ -117,7 +122,8 @@ pub fn run(settings: Settings) -> Result<(), Error> {
             }
         };
         let start = move || Session::start(options);
-        serve(bound, tcp, about, settings.ignore, start, asked_to_end).await
+        let what = (about, settings.labels);
+        serve(bound, tcp, what, settings.ignore, start, asked_to_end).await
     })
 }
 
@@ -132,7 +138,7 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
 async fn serve<S: worker::Source>(
     bound: BoundSocket,
     tcp: Option<(std::net::TcpListener, Access)>,
-    about: About,
+    (about, labels): (About, Labels),
     ignore: Ignore,
     start: impl FnOnce() -> Result<S, StartError> + Send + 'static,
     asked_to_end: impl Future<Output = ()>,
@@ -141,7 +147,7 @@ async fn serve<S: worker::Source>(
         .map_err(Error::Runtime)?;
 
     let (mut worker, ended) = Worker::spawn(start, ignore).map_err(Error::Runtime)?;
-    let router = api::router(Arc::new(worker.handle()), about);
+    let router = api::router(Arc::new(worker.handle()), about, labels);
     let (stop, stopped) = watch::channel(());
     info!("listening on {}", bound.path().display());
     let unix = Listener::Unix(unix);

@@ -101,7 +101,7 @@ fn the_whole_interface_answers_and_ends_cleanly() -> Result<(), Box<dyn std::err
     runtime.block_on(serve(
         bound,
         None,
-        about(),
+        (about(), Labels::default()),
         Ignore::default(),
         start,
         asked_to_end,
@@ -158,7 +158,14 @@ fn a_session_that_cannot_start_ends_the_daemon() -> Result<(), Box<dyn std::erro
     let bound = socket::bind(&path)?;
     let start = || Err::<Fake, _>(StartError::Unsupported("CAP_BPF is missing".to_owned()));
     let never = std::future::pending();
-    let result = runtime.block_on(serve(bound, None, about(), Ignore::default(), start, never));
+    let result = runtime.block_on(serve(
+        bound,
+        None,
+        (about(), Labels::default()),
+        Ignore::default(),
+        start,
+        never,
+    ));
     assert!(matches!(
         result,
         Err(Error::Start(StartError::Unsupported(_)))
@@ -208,7 +215,7 @@ fn over_tcp_strangers_get_metrics_only_and_cannot_keep_others_out()
     let served = serve(
         bound,
         Some((tcp, access)),
-        about(),
+        (about(), Labels::default()),
         Ignore::default(),
         start,
         asked_to_end,

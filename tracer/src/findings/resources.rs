@@ -24,6 +24,10 @@ pub struct PortUse {
 pub struct ProcessUse {
     /// Process.
     pub pid: u32,
+    /// Its name.
+    pub comm: String,
+    /// Its pod's name and namespace.
+    pub pod: Option<(String, String)>,
     /// Open descriptors of any sort.
     pub fds_open: u64,
     /// Soft limit (`RLIMIT_NOFILE`).
@@ -41,6 +45,9 @@ pub struct ProcessUse {
 pub fn resources(usage: &ProcessUse) -> Resources {
     Resources {
         pid: usage.pid,
+        comm: usage.comm.clone(),
+        pod: usage.pod.as_ref().map(|(name, _)| name.clone()),
+        namespace: usage.pod.as_ref().map(|(_, namespace)| namespace.clone()),
         fds_open: usage.fds_open,
         fds_limit: usage.fds_limit,
         exhausted_in_seconds: exhausted_in(

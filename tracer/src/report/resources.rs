@@ -10,6 +10,15 @@ use serde::{Deserialize, Serialize};
 pub struct Resources {
     /// Process.
     pub pid: u32,
+    /// Its name; empty where it is not known any more.
+    #[serde(default)]
+    pub comm: String,
+    /// Kubernetes pod.
+    #[serde(default)]
+    pub pod: Option<String>,
+    /// Kubernetes namespace.
+    #[serde(default)]
+    pub namespace: Option<String>,
     /// Open descriptors.
     pub fds_open: u64,
     /// Soft limit.

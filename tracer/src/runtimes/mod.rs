@@ -266,8 +266,7 @@ pub trait Runtime: std::fmt::Debug + Send {
 
 /// Processes whose mappings are remembered; all are looked at again beyond that.
 const LOOKED_AT_MAX: usize = 16_384;
-/// Time within which new processes are shown to the runtimes at a time, one at least; the rest waits
-/// for the next sweep.
+/// Time for new processes at a time, one at least; the rest waits for the next sweep.
 const ATTACH_WITHIN: Duration = Duration::from_millis(250);
 
 /// The runtimes of a session, and which processes they were shown.
@@ -322,9 +321,7 @@ impl Runtimes {
         let mut versions = Vec::new();
         let present: HashSet<u32> = pids.iter().copied().collect();
         let gone: Vec<u32> = self.attached.difference(&present).copied().collect();
-        for pid in gone {
-            self.forget(pid);
-        }
+        gone.into_iter().for_each(|pid| self.forget(pid));
         self.follow_changed(modules, probes);
         let began = (!self.attached.is_empty()).then(Instant::now);
         for &pid in pids {
@@ -346,9 +343,9 @@ impl Runtimes {
                 versions.extend(runtime.version(pid).map(|version| (pid, version)));
             }
         }
-        for runtime in &mut self.list {
-            runtime.followed(probes, modules);
-        }
+        self.list
+            .iter_mut()
+            .for_each(|r| r.followed(probes, modules));
         versions
     }
 
@@ -460,9 +457,7 @@ impl Runtimes {
 
     /// A sweep over all connections begins.
     pub fn begin_sweep(&mut self) {
-        for runtime in &mut self.list {
-            runtime.begin_sweep();
-        }
+        self.list.iter_mut().for_each(|r| r.begin_sweep());
     }
 
     /// What the client in a process knows of the connection that is its descriptor `fd`.
@@ -483,9 +478,7 @@ impl Runtimes {
 
     /// After a descriptor scan.
     pub fn scanned(&mut self, unnamed: &[u32]) {
-        for runtime in &mut self.list {
-            runtime.scanned(unnamed);
-        }
+        self.list.iter_mut().for_each(|r| r.scanned(unnamed));
     }
 
     /// What can't be seen, and why.
@@ -499,9 +492,7 @@ impl Runtimes {
         self.looked_at.remove(&pid);
         self.attached.remove(&pid);
         self.changed.remove(&pid);
-        for runtime in &mut self.list {
-            runtime.forget(pid);
-        }
+        self.list.iter_mut().for_each(|r| r.forget(pid));
     }
 }
 

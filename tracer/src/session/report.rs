@@ -95,7 +95,8 @@ impl Session {
             suspects,
             watched,
             brief,
-            resources: resources(&self.probes, &survey, &growth).map_err(SessionError::Maps)?,
+            resources: resources(&self.probes, &survey, &growth, &mut self.processes)
+                .map_err(SessionError::Maps)?,
             unsettled,
         };
         let mut answer = None;
@@ -272,7 +273,10 @@ impl Session {
         let (mut beside, sockets, _) = self.parts();
         let connections = oldest
             .iter()
-            .map(|(sk, sock)| row(&mut beside, sockets.scan, &clock, *sk, sock))
+            .map(|(sk, sock)| {
+                let place = sockets.place(&mut beside, *sk, sock);
+                row(&mut beside, sockets.scan, &clock, (*sk, sock), place)
+            })
             .collect();
         Ok(ConnectionList {
             schema: SCHEMA,

@@ -8,6 +8,7 @@ use std::{
 use tracer_ebpf::ErrorKey;
 
 use super::{
+    processes::Processes,
     records,
     survey::{Destination, Survey},
 };
@@ -30,6 +31,7 @@ pub fn resources(
     probes: &Probes,
     survey: &Survey,
     growth: &HashMap<u32, f64>,
+    processes: &mut Processes,
 ) -> io::Result<Vec<Resources>> {
     let ports = survey.ports();
     let mut usage: BTreeMap<u32, ProcessUse> = BTreeMap::new();
@@ -65,11 +67,14 @@ pub fn resources(
         destinations.retain(|&(_, &used)| used >= PORTS_WORTH_SHOWING || used * 2 >= size);
         destinations.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
         let growth_per_minute = growth.get(&pid).copied().unwrap_or(0.0);
+        let process = processes.get(pid);
         let one_destination = destinations.len() == 1;
         usage.insert(
             pid,
             ProcessUse {
                 pid,
+                comm: process.comm.clone(),
+                pod: processes.pod(&process).map(|pod| (pod.name, pod.namespace)),
                 fds_open,
                 fds_limit,
                 fds_growth_per_minute: growth_per_minute,

@@ -1,5 +1,7 @@
 //! One connection as lists show it.
 
+use std::sync::Arc;
+
 use tracer_ebpf::{HEADS_HTTP, HEADS_TLS, SOCK_PREEXISTING, Sock};
 
 use super::{
@@ -9,18 +11,18 @@ use super::{
 };
 use crate::{
     findings::naming::{self, Rung},
-    model::{Family, Holder, Role},
+    model::{Family, Holder, Role, Site},
     procs::{Clock, clock::monotonic_ns},
     report::{CallSite, ConnectionRow, NamedBy, Peer},
 };
 
-/// The row of a socket.
+/// The row of a socket. `place`: where findings pin its population to, where that is known.
 pub fn row(
     beside: &mut Beside<'_>,
     scan: Scan,
     clock: &Clock,
-    sk: u64,
-    sock: &Sock,
+    (sk, sock): (u64, &Sock),
+    place: Option<Arc<Site>>,
 ) -> ConnectionRow {
     let now_ns = monotonic_ns();
     let process = beside.processes.opener(sock.tgid, sock.opened_ns);
@@ -46,7 +48,7 @@ pub fn row(
         [sock.request_stack, sock.open_stack].map(|noted| beside.settle(sk, noted));
     let [request_site, opener] = [request_stack, open_stack].map(|stack| beside.site(stack));
     let opener_first = opener_says_more(request_site.as_deref(), opener.as_deref());
-    let site = request_site.filter(|_| !opener_first).or(opener);
+    let site = place.or_else(|| request_site.filter(|_| !opener_first).or(opener));
     let is_own = site.as_ref().is_some_and(|site| site.own);
     let asks = request.filter(|_| role == Role::Client && !is_own);
     let asked = asks.and_then(|request| beside.asked_for(process.pid, &remote, &request));

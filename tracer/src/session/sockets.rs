@@ -370,6 +370,13 @@ impl Sockets {
         self.chosen = chosen.into_iter().collect();
     }
 
+    /// Where the population of a socket was pinned to, once it has been put into one.
+    pub fn place(&mut self, beside: &mut Beside<'_>, sk: u64, sock: &Sock) -> Option<Arc<Site>> {
+        let facts = self.facts(beside, sk, sock);
+        let leaf = self.chosen.get(&facts)?;
+        self.cohorts.get(*leaf)?.cohort.site.clone()
+    }
+
     /// What the cohort of a socket is chosen by, with what its own program says of it.
     fn facts(&mut self, beside: &mut Beside<'_>, sk: u64, sock: &Sock) -> Facts {
         let opener = beside.processes.opener(sock.tgid, sock.opened_ns);

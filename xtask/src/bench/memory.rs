@@ -165,7 +165,8 @@ fn maps_bytes(pid: u32) -> Result<f64> {
     Ok(maps.values().sum::<u64>() as f64)
 }
 
-fn resident_bytes(pid: u32) -> Result<f64> {
+/// Memory that a process has resident.
+pub fn resident_bytes(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kib = status
         .lines()

@@ -7,6 +7,7 @@
 mod churn;
 mod golang;
 mod https;
+mod interpreted;
 mod judging;
 mod keepalive;
 mod load;
@@ -65,6 +66,7 @@ const SECTIONS: &[Section] = &[
     syscall::SECTION,
     golang::SECTION,
     stacks::SECTION,
+    interpreted::SECTION,
     stall::SECTION,
     memory::SECTION,
     judging::SECTION,

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
-use super::*;
+use super::{
+    leaks::{FINDING, FINDINGS_MAX},
+    *,
+};
 use crate::{report::CallSite, samples};
 
 fn health() -> Health {
@@ -17,7 +20,7 @@ fn health() -> Health {
 fn encoded(report: &Report) -> String {
     let mut totals = Totals::default();
     totals.add(report);
-    encode(report, &health(), &totals).unwrap()
+    encode(report, &health(), &totals, Labels::Present).unwrap()
 }
 
 #[test]
@@ -28,9 +31,10 @@ fn a_report_becomes_series() {
         "tracer_connections_opened_total 912",
         "tracer_findings{confidence=\"high\"} 1",
         "tracer_findings{confidence=\"low\"} 0",
-        "tracer_leaked_connections{call_site=\"main.fetch\",kind=\"response_body_not_closed\"} 820",
-        "tracer_process_open_fds{pid=\"4711\"} 752",
-        "tracer_process_max_fds{pid=\"4711\"} 1024",
+        "tracer_leaked_connections{call_site=\"main.fetch\",kind=\"response_body_not_closed\",\
+         namespace=\"shop\",program=\"app\",remote=\"127.0.0.1:8080\"} 820",
+        "tracer_process_open_fds{namespace=\"\",pid=\"\",program=\"app\"} 752",
+        "tracer_process_max_fds{namespace=\"\",pid=\"\",program=\"app\"} 1024",
         "tracer_ephemeral_ports_used{destination=\"10.0.0.7:443\"} 28232",
         "tracer_connect_errors_total{errno=\"EADDRNOTAVAIL\"} 16",
         "tracer_lost_events_total{cause=\"ring_full\"} 3",
@@ -73,10 +77,8 @@ fn many_call_sites_are_folded_and_the_sum_stays_right() {
         .collect();
     assert_eq!(values.len(), FINDINGS_MAX + 1);
     assert_eq!(values.iter().sum::<f64>(), f64::from((0..200).sum::<u32>()));
-    assert!(
-        text.contains("{call_site=\"other\",kind=\"other\"}"),
-        "{text}"
-    );
+    let other = FINDING.map(|label| format!("{label}=\"other\""));
+    assert!(other.iter().all(|label| text.contains(label)), "{text}");
     assert!(text.contains("call_site=\"f199\""), "{text}");
 }
 
@@ -124,4 +126,80 @@ fn long_names_stay_apart() {
         .map(|line| line.rsplit_once(' ').unwrap().0)
         .collect();
     assert_eq!(names.len(), 2, "{text}");
+}
+
+#[test]
+fn former_labels_are_there_for_who_asks() {
+    let text = encode(
+        &samples::report(),
+        &health(),
+        &Totals::default(),
+        Labels::Former,
+    )
+    .unwrap();
+    for line in [
+        "tracer_leaked_connections{call_site=\"main.fetch\",kind=\"response_body_not_closed\",\
+         namespace=\"\",program=\"\",remote=\"\"} 820",
+        "tracer_process_open_fds{namespace=\"\",pid=\"4711\",program=\"\"} 752",
+    ] {
+        assert!(text.lines().any(|known| known == line), "{line}:\n{text}");
+    }
+}
+
+#[test]
+fn of_many_processes_the_one_nearest_to_its_limit_is_shown() {
+    let mut report = samples::report();
+    for (pid, fds_open) in [(1, 1_000), (2, 20)] {
+        let mut other = report.resources[0].clone();
+        (other.pid, other.fds_open) = (pid, fds_open);
+        report.resources.push(other);
+    }
+    let text = encoded(&report);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("tracer_process_open_fds{"))
+        .collect();
+    assert_eq!(
+        lines,
+        ["tracer_process_open_fds{namespace=\"\",pid=\"\",program=\"app\"} 1000"]
+    );
+}
+
+/// What the metrics are, in Markdown.
+fn document() -> String {
+    let mut totals = Totals::default();
+    totals.add(&samples::report());
+    let registry = registry(&samples::report(), &health(), &totals, Labels::Present).unwrap();
+    let mut text = include_str!("about.md").to_owned();
+    for family in registry.gather() {
+        let labels: Vec<String> = family.get_metric()[0]
+            .get_label()
+            .iter()
+            .filter(|label| label.name() != "pid")
+            .map(|label| format!("`{}`", label.name()))
+            .collect();
+        let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+        text.push_str(&format!(
+            "| `{}` | {kind} | {} | {} |\n",
+            family.name(),
+            labels.join(", "),
+            family.help()
+        ));
+    }
+    text
+}
+
+/// With `UPDATE_DOCS=1` in the environment the file is written instead.
+#[test]
+fn the_document_lists_every_metric() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let document = document();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &document).unwrap();
+    }
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        kept == document,
+        "docs/metrics.md is not what the daemon serves; UPDATE_DOCS=1 cargo test writes it"
+    );
 }
