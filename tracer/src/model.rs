@@ -203,6 +203,18 @@ pub struct Site {
     /// Line of the call site relative to the first line of its function, when both are known:
     /// stays the same when code above the function changes.
     pub line_in_function: Option<u32>,
+    /// Who asked again in place of an answer that was never handed on.
+    #[serde(default)]
+    pub again: Option<Again>,
+}
+
+/// A function that asked twice within one call of a client, and left the first answer open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Again {
+    /// Its frame, by index into [`Site::frames`]: where it asked first.
+    pub frame: usize,
+    /// Line from which it asked again.
+    pub line: Option<u32>,
 }
 
 impl Site {

@@ -220,9 +220,11 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
     }
     evidence.extend(site.and_then(|site| hints::explain(site, program(&cohort.process))));
     evidence.extend(stragglers::sentence(&group, worst));
+    evidence.extend(site.and_then(|site| library::within(site, judgement.kind)));
     if let Some(library) = &library {
         let own = site.filter(|site| site.own).and_then(call_site);
-        evidence.push(library::sentence(library, own.as_ref(), &called_by));
+        let again = site.is_some_and(|site| site.again.is_some());
+        evidence.push(library::sentence(library, own.as_ref(), &called_by, again));
     }
     let library_leaks = library.is_some();
     let server = cohort.role == Role::Server;

@@ -214,6 +214,7 @@ mod tests {
             own_frames: Vec::new(),
             runs_loop: None,
             line_in_function: Some(offset),
+            again: None,
         }
     }
 

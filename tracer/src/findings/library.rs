@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Identity, Place, Suspect, program};
 use crate::{
     engine::Level,
-    model::{Confidence, Frame, Owner, Site},
+    model::{Confidence, Frame, Kind, Owner, Site},
     report::{CallSite, CalledBy, LibrarySite},
 };
 
@@ -32,10 +32,13 @@ pub fn library(site: &Site) -> Option<LibrarySite> {
         false => site.frames.len(),
     };
     let of = |index: usize| site.owners.get(index).copied();
-    let index = (0..end).find(|&index| {
-        let frame = &site.frames[index];
-        of(index) == Some(Owner::Dependency) && !frame.function.contains("+0x")
-    })?;
+    let is_library = |&index: &usize| {
+        let frame = site.frames.get(index);
+        let named = frame.is_some_and(|frame| !frame.function.contains("+0x"));
+        of(index) == Some(Owner::Dependency) && named
+    };
+    let again = site.again.map(|again| again.frame).filter(is_library);
+    let index = again.or_else(|| (0..end).find(is_library))?;
     let frame = site.frames.get(index)?;
     Some(LibrarySite {
         name: name(frame)?,
@@ -128,14 +131,16 @@ pub fn called_by(group: &[&Suspect]) -> Vec<CalledBy> {
 }
 
 /// What a finding says of its library; `site` is the application's place, where it is known.
-pub fn sentence(library: &LibrarySite, site: Option<&CallSite>, called_by: &[CalledBy]) -> String {
+/// `again`: the library was seen to leave an answer open.
+pub fn sentence(
+    library: &LibrarySite,
+    site: Option<&CallSite>,
+    called_by: &[CalledBy],
+    again: bool,
+) -> String {
     let LibrarySite { name, frame } = library;
-    let at = |function: &str, file: &Option<String>, line: Option<u32>| match (file, line) {
-        (Some(file), Some(line)) => format!("{function} {file}:{line}"),
-        _ => function.to_owned(),
-    };
-    let place = at(&frame.function, &frame.file, frame.line);
-    let site = site.map(|site| at(&site.function, &site.file, site.line));
+    let place = at(&frame.function, frame.file.as_deref(), frame.line);
+    let site = site.map(|site| at(&site.function, site.file.as_deref(), site.line));
     let callers = called_by.len();
     match site {
         None => format!(
@@ -145,11 +150,57 @@ pub fn sentence(library: &LibrarySite, site: Option<&CallSite>, called_by: &[Cal
         Some(_) if callers > 1 => {
             format!("The line to change is in {name} at {place}: it leaks for {callers} callers.")
         }
+        Some(site) if again => {
+            format!("The line to change is in {name} at {place}, called from {site}.")
+        }
         Some(site) => format!(
             "It is opened inside of {name} at {place}, called from {site}: the change belongs into \
              {name} where that gives its caller nothing to close."
         ),
     }
+}
+
+/// A function and its place.
+fn at(function: &str, file: Option<&str>, line: Option<u32>) -> String {
+    match (file, line) {
+        (Some(file), Some(line)) => format!("{function} {file}:{line}"),
+        _ => function.to_owned(),
+    }
+}
+
+/// What own functions between the call site and the network did with the request: asked again in
+/// place of its answer, or handed it on.
+pub fn within(site: &Site, kind: Kind) -> Option<String> {
+    let place = |index: usize| {
+        let frame = site.frames.get(index)?;
+        Some(at(&frame.function, frame.file.as_deref(), frame.line))
+    };
+    if let Some(again) = site.again {
+        let from = again
+            .line
+            .map_or_else(String::new, |line| format!(" from line {line}"));
+        return Some(format!(
+            "{} asked again{from} within the same call, and left this answer open: its caller never \
+             gets to see it.",
+            place(again.frame)?
+        ));
+    }
+    if !matches!(kind, Kind::ResponseBodyNotClosed | Kind::ResponseNotRead) {
+        return None;
+    }
+    let end = site.call_site.filter(|_| site.own)?;
+    let is_own = |owner: &Owner| *owner == Owner::Own;
+    let inside = site.owners.get(..end)?;
+    let index = inside.iter().position(is_own)?;
+    // a client's functions lie between, or it is a mere helper
+    if inside.get(index..)?.iter().all(is_own) {
+        return None;
+    }
+    Some(format!(
+        "The request goes through {}, which is the application's own, too: an answer that it does not \
+         hand to its caller is for it to close.",
+        place(index)?
+    ))
 }
 
 /// Name of the library that a frame is in.
@@ -181,9 +232,9 @@ fn name(frame: &Frame) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{library, name, sentence};
+    use super::{library, name, sentence, within};
     use crate::{
-        model::{Frame, Owner, Site, StackQuality},
+        model::{Again, Frame, Kind, Owner, Site, StackQuality},
         report::{CallSite, CalledBy},
     };
 
@@ -213,6 +264,7 @@ mod tests {
             own_frames: Vec::new(),
             runs_loop: None,
             line_in_function: None,
+            again: None,
         }
     }
 
@@ -274,13 +326,42 @@ mod tests {
             line: Some(7),
             module: None,
         };
-        let many = sentence(&found, Some(&own), &[caller("a"), caller("b")]);
+        let many = sentence(&found, Some(&own), &[caller("a"), caller("b")], false);
         assert!(
             many.starts_with("The line to change is in doorman at fetch_key /venv"),
             "{many}"
         );
-        let one = sentence(&found, Some(&own), &[caller("a")]);
+        let one = sentence(&found, Some(&own), &[caller("a")], false);
         assert!(one.contains("called from check login.py:7"), "{one}");
+        let seen = sentence(&found, Some(&own), &[caller("a")], true);
+        assert!(
+            seen.starts_with("The line to change is in doorman"),
+            "{seen}"
+        );
         Ok(())
+    }
+
+    #[test]
+    fn what_lies_between_call_site_and_network_is_said() {
+        let mut passed = site(true);
+        let within = |site: &Site| within(site, Kind::ResponseNotRead);
+        assert_eq!(within(&passed), None);
+        passed.owners[1] = Owner::Own;
+        assert_eq!(within(&passed), None, "a helper");
+        let client = frame(
+            "Session.get",
+            "/venv/lib/site-packages/requests/sessions.py",
+        );
+        passed.frames.insert(2, client);
+        passed.owners.insert(2, Owner::Client);
+        passed.call_site = Some(3);
+        let said = within(&passed).unwrap_or_default();
+        assert!(said.contains("goes through fetch_key /venv"), "{said}");
+        passed.again = Some(Again {
+            frame: 1,
+            line: Some(9),
+        });
+        let said = within(&passed).unwrap_or_default();
+        assert!(said.contains("asked again from line 9"), "{said}");
     }
 }

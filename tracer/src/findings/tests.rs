@@ -74,6 +74,7 @@ fn suspect(pid: u32, line: u32, confidence: Confidence) -> Suspect {
                 own_frames: Vec::new(),
                 runs_loop: None,
                 line_in_function: Some(line - 20),
+                again: None,
             })),
             site_of: StackOf::Request,
             opener: None,

@@ -1,7 +1,9 @@
 //! What a runtime knows of its programs' connections, as the session takes it.
 
+use std::sync::Arc;
+
 use crate::{
-    model::{Connection, PoolState},
+    model::{Connection, PoolState, Site},
     protocols::Request,
 };
 
@@ -32,6 +34,9 @@ pub struct Told {
     pub pool: u64,
     /// Pool and host of the latest request, as a hash.
     pub host: Option<u64>,
+    /// The stack of the latest request, with a function to blame that has asked again within the same
+    /// call of a client, and left the answer to this request open.
+    pub again: Option<Arc<Site>>,
 }
 
 impl Told {

@@ -41,6 +41,9 @@ pub struct Facts {
     /// upgrade is no request.
     #[serde(default)]
     pub reused: bool,
+    /// Whoever asked asked again, and left the first answer open.
+    #[serde(default)]
+    pub again: bool,
     port: u16,
     family: u8,
     role: u8,
@@ -81,6 +84,7 @@ impl Facts {
                 && sock.response & RESPONSE_UPGRADED == 0
                 && known.stacks.1 != STACK_NONE
                 && known.request.is_some(),
+            again: false,
             port: if server {
                 sock.local_port
             } else {

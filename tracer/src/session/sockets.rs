@@ -248,7 +248,7 @@ impl Sockets {
         let leaf = match self.chosen.get(&facts) {
             Some(&leaf) => leaf,
             None => {
-                let leaf = self.choose(beside, sock, &facts)?;
+                let leaf = self.choose(beside, sk, sock, &facts)?;
                 if self.chosen.len() >= CHOSEN_MAX {
                     self.chosen.clear();
                 }
@@ -415,6 +415,7 @@ impl Sockets {
         if let Some(stack) = told.stack {
             facts.request_stack = stack;
         }
+        facts.again = told.again.is_some();
         // A Go client's connection from before its probes. Go dials and sends on goroutines of its
         // own, whose stacks say nothing; whose it is may turn out when the same request is seen
         // again.
@@ -451,7 +452,13 @@ impl Sockets {
         seen
     }
 
-    fn choose(&mut self, beside: &mut Beside<'_>, sock: &Sock, facts: &Facts) -> Option<CohortId> {
+    fn choose(
+        &mut self,
+        beside: &mut Beside<'_>,
+        sk: u64,
+        sock: &Sock,
+        facts: &Facts,
+    ) -> Option<CohortId> {
         let (open_stack, request_stack) = match facts.earlier {
             true => (STACK_NONE, STACK_NONE),
             false => (facts.open_stack, facts.request_stack),
@@ -485,7 +492,8 @@ impl Sockets {
         } else {
             (request_stack, StackOf::Request)
         };
-        let mut site = beside.site(number);
+        let again = self.told.of(sk, sock).map(|said| &said.told.again);
+        let mut site = again.cloned().flatten().or_else(|| beside.site(number));
         // A library that sends from a callback of its own was asked where it parsed the URL.
         let is_own = |site: &Option<Arc<Site>>| site.as_ref().is_some_and(|site| site.own);
         let opener_asked = is_own(&opener) && !facts.reused;

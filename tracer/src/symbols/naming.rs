@@ -305,6 +305,7 @@ pub fn site(
             false => quality,
         },
         line_in_function: blamed.index.and_then(line_in_function),
+        again: None,
         frames,
     }
 }

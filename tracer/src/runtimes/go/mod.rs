@@ -17,6 +17,7 @@ pub mod preexisting;
 mod programs;
 pub mod prologue;
 mod removal;
+mod repeats;
 pub mod settings;
 pub mod state;
 pub mod table;

@@ -9,7 +9,7 @@ use std::{
 
 use tracer_ebpf::Sock;
 
-use super::{GoConnection, GoKind, GoRequest, GoTracer, is_go_stack, notes};
+use super::{GoConnection, GoKind, GoRequest, GoTracer, is_go_stack, notes, repeats::Repeats};
 use crate::{
     kernel::{
         maps::Table,
@@ -68,6 +68,7 @@ pub struct Go {
     streams: Vec<Stream>,
     /// Whether stacks are of calls of grpc that have one answer.
     awaiting: HashMap<u32, bool>,
+    repeats: Repeats,
     pools: HashMap<CohortId, Pools>,
     hosts: HashMap<u64, Host>,
 }
@@ -81,6 +82,7 @@ impl Go {
             tracer: None,
             streams: Vec::new(),
             awaiting: HashMap::new(),
+            repeats: Repeats::default(),
             pools: HashMap::new(),
             hosts: HashMap::new(),
         }
@@ -94,6 +96,7 @@ impl Runtime for Go {
 
     fn begin(&mut self, probes: &mut Probes, blame: &Arc<Blame>) -> Result<(), ProbeError> {
         self.tracer = Some(GoTracer::new(probes, Arc::clone(blame))?);
+        self.repeats = Repeats::new(Arc::clone(blame));
         Ok(())
     }
 
@@ -116,6 +119,7 @@ impl Runtime for Go {
 
     fn forget(&mut self, pid: u32) {
         self.awaiting.clear();
+        self.repeats.forget(pid);
         if let Some(tracer) = &mut self.tracer {
             tracer.forget_process(pid);
         }
@@ -132,6 +136,7 @@ impl Runtime for Go {
             return Ok(told);
         };
         for connection in tracer.sweep()? {
+            self.repeats.add(&connection);
             if connection.kind == GoKind::Stream {
                 if has_ended(&connection, socks)? {
                     tracer.forget_connection(&connection);
@@ -182,11 +187,13 @@ impl Runtime for Go {
                 fresh: connection.fresh,
                 pool: connection.transport,
                 host,
+                again: connection.stack.and_then(|stack| self.repeats.site(stack)),
             });
         }
         if self.hosts.len() >= HOSTS_MAX {
             self.hosts.retain(|_, host| host.now > 0);
         }
+        self.repeats.settle(|stack| tracer.site(stack));
         Ok(told)
     }
 

@@ -326,6 +326,7 @@ impl Stacks {
                 own_frames: Vec::new(),
                 runs_loop: None,
                 line_in_function: None,
+                again: None,
             });
         };
         if let Some(site) = &record.site {
