@@ -1,8 +1,9 @@
 //! Connections that belong to a finding although their own call site is not known.
 //!
 //! What was open before the watch has no stack, and a stack may be taken at a moment that shows
-//! nothing of the application, or another line of the same function. Such connections are more of
-//! what leaks beside them, not a leak of their own.
+//! nothing of the application, or another line of the same function. A client may open more than one
+//! connection when it is told to, some of them by threads of its own (a driver that watches its
+//! server). Such connections are more of what leaks beside them, not a leak of their own.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,11 @@ use crate::{
     report::Finding,
 };
 
-/// Moves what only stands there to the finding that grows, or is sure, at the same remote.
+/// How much faster or slower than the finding beside it a client's own connections may grow.
+const IN_STEP: std::ops::RangeInclusive<f64> = 0.5..=3.0;
+
+/// Moves what only stands there, or grows in step, to the finding that grows, or is sure, at the same
+/// remote.
 pub fn joined(mut groups: Groups<'_>) -> Groups<'_> {
     let mut homes: BTreeMap<String, String> = BTreeMap::new();
     for (id, group) in &groups {
@@ -45,6 +50,13 @@ pub fn sentence(group: &[&Suspect], worst: &Suspect) -> Option<String> {
     let elsewhere = (group.iter())
         .filter_map(|suspect| self::place(suspect))
         .find(|other| same_function(place, other) && other.line != place.line);
+    let in_step = group.iter().filter(|suspect| is_librarys(suspect)).count();
+    if without > 0 && in_step > 0 {
+        return Some(format!(
+            "{without} more to the same remote are opened by the client's own threads or callbacks, as \
+             fast as these."
+        ));
+    }
     if without > 0 {
         let have = if without == 1 { "has" } else { "have" };
         return Some(format!(
@@ -93,10 +105,32 @@ pub fn doubted(watched: Vec<Watched>, findings: &mut [Finding]) -> Vec<Watched> 
 
 /// Whether all of `group` may belong to what is known of `known`.
 fn belongs(group: &[&Suspect], known: &[&Suspect]) -> bool {
+    let in_step = |suspect: &&Suspect| known.iter().any(|other| grows_with(suspect, other));
     group
         .iter()
         .all(|suspect| stands(suspect) && known.iter().any(|other| beside(suspect, other)))
         && outlived(group) <= outlived(known)
+        || group.iter().all(in_step)
+}
+
+/// A library's stack shows nothing of the application.
+fn is_librarys(suspect: &Suspect) -> bool {
+    let site = suspect.cohort.site.as_deref();
+    site.is_some_and(|site| !site.own && !site.frames.is_empty())
+}
+
+/// It grows with what the application has opened at the same remote, by a library's own doing.
+fn grows_with(suspect: &Suspect, other: &Suspect) -> bool {
+    let (a, b) = (&suspect.judgement, &other.judgement);
+    let faster = a.growth_per_minute / b.growth_per_minute;
+    is_librarys(suspect)
+        && place(other).is_some()
+        && suspect.cohort.process.pid == other.cohort.process.pid
+        && (suspect.cohort.role, other.cohort.role) == (Role::Client, Role::Client)
+        && suspect.cohort.remote.address == other.cohort.remote.address
+        && b.confidence > Confidence::Low
+        && b.growth_per_minute > 0.0
+        && IN_STEP.contains(&faster)
 }
 
 /// It is not seen to grow.

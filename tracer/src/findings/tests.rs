@@ -249,6 +249,33 @@ fn what_was_open_before_is_more_of_what_grows_beside_it() {
 }
 
 #[test]
+fn what_a_client_opens_by_itself_is_more_of_what_it_was_told_to() {
+    let known = suspect(1, 24, Confidence::High);
+    let of_a_thread = |growth_per_minute| {
+        let mut other = siteless(1, growth_per_minute);
+        let mut site = known.cohort.site.as_deref().cloned();
+        if let Some(site) = &mut site {
+            (site.own, site.library) = (false, true);
+            site.frames[0].function = "monitor.run".to_owned();
+        }
+        other.cohort.site = site.map(Arc::new);
+        other
+    };
+    let r = report(vec![known.clone(), of_a_thread(12.0)], 0, vec![]);
+    let [f] = r.findings.as_slice() else {
+        panic!("{r:?}");
+    };
+    assert_eq!(f.call_site.as_ref().and_then(|c| c.line), Some(24));
+    assert!(
+        (f.evidence.iter()).any(|e| e.starts_with("5 more to the same remote are opened by")),
+        "{:?}",
+        f.evidence
+    );
+    let r = report(vec![known.clone(), of_a_thread(1.0)], 0, vec![]);
+    assert_eq!(r.findings.len(), 2, "{r:?}");
+}
+
+#[test]
 fn another_line_of_the_same_function_is_no_other_leak_unless_it_grows() {
     let known = suspect(1, 24, Confidence::High);
     let mut other = suspect(1, 25, Confidence::Medium);
