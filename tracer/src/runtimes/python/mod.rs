@@ -9,6 +9,7 @@
 
 pub mod code;
 pub mod dictionaries;
+mod jobs;
 pub mod layout;
 mod runners;
 pub mod tasks;
@@ -65,6 +66,7 @@ struct Interpreter {
     tasks: Option<Tasks>,
     /// A runner became known since the last plan.
     learned: bool,
+    jobs: jobs::Budget,
 }
 
 /// Reads the frames of CPython 3.8 to 3.14.
@@ -192,7 +194,14 @@ impl super::Runtime for Python {
         let mut partial = false;
         if let (Some((at, runner)), Some(_)) = (runners::innermost_of(&named), runtime.tasks) {
             if looked && runners::is_known(runtime, runner) {
-                let waits = tasks::named(waiting, |frame| named_now(runtime, &memory, frame));
+                let mut waits = tasks::named(waiting, |frame| named_now(runtime, &memory, frame));
+                let is_job = waits.is_empty() && runner == runners::Runner::Item;
+                let job = named.get(..at).filter(|_| is_job);
+                if let Some(who) = job.and_then(|job| jobs::waiting(runtime, &memory, copied, job))
+                {
+                    // somebody else may wait for the next one
+                    (waits, partial) = (who, true);
+                }
                 named.splice(at..at, waits.into_iter().map(|name| (Some(name), false)));
             } else {
                 partial = true;
@@ -287,6 +296,7 @@ fn find(process: &InView<'_>, files: &[MappedFile]) -> Option<Interpreter> {
         return Some(Interpreter {
             tasks: tasks::followed(&layout, &types),
             learned: false,
+            jobs: jobs::Budget::default(),
             layout,
             address,
             code_type: code_type.0.wrapping_add(*bias),
