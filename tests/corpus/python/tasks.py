@@ -4,6 +4,7 @@ library's function. Where it leaks, the line carries a comment with the name.
 usage: tasks.py NAME   (ports in CORPUS, as server.py prints them)
 """
 import asyncio
+import concurrent.futures
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ import urllib.request
 AT = json.loads(os.environ["CORPUS"])
 kept = []
 tasks = set()
+pool = concurrent.futures.ThreadPoolExecutor(3)
 
 
 def pace(step, seconds=0.7):
@@ -54,6 +56,25 @@ async def fetch_elsewhere(n):
     # END executor
 
 
+async def fetch_by_job(n):
+    page = f"http://127.0.0.1:{AT['http']}/big/jobs/{n}"
+    kept.append(pool.submit(urllib.request.urlopen, page).result())  # LEAK job
+    # END job
+
+
+async def fetch_all(n):
+    pages = [f"http://127.0.0.1:{AT['http']}/big/jobs/{n}/{part}" for part in "ab"]
+    kept.extend(pool.map(urllib.request.urlopen, pages))  # LEAK jobs
+    # END jobs
+
+
+async def read_all(n):
+    pages = [f"http://127.0.0.1:{AT['http']}/big/jobs/{n}/{part}" for part in "ab"]
+    for page in pool.map(urllib.request.urlopen, pages):
+        with page:
+            page.read()
+
+
 async def greet(n):
     stream = await asyncio.open_connection("127.0.0.1", AT["lines"])  # LEAK forgotten
     await ask(stream, f"greet {n}")
@@ -92,6 +113,9 @@ pace({
     "timed": one_in_time,
     "gathered": dial_both,
     "executor": fetch_elsewhere,
+    "job": fetch_by_job,
+    "jobs": fetch_all,
+    "jobs-read": read_all,
     "forgotten": greet_later,
     "as-completed": dial_first,
     "both-and-closed": both_and_closed,
