@@ -41,12 +41,12 @@ struct Asked {
 }
 
 impl Asked {
-    /// Its answer is open, and the next one came soon.
+    /// Its answer is open, and nobody reads it; the next one came soon.
     fn may_lead_to(&self, next: &Asked) -> bool {
         (self.tgid, self.goid) == (next.tgid, next.goid)
             && self.stack != next.stack
             && next.at_ns.saturating_sub(self.at_ns) <= WITHIN_NS
-            && matches!(self.state, PoolState::Response | PoolState::Reading)
+            && self.state == PoolState::Response
     }
 }
 
