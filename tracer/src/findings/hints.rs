@@ -107,7 +107,7 @@ fn runtime(program: &str) -> Option<&'static Runtime> {
 #[cfg(test)]
 mod tests {
     use super::{explain, runtime};
-    use crate::model::{Frame, Site, StackQuality};
+    use crate::model::{Frame, Owner, Site, StackQuality};
 
     fn site(own: bool, call_site: Option<usize>) -> Site {
         Site {

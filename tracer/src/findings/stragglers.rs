@@ -14,10 +14,11 @@ use crate::{
     report::Finding,
 };
 
-/// How much faster or slower than the finding beside it a client's own connections may grow.
-const IN_STEP: std::ops::RangeInclusive<f64> = 0.5..=3.0;
+/// How much faster than the finding beside it a client's own connections may grow: of one that is told
+/// to connect, perhaps three do.
+const FASTER_MAX: f64 = 3.0;
 
-/// Moves what only stands there, or grows in step, to the finding that grows, or is sure, at the same
+/// Moves what only stands there, or what a client opens by itself, to the finding that grows, or is sure, at the same
 /// remote.
 pub fn joined(mut groups: Groups<'_>) -> Groups<'_> {
     let mut homes: BTreeMap<String, String> = BTreeMap::new();
@@ -50,11 +51,10 @@ pub fn sentence(group: &[&Suspect], worst: &Suspect) -> Option<String> {
     let elsewhere = (group.iter())
         .filter_map(|suspect| self::place(suspect))
         .find(|other| same_function(place, other) && other.line != place.line);
-    let in_step = group.iter().filter(|suspect| is_librarys(suspect)).count();
-    if without > 0 && in_step > 0 {
+    if without > 0 && group.iter().any(|suspect| is_librarys(suspect)) {
         return Some(format!(
-            "{without} more to the same remote are opened by the client's own threads or callbacks, as \
-             fast as these."
+            "{without} more to the same remote are opened by the client's own threads or callbacks, \
+             which show nobody who asked."
         ));
     }
     if without > 0 {
@@ -105,12 +105,12 @@ pub fn doubted(watched: Vec<Watched>, findings: &mut [Finding]) -> Vec<Watched> 
 
 /// Whether all of `group` may belong to what is known of `known`.
 fn belongs(group: &[&Suspect], known: &[&Suspect]) -> bool {
-    let in_step = |suspect: &&Suspect| known.iter().any(|other| grows_with(suspect, other));
+    let by_itself = |suspect: &&Suspect| known.iter().any(|other| grows_with(suspect, other));
     group
         .iter()
         .all(|suspect| stands(suspect) && known.iter().any(|other| beside(suspect, other)))
         && outlived(group) <= outlived(known)
-        || group.iter().all(in_step)
+        || group.iter().all(by_itself)
 }
 
 /// A library's stack shows nothing of the application.
@@ -122,7 +122,6 @@ fn is_librarys(suspect: &Suspect) -> bool {
 /// It grows with what the application has opened at the same remote, by a library's own doing.
 fn grows_with(suspect: &Suspect, other: &Suspect) -> bool {
     let (a, b) = (&suspect.judgement, &other.judgement);
-    let faster = a.growth_per_minute / b.growth_per_minute;
     is_librarys(suspect)
         && place(other).is_some()
         && suspect.cohort.process.pid == other.cohort.process.pid
@@ -130,7 +129,7 @@ fn grows_with(suspect: &Suspect, other: &Suspect) -> bool {
         && suspect.cohort.remote.address == other.cohort.remote.address
         && b.confidence > Confidence::Low
         && b.growth_per_minute > 0.0
-        && IN_STEP.contains(&faster)
+        && a.growth_per_minute <= b.growth_per_minute * FASTER_MAX
 }
 
 /// It is not seen to grow.

@@ -271,7 +271,7 @@ fn what_a_client_opens_by_itself_is_more_of_what_it_was_told_to() {
         "{:?}",
         f.evidence
     );
-    let r = report(vec![known.clone(), of_a_thread(1.0)], 0, vec![]);
+    let r = report(vec![known.clone(), of_a_thread(30.0)], 0, vec![]);
     assert_eq!(r.findings.len(), 2, "{r:?}");
 }
 

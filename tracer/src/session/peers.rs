@@ -41,6 +41,7 @@ pub fn explain(
     }
     let mut pairs = by_path(cohorts, &accused, &leaking);
     pairs.extend(by_port(survey.ends(), &accused, &leaking));
+    pairs.extend(by_itself(survey.ends(), cohorts, &accused, &leaking));
     explain_servers(judgements, &pairs);
     pairs
 }
@@ -93,6 +94,42 @@ fn by_port(
         *count * 2 >= looked_for.get(server).copied().unwrap_or(usize::MAX)
     });
     found.into_keys().collect()
+}
+
+/// A process that is connected with itself, as some libraries wake their loops: what it accepts so
+/// leaks with what else the same line opens.
+fn by_itself(
+    ends: &[End],
+    cohorts: &Cohorts,
+    accused: &HashSet<CohortId>,
+    leaking: &HashSet<CohortId>,
+) -> Vec<(CohortId, CohortId)> {
+    let of = |id: CohortId| {
+        let entry = cohorts.get(id)?;
+        Some((entry.cohort.process.pid, entry.identity.place.as_ref()?))
+    };
+    let mut clients: HashMap<Ports, u32> = HashMap::new();
+    for end in ends.iter().filter(|end| end.role == Role::Client) {
+        if let Some(entry) = cohorts.get(end.leaf) {
+            clients.insert((end.local, end.remote), entry.cohort.process.pid);
+        }
+    }
+    let mut pairs = Vec::new();
+    for &server in accused {
+        let Some((pid, place)) = of(server) else {
+            continue;
+        };
+        let own = ends.iter().filter(|end| end.leaf == server);
+        let to_itself = |end: &&End| clients.get(&(end.remote, end.local)) == Some(&pid);
+        let (all, to_itself) = (own.clone().count(), own.filter(to_itself).count());
+        let opens = leaking
+            .iter()
+            .filter(|client| of(**client) == Some((pid, place)));
+        if to_itself > 0 && to_itself * 2 >= all {
+            pairs.extend(opens.map(|client| (server, *client)));
+        }
+    }
+    pairs
 }
 
 #[cfg(test)]
