@@ -14,6 +14,7 @@ mod http2;
 mod redact;
 mod request;
 mod routes;
+mod segment;
 mod services;
 mod url;
 

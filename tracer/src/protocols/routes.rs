@@ -9,7 +9,7 @@ use std::{
     sync::OnceLock,
 };
 
-use super::url::template;
+use super::{segment::Segment, url::template};
 
 /// Segments that may stand in one place, each in few requests, and still be names of their own.
 const ALIKE_MAX: usize = 3;
@@ -26,45 +26,6 @@ const SEEN_MAX: usize = 192;
 const ROUTES_MAX: usize = 64;
 /// Segments told apart.
 const SEGMENTS_MAX: usize = 32;
-
-/// Languages that pages are written in, by ISO 639-1, but for codes that are words of programs, too.
-const LANGUAGES: &str = "ar bg bn ca cs da de el en es et eu fa fi fr ga gl he hi hr hu hy it ja ka kk km \
-                         ko lt lv mk mn ms nb ne nl nn pl pt ro ru sk sl sq sr sv sw ta te th tr uk ur \
-                         uz vi zh";
-
-/// One segment of a route.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Segment {
-    Constant(Box<str>),
-    Variable,
-}
-
-impl Segment {
-    fn takes(&self, other: &Segment) -> bool {
-        *self == Segment::Variable || self == other
-    }
-
-    /// Whether it is the language of a page, with or without a country: `en`, `pt-BR`.
-    fn is_language(&self) -> bool {
-        let Segment::Constant(text) = self else {
-            return false;
-        };
-        let (language, country) = text.split_once(['-', '_']).unwrap_or((text, "XX"));
-        LANGUAGES.split(' ').any(|known| known == language)
-            && country.len() == 2
-            && country.bytes().all(|b| b.is_ascii_alphabetic())
-    }
-
-    /// Whether it is the number of a release: `1.4.2`, `v2.0`. (`v2` is a name.)
-    fn is_release(&self) -> bool {
-        let Segment::Constant(text) = self else {
-            return false;
-        };
-        let numbers = text.strip_prefix('v').unwrap_or(text);
-        let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        numbers.contains('.') && numbers.split('.').all(number)
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Route {
@@ -303,6 +264,14 @@ fn varying(routes: &[Route], at: usize, few: u64, longer: &Longer) -> Vec<Segmen
             varying.extend(such.into_iter().cloned());
         }
     }
+    let mut numbered: BTreeMap<String, Vec<Segment>> = BTreeMap::new();
+    for &segment in counts.keys() {
+        if let Some(name) = segment.unnumbered() {
+            numbered.entry(name).or_default().push(segment.clone());
+        }
+    }
+    let many = numbered.into_values().filter(|of| of.len() > ALIKE_MAX);
+    varying.extend(many.flatten());
     counts.retain(|segment, _| !varying.contains(segment));
     // the last segments, but the only ones: however often each is asked for, nobody can tell words of
     // programs from words of people
@@ -402,6 +371,19 @@ mod tests {
         let all = learned(&["/a/x", "/a/y", "/a/x", "/b?q=…", "/b?q=…"]);
         let texts: Vec<&str> = all.iter().map(|(text, _)| text.as_str()).collect();
         assert_eq!(texts, ["/a/x", "/b?q=…", "/a/y"]);
+    }
+
+    #[test]
+    fn what_is_numbered_is_variable_and_versions_of_an_api_are_not() {
+        let mut routes = Routes::default();
+        for number in 0..100 {
+            routes.add(&format!("/v2/team/app{}/tags/list", number % 7), 1);
+            routes.add(&format!("/v{}/health", number % 5), 1);
+            routes.add(&format!("/shard-{}/stats", number % 3), 1);
+        }
+        let all = routes.all();
+        assert_eq!(all[0], ("/v2/team/{}/tags/list".to_owned(), 100), "{all:?}");
+        assert_eq!(all.len(), 1 + 5 + 3, "{all:?}");
     }
 
     #[test]
