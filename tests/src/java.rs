@@ -54,13 +54,21 @@ pub fn classes(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// As [`classes`].
 pub fn classes_in(file: &Path, release: &str) -> Result<PathBuf> {
+    classes_with(file, release, "")
+}
+
+/// The same with a class path.
+///
+/// # Errors
+/// As [`classes`].
+pub fn classes_with(file: &Path, release: &str, class_path: &str) -> Result<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let name = file.file_stem().context("a file has a name")?;
     let folder = host::build_directory()?.join("fixtures/java").join(name);
     fs::create_dir_all(&folder)?;
     run(Command::new(host::tool("javac")?)
-        .args(["--release", release, "-nowarn", "-d"])
+        .args(["--release", release, "-nowarn", "-cp", class_path, "-d"])
         .arg(&folder)
         .arg(file))?;
     Ok(folder)

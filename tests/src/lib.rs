@@ -3,6 +3,7 @@
 //!
 //! The tests know tracer by its commands, its JSON and its exit statuses only.
 
+pub mod beginning;
 pub mod corpus;
 pub mod daemon;
 pub mod debian;
@@ -14,6 +15,7 @@ pub mod http;
 pub mod java;
 pub mod languages;
 pub mod named;
+pub mod node;
 pub mod pace;
 pub mod page;
 pub mod picture;
@@ -21,6 +23,7 @@ pub mod pinned;
 pub mod program;
 pub mod runner;
 pub mod schema;
+pub mod scripts;
 pub mod shop;
 pub mod tasks;
 pub mod terminal;

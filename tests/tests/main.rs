@@ -6,6 +6,7 @@
 mod backends;
 mod bad_input;
 mod bpffs;
+mod callers;
 mod clients;
 mod command;
 mod daemon;
@@ -25,6 +26,7 @@ mod lives;
 mod moved;
 mod names;
 mod node;
+mod node_frames;
 mod output;
 mod page;
 mod pairs;
@@ -77,7 +79,9 @@ fn main() -> ExitCode {
         moved::TESTS,
         names::TESTS,
         clients::TESTS,
+        callers::TESTS,
         node::TESTS,
+        node_frames::TESTS,
         http2_tls::TESTS,
         stacks::TESTS,
         verdicts::TESTS,

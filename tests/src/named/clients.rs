@@ -8,6 +8,7 @@ use super::{Ground, Where, ground::NAME};
 use crate::{
     go, host, java,
     languages::{self, run, source},
+    node as npm,
     runner::Skip,
 };
 
@@ -203,15 +204,7 @@ pub fn node(library: &str, ground: &Ground, place: &Where<'_>) -> Result<Command
 }
 
 pub fn node_pg(ground: &Ground, place: &Where<'_>) -> Result<Command> {
-    let folder = host::cache()?.join("node").join(PG);
-    if !folder.join("complete").exists() {
-        fs::create_dir_all(&folder)?;
-        run(Command::new(host::tool("npm")?)
-            .args(["install", "--silent", "--no-fund", "--no-audit", "--prefix"])
-            .arg(&folder)
-            .arg(PG))?;
-        fs::write(folder.join("complete"), "")?;
-    }
+    let folder = npm::installed(PG, &[PG])?;
     let words = ["pg", &database(place)];
     let mut command = script(host::tool("node")?, "client.js", &words, ground);
     command.env("NODE_PATH", folder.join("node_modules"));

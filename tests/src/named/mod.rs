@@ -16,9 +16,12 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
-pub use self::{ground::Ground, rows::ROWS, servers::Place};
+pub use self::{
+    ground::Ground,
+    rows::ROWS,
+    servers::{Place, Service},
+};
 use crate::{daemon::Daemon, host::seconds, program::Program, runner::Skip, wait};
-use servers::Service;
 
 /// What a connection must be known by.
 #[derive(Debug, Clone, Copy)]

@@ -240,6 +240,8 @@ fn postgres(ground: &Ground) -> Result<Service> {
     for setting in [
         format!("port={port}"),
         "listen_addresses=127.0.0.1".to_owned(),
+        // programs that forget connections have dozens each
+        "max_connections=400".to_owned(),
         format!("unix_socket_directories={}", folder.display()),
         "ssl=on".to_owned(),
         format!("ssl_cert_file={}", ground.certificate.display()),

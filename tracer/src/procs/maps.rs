@@ -23,6 +23,15 @@ pub struct Mapping {
     pub deleted: bool,
 }
 
+impl Mapping {
+    /// Whether it is memory in no file, though shared: the kernel names it after the device whose
+    /// pages it could be (`shmem_zero_setup`). Compilers of PHP's and others' put their code there.
+    #[must_use]
+    pub fn is_shared_memory(&self) -> bool {
+        self.deleted && self.path == "/dev/zero"
+    }
+}
+
 /// The lines that can be understood, in the order given (by address).
 #[must_use]
 pub fn parse(text: &[u8]) -> Vec<Mapping> {
@@ -99,6 +108,9 @@ mod tests {
         );
         assert_eq!((maps[1].path.as_str(), maps[1].executable), ("", true));
         assert_eq!(maps[2].path, "[vdso]");
+        assert!(!maps[0].is_shared_memory());
+        let shared = parse(b"1000-2000 rwxs 0 00:01 9  /dev/zero (deleted)\n");
+        assert!(shared[0].is_shared_memory());
     }
 
     #[test]

@@ -303,7 +303,7 @@ impl Modules {
             .and_then(|i| i.bias(mapping.range.start, mapping.offset));
         // A file whose segments do not explain the mapping is not understood.
         let image = image.filter(|_| bias.is_some());
-        let module = (!mapping.path.is_empty())
+        let module = (!mapping.path.is_empty() && !mapping.is_shared_memory())
             .then(|| self.number(tgid, &mapping.path, image.as_ref().map(|i| i.key())))
             .flatten();
         let region = Region {

@@ -40,6 +40,55 @@ const PYTHONS: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
+/// Interpreters of other languages, by release, each with the packages that have it: what those
+/// depend on is unpacked, too. The last two are too old to be understood, which is to be said.
+const INTERPRETERS: &[(&str, &str, &[&str])] = &[
+    ("trixie", "ruby3.3", &["ruby3.3"]),
+    (
+        "trixie",
+        "php8.4",
+        &[
+            "php8.4-cli",
+            "php8.4-curl",
+            "php8.4-opcache",
+            "php8.4-pgsql",
+        ],
+    ),
+    ("bullseye", "ruby2.7", &["ruby2.7"]),
+    ("bullseye", "php7.4", &["php7.4-cli"]),
+];
+
+/// Unpacks interpreters of Ruby and PHP that this release does not have, below the cache. One that
+/// can't be had is named.
+pub fn interpreters() -> Result<()> {
+    for (suite, program, names) in INTERPRETERS {
+        let folder = sh::cache_dir().join("packages").join(program);
+        if folder.join("usr/bin").join(program).exists() {
+            continue;
+        }
+        if let Err(error) = unpack_interpreter(suite, program, names, &folder) {
+            eprintln!("xtask: {program} is not tested: {error:#}");
+        }
+    }
+    Ok(())
+}
+
+fn unpack_interpreter(suite: &str, program: &str, names: &[&str], folder: &Path) -> Result<()> {
+    let mut apt = apt_options(&format!("apt-{suite}"), &[suite], &[])?;
+    // as on a machine on which nothing is installed
+    apt.extend(["-o", "Dir::State::status=/dev/null"].map(str::to_owned));
+    step(
+        &format!("unpacking {program} of Debian {suite} and what it needs (up to a minute)"),
+        || {
+            let needed = packages::needed(names, &apt)?;
+            let needed: Vec<&str> = needed.iter().map(String::as_str).collect();
+            let download = folder.with_extension("download");
+            packages::fetch_several(&needed, &download, &apt)?;
+            packages::extract(&download, folder)
+        },
+    )
+}
+
 /// Unpacks Pythons that this release does not have, each with its C library, below the cache. One
 /// that can't be had is named.
 pub fn pythons() -> Result<()> {

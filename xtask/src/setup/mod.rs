@@ -119,6 +119,7 @@ pub fn to_test(ready: &Ready, options: Options, full: bool) -> Result<Ready> {
     if full {
         packages::install(FULL_TEST_PACKAGES, "programs to be traced", options.yes)?;
         archive::pythons()?;
+        archive::interpreters()?;
     }
     // a Python that was not installed by the distribution brings both along
     let python = |code| sh::quiet(sh::command("python3").args(["-c", code])).is_ok();

@@ -97,18 +97,8 @@ pub fn unpack_with_dependencies(name: &str, purpose: &str) -> Result<PathBuf> {
         &format!("unpacking {name} and what it needs: {purpose} (up to a minute)"),
         || {
             let download = folder.with_extension("download");
-            let needed = || -> Result<Vec<String>> {
-                let plan = sh::capture(sh::command("apt-get").args([
-                    "install",
-                    "-s",
-                    "-q",
-                    "--no-install-recommends",
-                    name,
-                ]))?;
-                Ok(installed(&plan))
-            };
             let fetch_all = || {
-                let needed = needed()?;
+                let needed = needed(&[name], &[])?;
                 let names: Vec<&str> = needed.iter().map(String::as_str).collect();
                 fetch_several(&names, &download, &[])
             };
@@ -119,6 +109,17 @@ pub fn unpack_with_dependencies(name: &str, purpose: &str) -> Result<PathBuf> {
     )
     .with_context(|| format!("{purpose}: {name} can't be had from apt"))?;
     Ok(folder)
+}
+
+/// The packages that have to be there for these, and are not, with further options for apt-get.
+pub fn needed(names: &[&str], options: &[String]) -> Result<Vec<String>> {
+    let plan = sh::capture(
+        sh::command("apt-get")
+            .args(options)
+            .args(["install", "-s", "-q", "--no-install-recommends"])
+            .args(names),
+    )?;
+    Ok(installed(&plan))
 }
 
 /// The packages that a simulated `apt-get install` would install.

@@ -66,7 +66,7 @@ impl super::Runtime for Php {
         let found = copied.found;
         let known = self.machines.get(copied.copy.tgid)?;
         let calls = calls(known, copied);
-        if calls.is_empty() && script::is_whole(copied) {
+        if calls.is_empty() && script::is_whole(copied) && !is_compiled(copied) {
             // Not in a script: a worker that waits for its next request.
             return Some(Interleaved {
                 frames: Vec::new(),
@@ -114,6 +114,12 @@ fn calls(machine: &Machine, copied: &Copied<'_>) -> Vec<usize> {
         })
         .map(|(index, _)| index)
         .collect()
+}
+
+/// Whether there is code in no file, which opcache compiled: it needs no run of the virtual machine.
+fn is_compiled(copied: &Copied<'_>) -> bool {
+    let mut frames = copied.unwound.frames.iter();
+    frames.any(|frame| frame.module.is_none())
 }
 
 /// Gives each run of the virtual machine the frames that it executes.
