@@ -309,15 +309,17 @@ impl Cohorts {
         Some(id)
     }
 
-    /// The first member's stack may have been cut where a later one's is whole, and it may have
-    /// named no host.
+    /// The first member's stack may have been cut where a later one's is whole, or not have shown who
+    /// asked again, and it may have named no host.
     fn show_better(&mut self, id: CohortId, member: &Member<'_>) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
         let quality = |site: &Option<Arc<Site>>| {
             let complete = |site: &Arc<Site>| site.quality == StackQuality::Complete;
-            (site.is_some(), site.as_ref().is_some_and(complete))
+            let again = |site: &Arc<Site>| site.again.is_some();
+            let is = |what: fn(&Arc<Site>) -> bool| site.as_ref().is_some_and(what);
+            (site.is_some(), is(complete), is(again))
         };
         if quality(&member.site) > quality(&entry.cohort.site) {
             entry.cohort.site.clone_from(&member.site);
