@@ -286,6 +286,18 @@ pub struct Caller {
     pub line: Option<u32>,
 }
 
+impl Caller {
+    /// The function of a frame.
+    #[must_use]
+    pub fn of(frame: &Frame) -> Caller {
+        Caller {
+            function: frame.function.clone(),
+            file: frame.file.clone(),
+            line: frame.line,
+        }
+    }
+}
+
 /// A caller of a call site's function and what it made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -118,9 +118,15 @@ pub struct Member<'a> {
     pub role: Role,
 }
 
-/// Who called the function of a site's call site.
+/// Who called the function of a site's call site; who called the client, where that is a function
+/// inside of it that asked again.
 pub fn caller(site: &Site) -> Option<Caller> {
-    caller_of(site, site.call_site?)
+    let at = site.call_site?;
+    let outside = site.again.filter(|again| again.frame == at);
+    match outside.and(site.own_frames.get(1)) {
+        Some(own) => site.frames.get(own.index).map(Caller::of),
+        None => caller_of(site, at),
+    }
 }
 
 /// Who called the function of the frame `at`: the next that is no runtime's, such as an
@@ -130,12 +136,7 @@ pub fn caller_of(site: &Site, at: usize) -> Option<Caller> {
     let end = site.runs_loop.filter(|&runs_loop| runs_loop > at);
     let end = end.unwrap_or(site.frames.len());
     let index = (at + 1..end).find(|&index| !is_runtime(index))?;
-    let frame = site.frames.get(index)?;
-    Some(Caller {
-        function: frame.function.clone(),
-        file: frame.file.clone(),
-        line: frame.line,
-    })
+    site.frames.get(index).map(Caller::of)
 }
 
 /// The host a request names, where it is a name.

@@ -151,11 +151,7 @@ impl Names<'_> {
             };
             let caller = match by_site {
                 true => self.caller(judgement, &site),
-                false => site.blamed().map(|frame| Caller {
-                    function: frame.function.clone(),
-                    file: frame.file.clone(),
-                    line: frame.line,
-                }),
+                false => site.blamed().map(Caller::of),
             };
             if let Some(caller) = caller {
                 let key = (caller.function, caller.file, caller.line);
@@ -178,12 +174,20 @@ impl Names<'_> {
 
     /// Who called the function of a judgement's call site, in one member's stack.
     fn caller(&self, judgement: &Judgement, site: &Site) -> Option<Caller> {
-        let place = self
-            .cohorts
-            .get(judgement.cohort)?
-            .identity
-            .place
-            .as_ref()?;
+        let entry = self.cohorts.get(judgement.cohort)?;
+        let place = entry.identity.place.as_ref()?;
+        let asked = entry.cohort.site.as_deref();
+        let is_inside = |of: &Site| {
+            of.again
+                .is_some_and(|again| Some(again.frame) == of.call_site)
+        };
+        if asked.is_some_and(is_inside) {
+            // who called the client
+            return match site.again {
+                Some(_) => cohorts::caller(site),
+                None => site.blamed().map(Caller::of),
+            };
+        }
         let at = site
             .frames
             .iter()

@@ -4,8 +4,10 @@
 //! within one call of the client: its caller gets one answer. One that asks again, because it had to
 //! sign in or to wait, must close the answer that it does not hand on. Whether it did is told by what
 //! one goroutine asked last: a request whose answer is still open, and soon after it another of which
-//! the answer is finished, from another line of the same function within the same call. One that only
-//! passes requests on asks once, however many of its callers' answers stay open.
+//! the answer is finished, from another line of the same function within the same call, and for which
+//! a connection had to be opened: had the first answer been finished, its connection would have been
+//! used again. One that only passes requests on asks once, however many of its callers' answers stay
+//! open.
 //!
 //! Pure.
 
@@ -22,7 +24,7 @@ use crate::{
 };
 
 /// Time between a request and the one in its place.
-const WITHIN_NS: u64 = 3_000_000_000;
+const WITHIN_NS: u64 = 300_000_000;
 /// Times that it has to be seen.
 const TIMES: u32 = 2;
 /// Stacks, and pairs of stacks, that are remembered.
@@ -38,6 +40,8 @@ struct Asked {
     /// Hash of what it asks for.
     what: u64,
     state: PoolState,
+    /// It is the first one on its connection.
+    new: bool,
 }
 
 impl Asked {
@@ -104,6 +108,7 @@ impl Repeats {
             stack,
             what: what.finish(),
             state: connection.state,
+            new: connection.requests == 1,
         });
     }
 
@@ -160,7 +165,7 @@ impl Repeats {
         if let Some(known) = self.known.get_mut(&pair.0)
             && known.next == next.stack
             && next.at_ns > known.last_ns
-            && (known.of_its_own || first.what == next.what)
+            && (known.of_its_own || next.new && first.what == next.what)
         {
             known.last_ns = next.at_ns;
             known.times += 1;
@@ -346,6 +351,7 @@ mod tests {
             stack,
             what: 9,
             state,
+            new: stack == 26,
         };
         let mut sweep = |asked: &[Asked]| {
             repeats.asked.extend_from_slice(asked);
@@ -364,6 +370,8 @@ mod tests {
         ];
         other[1].what = 8;
         assert!(!sweep(&other), "for something else");
+        (other[1].what, other[1].new) = (9, false);
+        assert!(!sweep(&other), "the first one's connection was free again");
         // what is still on its way may have its answer closed afterwards
         let busy = [
             asked(2 * S, 20, PoolState::Response),
