@@ -247,7 +247,8 @@ fn seen_from_the_beginning(callers: &[Caller]) -> Result<(Report, Vec<Written>)>
             copy
         })
         .collect();
-    let seen = beginning::watch(&commands, WATCH)?;
+    // executables are read first, and all that is opened meanwhile has no call site
+    let seen = beginning::watch(&commands, WATCH + 15)?;
     let written = seen.programs.into_iter().map(|program| Written {
         pid: program.pid,
         stdout: program.stdout,

@@ -4,10 +4,11 @@
 //! `TRACER_TEST_FULL=1` adds other versions, interpreted and compiled code, and programs that are
 //! started by the check itself.
 
-use std::{collections::HashMap, ffi::OsString, path::Path};
+use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tracer_tests::{
+    beginning,
     fixtures::line_of,
     host, java,
     languages::Server,
@@ -66,7 +67,7 @@ fn other_versions_and_tiers() -> Result<()> {
                 let report = tracer::check(program.pid(), WATCH)?.report()?;
                 agrees(&report, &program.stdout(), &ways)
             } else {
-                by_check(&command).and_then(|(report, out)| agrees(&report, &out, &ways))
+                by_check(command).and_then(|(report, out)| agrees(&report, &out, &ways))
             };
             if let Err(error) = result {
                 wrong.push(format!(
@@ -80,20 +81,10 @@ fn other_versions_and_tiers() -> Result<()> {
 }
 
 /// The report of a check that starts the program itself, and what the program printed.
-fn by_check(command: &std::process::Command) -> Result<(Report, String)> {
-    let directory = tempfile::tempdir()?;
-    let kept = directory.path().join("report.json");
-    let duration = format!("{}s", host::seconds(WATCH).as_secs());
-    let mut arguments: Vec<OsString> = ["check", "--duration", &duration, "--save"]
-        .map(OsString::from)
-        .into();
-    arguments.push(kept.clone().into());
-    arguments.push("--".into());
-    arguments.push(command.get_program().to_owned());
-    arguments.extend(command.get_args().map(ToOwned::to_owned));
-    let ended = tracer::run(&arguments, host::seconds(WATCH + 60))?;
-    let text = std::fs::read_to_string(Path::new(&kept)).context(ended.stderr.clone())?;
-    Ok((Report::parse(&text)?, ended.stdout))
+fn by_check(command: std::process::Command) -> Result<(Report, String)> {
+    let seen = beginning::watch(&[command], WATCH)?;
+    let program = seen.programs.into_iter().next().context("a program")?;
+    Ok((seen.report, program.stdout))
 }
 
 /// The way whose client connects on a thread of its own: who asked is found by the only code that

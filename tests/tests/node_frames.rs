@@ -120,7 +120,8 @@ impl Programs {
     }
 
     fn seen_from_the_beginning(&self, node: &Path) -> Result<()> {
-        let seen = beginning::watch(&self.commands(node), WATCH)?;
+        // the executable is read first, and all that is opened meanwhile has no call site
+        let seen = beginning::watch(&self.commands(node), WATCH + 20)?;
         let written = seen.programs.into_iter().map(|program| Written {
             pid: program.pid,
             stdout: program.stdout,
