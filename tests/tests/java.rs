@@ -26,8 +26,17 @@ const WATCH: u64 = 18;
 const WAYS: [&str; 9] = [
     "socket", "url", "client", "channel", "pool", "future", "stream", "inner", "hot",
 ];
-/// What the virtual machine leaves out of the stacks it shows, or shows in some versions only.
-const HIDDEN: [&str; 4] = ["$$Lambda", "LambdaForm", "$Holder.", "java.lang.invoke."];
+/// What the virtual machine leaves out of the stacks it shows, or shows in some versions only. What a
+/// virtual thread that has slept goes back to is not on its carrier's stack.
+const HIDDEN: [&str; 7] = [
+    "$$Lambda",
+    "LambdaForm",
+    "$Holder.",
+    "java.lang.invoke.",
+    "java.lang.Thread.runWith",
+    "java.lang.VirtualThread.run",
+    "jdk.internal.vm.Continuation",
+];
 
 fn call_sites_without_flags() -> Result<()> {
     host::require_root()?;
