@@ -276,12 +276,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
 }
 
 fn call_site(site: &Site) -> Option<CallSite> {
-    site.blamed().map(|f| CallSite {
-        function: f.function.clone(),
-        file: f.file.clone(),
-        line: f.line,
-        module: f.module.clone(),
-    })
+    site.blamed().map(CallSite::from)
 }
 
 /// What to change at the call site, in its own language.

@@ -420,6 +420,25 @@ pub struct CallSite {
     pub module: Option<String>,
 }
 
+impl From<&Frame> for CallSite {
+    /// Of what Go's compiler makes of `go f(x)` the function in which that is written: `main.start` of
+    /// `main.start.gowrap1`.
+    fn from(frame: &Frame) -> CallSite {
+        let numbered = frame
+            .function
+            .trim_end_matches(|c: char| c.is_ascii_digit());
+        let wrapped = numbered
+            .strip_suffix(".gowrap")
+            .or_else(|| numbered.strip_suffix(".deferwrap"));
+        CallSite {
+            function: wrapped.unwrap_or(&frame.function).to_owned(),
+            file: frame.file.clone(),
+            line: frame.line,
+            module: frame.module.clone(),
+        }
+    }
+}
+
 /// One process with the leak.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

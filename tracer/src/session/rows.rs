@@ -53,14 +53,7 @@ pub fn row(
     let asks = request.filter(|_| role == Role::Client && !is_own);
     let asked = asks.and_then(|request| beside.asked_for(process.pid, &remote, &request));
     let site = asked.or(site);
-    let call_site = site.and_then(|site| {
-        site.blamed().map(|frame| CallSite {
-            function: frame.function.clone(),
-            file: frame.file.clone(),
-            line: frame.line,
-            module: frame.module.clone(),
-        })
-    });
+    let call_site = site.and_then(|site| site.blamed().map(CallSite::from));
     let peer = (family == Family::Unix && role == Role::Client)
         .then(|| beside.processes.listener(process.pid, &remote))
         .flatten()
