@@ -14,6 +14,7 @@ use crate::{
     model::{Family, Holder, Role, Site},
     procs::{Clock, clock::monotonic_ns},
     report::{CallSite, ConnectionRow, NamedBy, Peer},
+    symbols::helpers,
 };
 
 /// The row of a socket. `place`: where findings pin its population to, where that is known.
@@ -48,7 +49,17 @@ pub fn row(
         [sock.request_stack, sock.open_stack].map(|noted| beside.settle(sk, noted));
     let [request_site, opener] = [request_stack, open_stack].map(|stack| beside.site(stack));
     let opener_first = opener_says_more(request_site.as_deref(), opener.as_deref());
-    let site = place.or_else(|| request_site.filter(|_| !opener_first).or(opener));
+    let opens = role == Role::Client && request.as_ref().is_none_or(|r| r.method.is_empty());
+    let site = place.or_else(|| {
+        let common = match (&opener, &request_site) {
+            (Some(opener), Some(request)) if !opener_first => {
+                helpers::common_owner(opener, request, opens).map(Arc::new)
+            }
+            _ => None,
+        };
+        let latest = request_site.filter(|_| !opener_first);
+        common.or(latest).or(opener)
+    });
     let is_own = site.as_ref().is_some_and(|site| site.own);
     let asks = request.filter(|_| role == Role::Client && !is_own);
     let asked = asks.and_then(|request| beside.asked_for(process.pid, &remote, &request));
