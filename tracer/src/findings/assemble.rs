@@ -219,7 +219,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
         evidence.push("No stack could be taken, so the call site is unknown.".to_owned());
     }
     evidence.extend(site.and_then(|site| hints::explain(site, program(&cohort.process))));
-    evidence.extend(stragglers::sentence(&group, worst));
+    evidence.extend(stragglers::sentences(&group, worst));
     evidence.extend(site.and_then(|site| library::within(site, judgement.kind)));
     if let Some(library) = &library {
         let own = site.filter(|site| site.own).and_then(call_site);

@@ -40,33 +40,37 @@ pub fn joined(mut groups: Groups<'_>) -> Groups<'_> {
     groups
 }
 
-/// How many of the connections of a finding have another call site than it, or none, as a sentence.
-pub fn sentence(group: &[&Suspect], worst: &Suspect) -> Option<String> {
-    let place = place(worst)?;
-    let without = outlived(
-        &(group.iter().copied())
-            .filter(|suspect| self::place(suspect).is_none())
-            .collect::<Vec<_>>(),
-    );
+/// How many of the connections of a finding have another call site than it, or none, as sentences.
+pub fn sentences(group: &[&Suspect], worst: &Suspect) -> Vec<String> {
+    let Some(place) = place(worst) else {
+        return Vec::new();
+    };
     let elsewhere = (group.iter())
         .filter_map(|suspect| self::place(suspect))
         .find(|other| same_function(place, other) && other.line != place.line);
-    if without > 0 && group.iter().any(|suspect| is_librarys(suspect)) {
-        return Some(format!(
-            "{without} more to the same remote are opened by the client's own threads or callbacks, \
+    let without = group.iter().copied().filter(|s| self::place(s).is_none());
+    let (librarys, unknown): (Vec<&Suspect>, Vec<&Suspect>) = without.partition(|s| is_librarys(s));
+    let (librarys, unknown) = (outlived(&librarys), outlived(&unknown));
+    let mut said = Vec::new();
+    if librarys > 0 {
+        said.push(format!(
+            "{librarys} more to the same remote are opened by the client's own threads or callbacks, \
              which show nobody who asked."
         ));
     }
-    if without > 0 {
-        let have = if without == 1 { "has" } else { "have" };
-        return Some(format!(
-            "{without} more to the same remote {have} no call site of their own (opened before the \
+    if unknown > 0 {
+        let have = if unknown == 1 { "has" } else { "have" };
+        said.push(format!(
+            "{unknown} more to the same remote {have} no call site of their own (opened before the \
              watch, or their stacks could not be taken or named)."
         ));
     }
-    elsewhere
-        .and_then(|other| other.line)
-        .map(|line| format!("Others of them were last seen at line {line} of the same function."))
+    if let (true, Some(line)) = (said.is_empty(), elsewhere.and_then(|other| other.line)) {
+        said.push(format!(
+            "Others of them were last seen at line {line} of the same function."
+        ));
+    }
+    said
 }
 
 /// Takes out of what is no leak what may be more of one: connections without a call site, none of

@@ -4,11 +4,7 @@ use std::sync::Arc;
 
 use tracer_ebpf::{HEADS_HTTP, HEADS_TLS, SOCK_PREEXISTING, Sock};
 
-use super::{
-    beside::Beside,
-    records, requests, responses,
-    sockets::{Scan, opener_says_more},
-};
+use super::{beside::Beside, records, requests, responses, sockets::Scan};
 use crate::{
     findings::naming::{self, Rung},
     model::{Family, Holder, Role, Site},
@@ -48,7 +44,7 @@ pub fn row(
     let [request_stack, open_stack] =
         [sock.request_stack, sock.open_stack].map(|noted| beside.settle(sk, noted));
     let [request_site, opener] = [request_stack, open_stack].map(|stack| beside.site(stack));
-    let opener_first = opener_says_more(request_site.as_deref(), opener.as_deref());
+    let opener_first = helpers::opener_says_more(request_site.as_deref(), opener.as_deref());
     let opens = role == Role::Client && request.as_ref().is_none_or(|r| r.method.is_empty());
     let site = place.or_else(|| {
         let common = match (&opener, &request_site) {

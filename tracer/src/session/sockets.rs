@@ -506,7 +506,7 @@ impl Sockets {
             site_of = StackOf::Request;
         }
         // An event loop sends when it may, not when it is asked to: then the opener says more.
-        if opener_says_more(site.as_deref(), opener.as_deref()) {
+        if helpers::opener_says_more(site.as_deref(), opener.as_deref()) {
             let named = request.as_ref().filter(|r| !r.method.is_empty());
             if let Some(request) = named.filter(|_| facts.reused) {
                 // It asked for an earlier request; this one was perhaps asked for by others.
@@ -552,17 +552,6 @@ impl Sockets {
         self.ends.belongs(facts.aggregate(), cohort);
         Some(cohort)
     }
-}
-
-/// Whether the opener's stack has a frame to change where that of the latest request has none, or
-/// one of the application's own where that has only a library's.
-pub fn opener_says_more(request: Option<&Site>, opener: Option<&Site>) -> bool {
-    let rank = |site: Option<&Site>| match site {
-        Some(site) if site.own => 2,
-        Some(site) => u8::from(site.call_site.is_some()),
-        None => 0,
-    };
-    rank(opener) > rank(request)
 }
 
 #[cfg(test)]

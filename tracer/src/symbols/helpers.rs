@@ -1,4 +1,4 @@
-//! Helper functions around a socket: who has a connection opened and used by them.
+//! The stacks of a connection, its opener's and its latest request's: which of them says whose it is.
 
 use crate::model::{Frame, Site};
 
@@ -40,6 +40,18 @@ pub fn common_owner(opener: &Site, request: &Site, opens: bool) -> Option<Site> 
     }
     let (at, sends) = in_common(&opener_frames, &request_frames, same, is_main)?;
     (opens || sends > 0).then(|| opener.blaming(at)).flatten()
+}
+
+/// Whether the opener's stack has a frame to change where that of the latest request has none, or
+/// one of the application's own where that has only a library's.
+#[must_use]
+pub fn opener_says_more(request: Option<&Site>, opener: Option<&Site>) -> bool {
+    let rank = |site: Option<&Site>| match site {
+        Some(site) if site.own => 2,
+        Some(site) => u8::from(site.call_site.is_some()),
+        None => 0,
+    };
+    rank(opener) > rank(request)
 }
 
 /// Helper functions between the one that opened a connection, or sent a request, and the one that
