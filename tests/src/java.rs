@@ -97,12 +97,15 @@ pub fn sites(
     Ok(command)
 }
 
-/// Starts it.
+/// Starts it and waits until each way has made a connection: where all code is compiled before it
+/// runs, that takes some clients most of a minute.
 ///
 /// # Errors
-/// When it does not get ready.
-pub fn started(mut command: Command) -> Result<Program> {
+/// When one makes none.
+pub fn started(mut command: Command, ways: &[&str]) -> Result<Program> {
     let mut program = Program::start(&mut command)?;
-    program.line("READY", host::seconds(60))?;
+    for way in ways {
+        program.line(&format!("ROUND {way}"), host::seconds(120))?;
+    }
     Ok(program)
 }

@@ -45,7 +45,7 @@ fn call_sites_without_flags() -> Result<()> {
     let machine = host::tool("java")?;
     // Called often enough for the first compiler, so that code changes while it is watched.
     let command = java::sites(&machine, &[], &classes, &server.plain, 40, &WAYS)?;
-    let program = java::started(command)?;
+    let program = java::started(command, &WAYS)?;
     let report = tracer::check(program.pid(), WATCH)?.report()?;
     agrees(&report, &program.stdout(), &WAYS)
 }
@@ -72,7 +72,7 @@ fn other_versions_and_tiers() -> Result<()> {
         ] {
             let command = java::sites(&machine, options, &classes, &server.plain, warm, &ways)?;
             let result = if before {
-                let program = java::started(command)?;
+                let program = java::started(command, &ways)?;
                 let report = tracer::check(program.pid(), WATCH)?.report()?;
                 agrees(&report, &program.stdout(), &ways)
             } else {
