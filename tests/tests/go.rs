@@ -91,6 +91,8 @@ const LEAKS: &[Leak] = &[
     leak("later-request", BODY, "LEAK later-request", "/v2/later"),
     leak("raw-dial", "never_closed", "LEAK raw-dial", ""),
     leak("created-by", "never_closed", "LEAK created-by", ""),
+    leak("asked-aside", BODY, "LEAK asked-aside", "/v2/aside"),
+    leak("layers", BODY, "LEAK layers", "/v2/layers"),
     leak("sql-open", "never_closed", "LEAK sql-open", ""),
     leak("finalizer", "never_closed", "LEAK finalizer", ""),
 ];

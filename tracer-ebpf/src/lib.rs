@@ -30,8 +30,8 @@ pub use abi::frames::{
 pub use abi::go::{
     GO_CALL, GO_CLIENT, GO_CONFIRMED, GO_FRAMES, GO_HANDED_OVER, GO_HOST_BYTES, GO_IDLE,
     GO_IN_FLIGHT, GO_METHOD_BYTES, GO_NEW, GO_PATH_BYTES, GO_QUERY_BYTES, GO_READING, GO_RESPONSE,
-    GO_SCHEME_BYTES, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoFinalizedKey, GoKey,
-    GoLayout, GoProcess, GoStack, STACK_GO, go_stack_hash,
+    GO_SCHEME_BYTES, GO_SERVER, GO_STREAM, GO_TLS, GO_WRAPPED, GoConn, GoCreation, GoFinalizedKey,
+    GoKey, GoLayout, GoProcess, GoRoutine, GoStack, STACK_GO, go_stack_hash,
 };
 pub use abi::greetings::{GREETING_BYTES, Greeting};
 pub use abi::socket::{

@@ -36,8 +36,8 @@ pub const GO_WRAPPED: u8 = 2;
 /// process before.
 pub const GO_CONFIRMED: u8 = 4;
 
-/// Frames kept of a requester's stack.
-pub const GO_FRAMES: usize = 48;
+/// Frames kept of a requester's stack: what goes through a chain of middleware has a hundred.
+pub const GO_FRAMES: usize = 128;
 /// Bytes kept of a method.
 pub const GO_METHOD_BYTES: usize = 8;
 /// Bytes kept of a URL scheme.
@@ -67,6 +67,18 @@ pub struct GoLayout {
     pub g_goid: u32,
     /// `runtime.g.startpc`
     pub g_startpc: u32,
+    /// `runtime.g.m`
+    pub g_m: u32,
+    /// `runtime.g.parentGoid`
+    pub g_parent: u32,
+    /// `runtime.g.gopc`
+    pub g_gopc: u32,
+    /// `runtime.m.p`
+    pub m_p: u32,
+    /// `runtime.p.runnext`; 0 where it is not known.
+    pub p_runnext: u32,
+    /// Explicit padding.
+    pub pad: u32,
     /// `net/http.persistConn.t`
     pub conn_transport: u32,
     /// `net/http.persistConn.conn`
@@ -196,13 +208,21 @@ pub struct GoConn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct GoStack {
-    /// [`go_stack_hash`] of process and addresses, one after the other. It tells a collision of ids,
-    /// and whether another task was scheduled while the stack was read and used the same room.
+    /// [`go_stack_hash`] of process, addresses and `creator`, one after the other. It tells a
+    /// collision of ids, and whether another task was scheduled while the stack was read and used the
+    /// same room.
     pub hash: u64,
     /// Process.
     pub tgid: u32,
     /// Addresses valid in `ips`.
     pub frames: u32,
+    /// Where the goroutine was begun: the address after the `go` statement's call; 0 for none.
+    pub begun_at: u64,
+    /// The stack that began the goroutine, where that was seen and the goroutine is young: a key of
+    /// `GO_STACKS`, or [`crate::STACK_NONE`].
+    pub creator: u32,
+    /// Explicit padding.
+    pub pad: u32,
     /// The probe's address, then return addresses, innermost first.
     pub ips: [u64; GO_FRAMES],
 }
@@ -212,6 +232,32 @@ pub struct GoStack {
 #[must_use]
 pub const fn go_stack_hash(hash: u64, value: u64) -> u64 {
     ((hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15)).rotate_left(29)
+}
+
+/// Key of `GO_CREATIONS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct GoRoutine {
+    /// `runtime.g.goid`
+    pub goid: u64,
+    /// Process.
+    pub tgid: u32,
+    /// Explicit padding.
+    pub pad: u32,
+}
+
+/// Value of `GO_CREATIONS`: how a goroutine was begun.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct GoCreation {
+    /// Monotonic nanoseconds.
+    pub at_ns: u64,
+    /// The stack that did: a key of `GO_STACKS`, or [`crate::STACK_NONE`].
+    pub stack: u32,
+    /// Explicit padding.
+    pub pad: u32,
 }
 
 /// Key of `GO_FINALIZED`, whose value is a count (u64): connections that the garbage collector
@@ -230,10 +276,10 @@ pub struct GoFinalizedKey {
     pub pad: u32,
 }
 
-const _: () = assert!(size_of::<GoLayout>() == 120 && align_of::<GoLayout>() == 8);
+const _: () = assert!(size_of::<GoLayout>() == 144 && align_of::<GoLayout>() == 8);
 const _: () = assert!(size_of::<GoProcess>() == 16);
 const _: () = assert!(size_of::<GoKey>() == 16);
 const _: () = assert!(size_of::<GoConn>() == 352 && align_of::<GoConn>() == 8);
 const _: () = assert!(core::mem::offset_of!(GoConn, method) == 80);
-const _: () = assert!(size_of::<GoStack>() == 400 && align_of::<GoStack>() == 8);
+const _: () = assert!(size_of::<GoStack>() == 1056 && align_of::<GoStack>() == 8);
 const _: () = assert!(size_of::<GoFinalizedKey>() == 16);

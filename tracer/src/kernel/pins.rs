@@ -293,6 +293,7 @@ mod tests {
         "EMPTY_AGG",
         "GATHERED",
         "GO_CLOSED",
+        "GO_CREATIONS",
         "GO_SCRATCH",
         "H2_SESSIONS",
         "H2_SUBMITTED",

@@ -64,6 +64,11 @@ pub struct Known {
     pub request: Option<u32>,
 }
 
+/// Whether a client's connection carried more than one request.
+pub fn asked_again(sock: &Sock) -> bool {
+    sock.role != ROLE_SERVER && sock.turns > 1 && sock.response & RESPONSE_UPGRADED == 0
+}
+
 impl Facts {
     /// Those of a socket.
     pub fn of(sock: &Sock, known: Known) -> Facts {
@@ -79,11 +84,7 @@ impl Facts {
             netns: sock.netns(),
             attempt: 0,
             earlier: false,
-            reused: !server
-                && sock.turns > 1
-                && sock.response & RESPONSE_UPGRADED == 0
-                && known.stacks.1 != STACK_NONE
-                && known.request.is_some(),
+            reused: asked_again(sock) && known.stacks.1 != STACK_NONE && known.request.is_some(),
             again: false,
             port: if server {
                 sock.local_port

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracer_ebpf::{HEADS_HTTP, HEADS_TLS, SOCK_PREEXISTING, Sock};
 
-use super::{beside::Beside, records, requests, responses, sockets::Scan};
+use super::{beside::Beside, facts, records, requests, responses, sockets::Scan};
 use crate::{
     findings::naming::{self, Rung},
     model::{Family, Holder, Role, Site},
@@ -49,7 +49,7 @@ pub fn row(
     let site = place.or_else(|| {
         let common = match (&opener, &request_site) {
             (Some(opener), Some(request)) if !opener_first => {
-                helpers::common_owner(opener, request, opens).map(Arc::new)
+                helpers::owner(opener, request, opens, facts::asked_again(sock)).map(Arc::new)
             }
             _ => None,
         };

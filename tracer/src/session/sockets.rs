@@ -522,7 +522,7 @@ impl Sockets {
         let opens = role == Role::Client && !asks;
         if site_of == StackOf::Request
             && let (Some(opener), Some(request)) = (&opener, &site)
-            && let Some(common) = helpers::common_owner(opener, request, opens)
+            && let Some(common) = helpers::owner(opener, request, opens, facts.reused)
         {
             site = Some(Arc::new(common));
             site_of = opened;

@@ -2,28 +2,45 @@
 
 use crate::model::{Frame, Site};
 
+/// The opener's stack where it says whose a connection is that was used once or again (`reused`):
+/// with the function to blame that has done both, open it and send; or as it is, where what sends
+/// stands within it. `opens`: as in `common_owner`.
+#[must_use]
+pub fn owner(opener: &Site, request: &Site, opens: bool, reused: bool) -> Option<Site> {
+    let within = || opens && !reused && sent_from_within(opener, request);
+    common_owner(opener, request, opens).or_else(|| within().then(|| opener.clone()))
+}
+
 /// The opener's stack, with the function to blame that has both opened the connection and sent a
 /// request on it by helpers of its own. `opens`: what it sends says nothing of its place (no line
 /// of HTTP), so where it has the connection opened is the place also where it sends itself.
-#[must_use]
-pub fn common_owner(opener: &Site, request: &Site, opens: bool) -> Option<Site> {
-    let own = |site: &Site| -> Option<Vec<Frame>> {
+fn common_owner(opener: &Site, request: &Site, opens: bool) -> Option<Site> {
+    // With the first line of its function, which tells functions without a name apart.
+    let own = |site: &Site| -> Option<Vec<(Frame, Option<u32>)>> {
         let frames = site.own_frames.iter().map(|own| {
             let frame = site.frames.get(own.index)?;
+            let first_line = frame.line.zip(own.line_in_function);
+            let first_line = first_line.and_then(|(line, within)| line.checked_sub(within));
             // Where calls were inlined all have the address of the innermost.
             let address = frame.address.filter(|_| frame.line.is_none());
-            Some(Frame {
+            let frame = Frame {
                 address,
                 module: None,
                 inlined: false,
                 ..frame.clone()
-            })
+            };
+            Some((frame, first_line))
         });
         frames.collect()
     };
     let function = |frame: &Frame| (frame.function.clone(), frame.file.clone());
-    let same = |a: &Frame, b: &Frame| function(a) == function(b);
-    let is_main = |frame: &Frame| {
+    let same = |(a, first): &(Frame, Option<u32>), (b, other): &(Frame, Option<u32>)| {
+        let at_one_line = first
+            .zip(*other)
+            .is_none_or(|(first, other)| first == other);
+        function(a) == function(b) && at_one_line
+    };
+    let is_main = |(frame, _): &(Frame, Option<u32>)| {
         let name = frame.function.rsplit([':', '.']).next().unwrap_or_default();
         matches!(name, "main" | "Main" | "<module>")
     };
@@ -52,6 +69,34 @@ pub fn opener_says_more(request: Option<&Site>, opener: Option<&Site>) -> bool {
         None => 0,
     };
     rank(opener) > rank(request)
+}
+
+/// Whether what was sent was sent by a function that stands within the one that opened the
+/// connection: a callback or closure of its own, as for when it is connected.
+fn sent_from_within(opener: &Site, request: &Site) -> bool {
+    let innermost = |site: &Site| site.frames.get(site.own_frames.first()?.index).cloned();
+    let (Some(opens), Some(sends)) = (innermost(opener), innermost(request)) else {
+        return false;
+    };
+    opens.file.is_some() && opens.file == sends.file && is_within(&sends.function, &opens.function)
+}
+
+/// Whether a function is named as one within another: `join.<anonymous>`, `main.join.func1`,
+/// `join.<locals>.greet`, `net::join::{{closure}}`, `Links.lambda$join$0`, `block in join`.
+fn is_within(inner: &str, outer: &str) -> bool {
+    const MARKS: [&str; 5] = [
+        ".<anonymous>",
+        ".func",
+        ".<locals>.",
+        "::{{closure",
+        "::{closure",
+    ];
+    let after = |rest: &str| MARKS.iter().any(|mark| rest.starts_with(mark));
+    let method = outer.rsplit(['.', '#']).next().unwrap_or(outer);
+    let class = outer.strip_suffix(method).unwrap_or_default();
+    let lambda = format!("{class}lambda${method}$");
+    let block = inner.starts_with("block ") && inner.ends_with(&format!(" in {outer}"));
+    inner.strip_prefix(outer).is_some_and(after) || inner.starts_with(&lambda) || block
 }
 
 /// Helper functions between the one that opened a connection, or sent a request, and the one that
@@ -85,7 +130,26 @@ fn in_common<T: PartialEq>(
 
 #[cfg(test)]
 mod tests {
-    use super::in_common;
+    use super::{in_common, is_within};
+
+    #[test]
+    fn closures_are_named_after_what_they_stand_in() {
+        for (inner, outer) in [
+            ("join.<anonymous>", "join"),
+            ("Room.join.<anonymous>", "Room.join"),
+            ("main.(*Room).join.func1", "main.(*Room).join"),
+            ("Room.join.<locals>.greet", "Room.join"),
+            ("rooms::join::{{closure}}", "rooms::join"),
+            ("Rooms.lambda$join$0", "Rooms.join"),
+            ("block (2 levels) in join", "join"),
+        ] {
+            assert!(is_within(inner, outer), "{inner}");
+            assert!(!is_within(outer, inner), "{inner}");
+        }
+        assert!(!is_within("join", "join"));
+        assert!(!is_within("joined.<anonymous>", "join"));
+        assert!(!is_within("main.join.other", "main.join"));
+    }
 
     #[test]
     fn helpers_give_way_to_who_has_both_done() {

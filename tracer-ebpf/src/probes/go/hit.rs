@@ -28,7 +28,7 @@ use tracer_ebpf::{
     GoKey, GoLayout, GoProcess, GoStack, LINE_BYTES, STACK_NONE, go_stack_hash as mix,
 };
 
-use super::stacks::remember;
+use super::{creations::creator, stacks::remember};
 use crate::{
     core::{
         helpers::{current_task, now_ns},
@@ -283,7 +283,7 @@ impl Hit {
     fn begin_request(&self, conn: &mut GoConn) -> u32 {
         let goroutine = register!(self, r14);
         let goid = read_user(goroutine + u64::from(self.layout.g_goid));
-        let stack = self.stack();
+        let stack = self.stack::<true>(goroutine, goid);
         let writing = conn.version | 1;
         set_version(conn, writing);
         conn.goid = goid;
@@ -312,20 +312,25 @@ impl Hit {
         }
     }
 
-    /// The id of the current stack, by frame pointers, which Go always keeps.
+    /// The id of the current stack, by frame pointers, which Go always keeps. `AT_ENTRY`: the
+    /// function has no frame of its own yet.
     #[inline(always)]
-    pub fn stack(&self) -> u32 {
+    pub fn stack<const AT_ENTRY: bool>(&self, goroutine: u64, goid: u64) -> u32 {
         let Some(scratch) = GO_SCRATCH.get_ptr_mut(0) else {
             return STACK_NONE;
         };
         // SAFETY: this CPU's slot.
         let stack = unsafe { &mut (*scratch).stack };
         let mut frame = register!(self, bp);
-        let caller: u64 = read_user(register!(self, sp));
         stack.ips[0] = register!(self, ip);
-        stack.ips[1] = caller;
-        let mut hash = mix(mix(u64::from(self.tgid), stack.ips[0]), caller);
-        let mut used = 2;
+        let mut hash = mix(u64::from(self.tgid), stack.ips[0]);
+        let mut used = 1;
+        if AT_ENTRY {
+            let caller: u64 = read_user(register!(self, sp));
+            stack.ips[1] = caller;
+            hash = mix(hash, caller);
+            used = 2;
+        }
         while used < GO_FRAMES {
             let [outer, address]: [u64; 2] = read_user(frame);
             if address == 0 {
@@ -340,9 +345,12 @@ impl Hit {
             }
             frame = outer;
         }
-        stack.hash = hash;
+        stack.creator = creator(self.tgid, goid);
+        stack.begun_at = read_user(goroutine + u64::from(self.layout.g_gopc));
+        stack.hash = mix(hash, u64::from(stack.creator));
         stack.tgid = self.tgid;
         stack.frames = used as u32;
+        stack.pad = 0;
         remember(stack)
     }
 }

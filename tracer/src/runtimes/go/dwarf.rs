@@ -42,6 +42,8 @@ const WANTED: &[&str] = &[
     "net.netFD",
     "internal/poll.FD",
     "runtime.g",
+    "runtime.m",
+    "runtime.p",
     "net/http.http2ClientConn",
     "net/http.http2clientStream",
     "net/http/internal/http2.ClientConn",
@@ -192,6 +194,11 @@ pub fn apply(types: &Types, members: &mut Members, layout: &mut GoLayout) {
     wide(&mut members.server_state, "net/http.conn", "curState");
     narrow(&mut layout.g_goid, G, "goid");
     narrow(&mut layout.g_startpc, G, "startpc");
+    narrow(&mut layout.g_m, G, "m");
+    narrow(&mut layout.g_parent, G, "parentGoid");
+    narrow(&mut layout.g_gopc, G, "gopc");
+    narrow(&mut layout.m_p, "runtime.m", "p");
+    narrow(&mut layout.p_runnext, "runtime.p", "runnext");
     narrow(&mut layout.conn_transport, CONN, "t");
     narrow(&mut layout.conn_conn, CONN, "conn");
     narrow(&mut layout.server_conn, "net/http.conn", "rwc");

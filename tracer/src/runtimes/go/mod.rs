@@ -7,6 +7,7 @@
 mod binary;
 pub mod buildinfo;
 pub mod callsite;
+mod creations;
 pub mod dwarf;
 pub mod live;
 pub mod moduledata;

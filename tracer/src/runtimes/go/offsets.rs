@@ -75,6 +75,8 @@ pub fn members(minor: Option<u32>) -> Members {
     }
 }
 
+/// Offset of `m` in `runtime.g`.
+pub const G_M: u32 = 48;
 /// Offset of `T` in `persistConn`.
 pub const CONN_TRANSPORT: u32 = 16;
 /// Offset of the `net.Conn` in `persistConn`.
@@ -88,15 +90,32 @@ pub const ITAB_FUN: u32 = 24;
 /// Offset of the descriptor in `net.netFD`.
 pub const FD_SYSFD: u32 = 16;
 
+/// Offsets of `p` in `runtime.m` and of `runnext` in `runtime.p`.
+fn processor(minor: Option<u32>) -> (u32, u32) {
+    match minor.unwrap_or(NEWEST).clamp(OLDEST, NEWEST) {
+        21 | 22 => (208, 2456),
+        23 | 24 => (208, 2448),
+        25 => (200, 2448),
+        _ => (208, 2456),
+    }
+}
+
 /// The members that the kernel side reads, for a minor version. Addresses and the kernel's own
 /// offsets are left 0.
 #[must_use]
 pub fn layout(minor: Option<u32>) -> GoLayout {
     let members = members(minor);
     let old_streams = minor.is_some_and(|m| m < 27);
+    let (processor, next) = processor(minor);
     GoLayout {
         g_goid: members.g_goid as u32,
         g_startpc: members.g_startpc as u32,
+        g_m: G_M,
+        // `parentGoid`, `gopc`, `ancestors` and `startpc` follow one another since 1.21.
+        g_parent: members.g_startpc as u32 - 24,
+        g_gopc: members.g_startpc as u32 - 16,
+        m_p: processor,
+        p_runnext: next,
         conn_transport: CONN_TRANSPORT,
         conn_conn: CONN_CONN,
         server_conn: 16,

@@ -34,6 +34,8 @@ type ForeignId = (ImageKey, i64, i64);
 const PROGRAMS_MAX: u32 = 256;
 /// Longest function that is looked through for where it returns, bytes.
 const RETURNING_BYTES_MAX: u64 = 1 << 15;
+/// `go` statements probed in one executable.
+const CREATIONS_MAX: u32 = 32;
 /// Files remembered as not being Go programs.
 const FOREIGN_MAX: usize = 65_536;
 
@@ -64,6 +66,8 @@ pub struct GoProgram {
     pub unseen: Vec<String>,
     layout: u32,
     links: Vec<UProbeLink>,
+    /// Probes on `go` statements.
+    creations: u32,
     processes: BTreeSet<u32>,
 }
 
@@ -205,6 +209,7 @@ impl Programs {
             unseen: Vec::new(),
             layout: 0,
             links: Vec::new(),
+            creations: 0,
             processes: BTreeSet::new(),
         };
         let attached = self.reserve(&program.binary).and_then(|(number, plan)| {
@@ -235,23 +240,61 @@ impl Programs {
             return Err(NotProbed::TooOld(binary.info.version.clone()));
         }
         let plan = plan(binary, self.kernel)?;
-        let number = self.free_layouts.pop().ok_or(NotProbed::TooMany)?;
+        let number = self
+            .free_layouts
+            .pop()
+            .ok_or(NotProbed::TooMany("Go programs", PROGRAMS_MAX - 1))?;
         Ok((number, plan))
     }
 
-    /// Takes a process off its program; probes go when it was the last.
-    pub(crate) fn dismiss(&mut self, file: FileId, pid: u32) {
+    /// Probes where a goroutine was begun, by the address in the file.
+    pub(crate) fn also_probe(
+        &mut self,
+        ebpf: &mut Ebpf,
+        file: FileId,
+        address: u64,
+    ) -> Result<(), NotProbed> {
+        let Some(program) = self.by_file.get_mut(&file).filter(|p| p.layout != 0) else {
+            return Ok(());
+        };
+        if program.creations >= CREATIONS_MAX {
+            return Err(NotProbed::TooMany(
+                "`go` statements of one program",
+                CREATIONS_MAX,
+            ));
+        }
+        let at = program.binary.image().file_offset(address);
+        let (Some(offset), Some(pid)) = (at, program.processes.first()) else {
+            return Ok(());
+        };
+        let executable = File::open(format!("/proc/{pid}/exe")).map_err(NotProbed::File)?;
+        let meta = executable.metadata().map_err(NotProbed::File)?;
+        if (meta.dev(), meta.ino()) != file {
+            return Ok(());
+        }
+        program.creations += 1;
+        let places = [("go_begun", offset)];
+        program
+            .links
+            .extend(uprobes::attach(ebpf, executable.as_raw_fd(), &places)?);
+        Ok(())
+    }
+
+    /// Takes a process off its program; probes go when it was the last, which is said.
+    pub(crate) fn dismiss(&mut self, file: FileId, pid: u32) -> bool {
         let Some(program) = self.by_file.get_mut(&file) else {
-            return;
+            return false;
         };
         program.processes.remove(&pid);
-        if program.processes.is_empty() {
+        let last = program.processes.is_empty();
+        if last {
             let (layout, links) = (program.layout, std::mem::take(&mut program.links));
             self.by_file.remove(&file);
             if layout != 0 {
                 self.removal.begin(file, layout, links);
             }
         }
+        last
     }
 
     /// Gives up asking a program's pools; returns its processes.
@@ -271,11 +314,13 @@ impl Programs {
 
 /// Why a program's own pools are not asked.
 #[derive(Debug, Error)]
-enum NotProbed {
+pub(crate) enum NotProbed {
     #[error("{0} is older than Go 1.{oldest}, whose functions have no place for probes", oldest = offsets::OLDEST)]
     TooOld(String),
-    #[error("more than {} Go programs", PROGRAMS_MAX - 1)]
-    TooMany,
+    #[error("more than {1} {0}")]
+    TooMany(&'static str, u32),
+    #[error("its file: {0}")]
+    File(io::Error),
     #[error("it does not contain net")]
     NoNet,
     /// For each family of functions, why.

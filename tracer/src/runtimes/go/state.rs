@@ -265,21 +265,24 @@ fn percent(bytes: &[u8], plain: &[u8]) -> String {
 pub fn is_whole(stack: &GoStack) -> bool {
     let used = (stack.frames as usize).min(GO_FRAMES);
     let ips = stack.ips.iter().take(used);
-    ips.fold(u64::from(stack.tgid), |hash, &ip| go_stack_hash(hash, ip)) == stack.hash
+    let hash = ips.fold(u64::from(stack.tgid), |hash, &ip| go_stack_hash(hash, ip));
+    go_stack_hash(hash, u64::from(stack.creator)) == stack.hash
 }
 
 /// File addresses of a stack, innermost first, each inside the call it stands for; and whether the
-/// stack is longer than what was kept.
+/// stack is longer than what was kept. `called`: the first is a return address, too.
 #[must_use]
-pub fn addresses(stack: &GoStack, bias: u64) -> (Vec<u64>, bool) {
+pub fn addresses(stack: &GoStack, bias: u64, called: bool) -> (Vec<u64>, bool) {
     let used = (stack.frames as usize).min(GO_FRAMES);
     let addresses = stack
         .ips
         .iter()
         .take(used)
         .enumerate()
-        // All but the first are return addresses.
-        .map(|(i, ip)| ip.wrapping_sub(bias).wrapping_sub(u64::from(i > 0)))
+        .map(|(i, ip)| {
+            let within = u64::from(i > 0 || called);
+            ip.wrapping_sub(bias).wrapping_sub(within)
+        })
         .collect();
     (addresses, used == GO_FRAMES)
 }
@@ -397,9 +400,14 @@ mod tests {
         let mut stack = GoStack::zeroed();
         stack.frames = 3;
         stack.ips[..3].copy_from_slice(&[0x1010, 0x1020, 0x1030]);
-        assert_eq!(addresses(&stack, 0x1000), (vec![0x10, 0x1f, 0x2f], false));
-        stack.frames = 48;
-        assert!(addresses(&stack, 0).1);
+        let of_creator = addresses(&stack, 0x1000, true);
+        assert_eq!(of_creator.0, [0xf, 0x1f, 0x2f]);
+        assert_eq!(
+            addresses(&stack, 0x1000, false),
+            (vec![0x10, 0x1f, 0x2f], false)
+        );
+        stack.frames = 128;
+        assert!(addresses(&stack, 0, false).1);
     }
 
     #[test]
@@ -410,6 +418,9 @@ mod tests {
         stack.hash = stack.ips[..3]
             .iter()
             .fold(7, |hash, &ip| go_stack_hash(hash, ip));
+        stack.hash = go_stack_hash(stack.hash, 3);
+        assert!(!is_whole(&stack), "it has another creator");
+        stack.creator = 3;
         assert!(is_whole(&stack));
         stack.ips[2] = 0x2030;
         assert!(!is_whole(&stack));

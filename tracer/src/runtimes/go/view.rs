@@ -53,6 +53,8 @@ const SOCKETLESS_NS: u64 = 10_000_000_000;
 const ONE_ANSWER: &str = "google.golang.org/grpc.invoke";
 /// Stacks remembered.
 const STACKS_MAX: usize = 16_384;
+/// Stacks named at one sweep for whose goroutines' beginnings are to be watched.
+const NEW_STACKS_MAX: usize = 64;
 /// Pairs of transport and host whose peaks are remembered.
 const HOSTS_MAX: usize = 16_384;
 
@@ -110,6 +112,7 @@ impl Runtime for Go {
     fn followed(&mut self, probes: &mut Probes, _: &mut Modules) {
         if let Some(tracer) = &mut self.tracer {
             tracer.look_again(probes);
+            tracer.watch_creations(probes);
         }
     }
 
@@ -135,7 +138,10 @@ impl Runtime for Go {
         let Some(tracer) = &mut self.tracer else {
             return Ok(told);
         };
-        for connection in tracer.sweep()? {
+        let connections = tracer.sweep()?;
+        let stacks = connections.iter().filter_map(|connection| connection.stack);
+        tracer.name_new(stacks, NEW_STACKS_MAX);
+        for connection in connections {
             self.repeats.add(&connection);
             if connection.kind == GoKind::Stream {
                 if has_ended(&connection, socks)? {
@@ -143,6 +149,8 @@ impl Runtime for Go {
                     continue;
                 }
                 let mut stream = stream(&connection);
+                let like = stream.stack.and_then(|stack| tracer.begun_like(stack));
+                stream.stack = like.or(stream.stack);
                 if stream.state == PoolState::Reading
                     && awaits_answer(tracer, &mut self.awaiting, stream.stack)
                 {
@@ -174,6 +182,10 @@ impl Runtime for Go {
                 host.now += 1;
                 host.peak = host.peak.max(host.now);
             }
+            let again = connection.stack.and_then(|stack| {
+                let like = || tracer.site(tracer.begun_like(stack)?);
+                self.repeats.site(stack).or_else(like)
+            });
             told.push(Told {
                 sk: connection.sk,
                 inode: connection.inode,
@@ -187,7 +199,7 @@ impl Runtime for Go {
                 fresh: connection.fresh,
                 pool: connection.transport,
                 host,
-                again: connection.stack.and_then(|stack| self.repeats.site(stack)),
+                again,
             });
         }
         if self.hosts.len() >= HOSTS_MAX {
