@@ -219,6 +219,18 @@ def watch_prices(number):
         kept.append(len(data))
 
 
+def expiry(_):
+    context = ssl._create_unverified_context()
+    wire = context.wrap_socket(dial("https"), server_hostname="shop.test")  # LEAK tls-hold
+    kept.append(wire)
+    return wire.getpeercert(binary_form=True)
+
+
+def tls_hold():
+    """Looks at certificates and hangs up on nobody; the server's tickets lie unread."""
+    pace(expiry)
+
+
 def tls_stream():
     pace(lambda n: background(watch_prices, n))
 

@@ -94,6 +94,11 @@ const FIRST_USE_NS: u64 = 1_500_000_000;
 const FIRST_USE_TURNS: u32 = 8;
 /// A closing alert (TLS `close_notify`, 24 to 31 bytes) that nobody reads is no unread response.
 const ALERT_BYTES: u32 = 64;
+/// What a server of TLS 1.3 sends unasked after the handshake (tickets of sessions, RFC 8446, 4.6.1:
+/// OpenSSL two, of some 250 bytes each) is no response to anything.
+const TICKETS_BYTES: u32 = 640;
+/// A client's hello, and its end of the handshake.
+const HANDSHAKE_TURNS: u32 = 2;
 /// A peer that closed this long after the last transfer closed an idle connection.
 const IDLE_CLOSE_NS: u64 = 1_000_000_000;
 
@@ -160,7 +165,12 @@ fn gone_for(now_ns: u64, c: &Connection, idle_ns: u64) -> u64 {
 }
 
 fn unread(c: &Connection, gone: bool) -> bool {
-    c.unread > 0 && !(gone && !c.last_was_send && c.unread <= ALERT_BYTES)
+    let alert = gone && !c.last_was_send && c.unread <= ALERT_BYTES;
+    let tickets = c.protocol == Protocol::Tls
+        && c.turns <= HANDSHAKE_TURNS
+        && c.last_was_send
+        && c.unread <= TICKETS_BYTES;
+    c.unread > 0 && !alert && !tickets
 }
 
 fn reused(c: &Connection) -> bool {
