@@ -402,11 +402,9 @@ impl Sockets {
         facts.reused &= request.is_none_or(|request| greetings::service(request).is_none());
         let attempt = u32::try_from(self.cohorts.len()).unwrap_or(u32::MAX);
         // whose it is may turn out when the same request is seen again
-        if facts.reused
-            && !beside
-                .site(facts.request_stack)
-                .is_some_and(|site| site.own)
-        {
+        let request_site = beside.site(facts.request_stack);
+        let own = request_site.as_ref().is_some_and(|site| site.own);
+        if facts.reused && !own || helpers::is_job(request_site.as_deref()) {
             facts.attempt = attempt;
         }
         let Some(told) = self.told.of(sk, sock).map(|said| &said.told) else {
@@ -527,8 +525,13 @@ impl Sockets {
             site = Some(Arc::new(common));
             site_of = opened;
         }
-        if let (None, Some(request)) = (&site, request.as_ref().filter(|r| !r.method.is_empty())) {
-            site = self.cohorts.sole_site(&process, &remote, request, role);
+        let job = helpers::is_job(site.as_deref());
+        if let Some(request) = request.as_ref().filter(|r| !r.method.is_empty())
+            && (site.is_none() || job)
+            && let Some(sole) = self.cohorts.sole_site(&process, &remote, request, role)
+            && (sole.own || !job)
+        {
+            site = Some(sole);
             site_of = StackOf::Request;
         }
         let cohort = self.cohorts.of(Member {

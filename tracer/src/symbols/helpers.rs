@@ -99,6 +99,17 @@ fn is_within(inner: &str, outer: &str) -> bool {
     inner.strip_prefix(outer).is_some_and(after) || inner.starts_with(&lambda) || block
 }
 
+/// What runs the jobs of an executor, by language: `concurrent.futures.thread`.
+const JOBS: [&str; 1] = ["_WorkItem.run"];
+
+/// Whether a stack is that of an executor's job in which only libraries run: who gave it is on no
+/// stack, but may be seen to wait for another of its kind.
+#[must_use]
+pub fn is_job(site: Option<&Site>) -> bool {
+    let runs = |frame: &Frame| JOBS.contains(&frame.function.as_str());
+    site.is_some_and(|site| !site.own && site.frames.iter().any(runs))
+}
+
 /// Helper functions between the one that opened a connection, or sent a request, and the one that
 /// has it done, at most.
 const HELPERS_MAX: usize = 2;
