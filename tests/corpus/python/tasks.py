@@ -68,6 +68,12 @@ async def fetch_all(n):
     # END jobs
 
 
+async def fetch_in_turn(n):
+    pages = [f"http://127.0.0.1:{AT['http']}/big/turns/{n}/{part}" for part in "abc"]
+    asked = [pool.submit(urllib.request.urlopen, page) for page in pages]  # LEAK jobs-in-turn
+    kept.extend(one.result() for one in asked)  # END jobs-in-turn
+
+
 async def read_all(n):
     pages = [f"http://127.0.0.1:{AT['http']}/big/jobs/{n}/{part}" for part in "ab"]
     for page in pool.map(urllib.request.urlopen, pages):
@@ -115,6 +121,7 @@ pace({
     "executor": fetch_elsewhere,
     "job": fetch_by_job,
     "jobs": fetch_all,
+    "jobs-in-turn": fetch_in_turn,
     "jobs-read": read_all,
     "forgotten": greet_later,
     "as-completed": dial_first,
