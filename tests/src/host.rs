@@ -246,6 +246,50 @@ pub fn without_capabilities(command: &mut Command, numbers: &'static [u32]) {
     unsafe { command.pre_exec(drop) };
 }
 
+/// Lets `command` start with these capabilities (by number) and no others, as a container does whose
+/// manifest lists them.
+pub fn with_capabilities(command: &mut Command, numbers: Vec<u32>) {
+    let keep = move || {
+        for number in (0..64).filter(|number| !numbers.contains(number)) {
+            // SAFETY: PR_CAPBSET_DROP takes a number and touches no memory.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only and allocates nothing.
+    unsafe { command.pre_exec(keep) };
+}
+
+/// Keeps `command` and what it starts from ever getting more privileges.
+pub fn without_new_privileges(command: &mut Command) {
+    let none = || {
+        // SAFETY: PR_SET_NO_NEW_PRIVS takes numbers and touches no memory.
+        match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes a system call only and allocates nothing.
+    unsafe { command.pre_exec(none) };
+}
+
+/// Major and minor version of the running kernel.
+///
+/// # Errors
+/// When its release does not begin with them.
+pub fn kernel() -> Result<(u32, u32)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || {
+        numbers
+            .next()
+            .context("no version")?
+            .parse()
+            .context("no number")
+    };
+    Ok((number()?, number()?))
+}
+
 /// Lets `command` start in a mount namespace of its own in which the kernel's type information is
 /// hidden.
 pub fn without_btf(command: &mut Command) {

@@ -483,6 +483,8 @@ fn what_watching_does_not_take_is_given_up() -> Result<()> {
             field("CapInh:")? == 0 && field("NoNewPrivs:")? == 1,
             "{status}"
         );
+        // SECCOMP_MODE_FILTER
+        ensure!(field("Seccomp:")? == 2, "{status}");
         threads += 1;
     }
     ensure!(threads >= 2, "the worker's thread is one of {threads}");

@@ -7,6 +7,7 @@ mod backends;
 mod bad_input;
 mod bpffs;
 mod callers;
+mod capabilities;
 mod clients;
 mod command;
 mod daemon;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         hostile::TESTS,
         doctor::TESTS,
         backends::TESTS,
+        capabilities::TESTS,
         faults::TESTS,
         restart::TESTS,
         secrets::TESTS,

@@ -33,7 +33,7 @@ use self::{
     worker::Worker,
 };
 use crate::config::Ignore;
-use crate::procs::privileges;
+use crate::procs::{privileges, system_calls};
 use crate::session::{Options, Session, SessionError, StartError};
 
 /// Where the socket is when nothing else is said.
@@ -105,6 +105,9 @@ pub fn run(settings: Settings) -> Result<(), Error> {
     let tcp = tcp.map(|tcp| (tcp, settings.access));
     privileges::keep_what_watching_takes(settings.options.ask_jvms)
         .map_err(|error| Error::Privileges(error.into()))?;
+    if let Err(error) = system_calls::refuse() {
+        warn!("system calls that are never needed stay possible: {error}");
+    }
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,6 +1,6 @@
 //! Programs at places in executables.
 
-use std::{os::fd::RawFd, path::Path};
+use std::{io, os::fd::RawFd, path::Path};
 
 use aya::{
     Ebpf,
@@ -12,6 +12,7 @@ use aya::{
 use thiserror::Error;
 
 use super::attach::chain;
+use crate::procs::capabilities;
 
 /// Where a program goes: its name, and an offset in the file, bytes.
 pub type Place = (&'static str, u64);
@@ -23,13 +24,33 @@ pub enum UprobeError {
     #[error("the object has no program {0}")]
     NoProgram(&'static str),
     /// The kernel's answer.
-    #[error("{program} could not be attached: {}", chain(&**.error))]
+    #[error("{program} could not be attached: {}{advice}", chain(&**.error))]
     Refused {
         /// The program.
         program: &'static str,
         /// Why.
         error: Box<ProgramError>,
+        /// What to do about it, as a clause; may be empty.
+        advice: &'static str,
     },
+}
+
+/// The kernels are those with "perf: Revert to requiring CAP_SYS_ADMIN for uprobes", of 6.16 and of
+/// the stable series then.
+const FOR_ADMIN: &str = "; this process lacks CAP_SYS_ADMIN, which kernels since 2025 ask for \
+                         probes of programs' own functions";
+
+/// Whether the kernel refused for want of privileges.
+fn is_denied(error: &ProgramError) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Attaches a program to each place in an open file, or none; they run in every process that
@@ -52,11 +73,16 @@ pub fn attach(
         let id = program.attach(place, &path, UProbeScope::AllProcesses)?;
         program.take_link(id)
     };
+    let lacks_admin = !capabilities::lacking(&["CAP_SYS_ADMIN"]).is_empty();
     let mut links = Vec::new();
     for &(name, offset) in places {
         let program = ebpf.program_mut(name).ok_or(UprobeError::NoProgram(name))?;
         let link = attach(program, offset).map_err(|error| UprobeError::Refused {
             program: name,
+            advice: match is_denied(&error) && lacks_admin {
+                true => FOR_ADMIN,
+                false => "",
+            },
             error: Box::new(error),
         })?;
         links.push(link);

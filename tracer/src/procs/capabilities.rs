@@ -8,6 +8,8 @@ use super::parse;
 const SPLIT_SINCE: (u32, u32) = (5, 8);
 /// Maps are charged to the memory cgroup and no longer to `RLIMIT_MEMLOCK` since this kernel.
 const NO_MEMLOCK_SINCE: (u32, u32) = (5, 11);
+/// `CAP_CHECKPOINT_RESTORE` exists since this kernel.
+const RESTORE_SINCE: (u32, u32) = (5, 9);
 
 /// Bits of include/uapi/linux/capability.h.
 const DAC_READ_SEARCH: u32 = 2;
@@ -16,6 +18,19 @@ const SYS_ADMIN: u32 = 21;
 const SYS_RESOURCE: u32 = 24;
 const PERFMON: u32 = 38;
 const BPF: u32 = 39;
+const CHECKPOINT_RESTORE: u32 = 40;
+/// Those that can be asked for by name.
+const NUMBERS: &[(&str, u32)] = &[
+    ("CAP_DAC_READ_SEARCH", DAC_READ_SEARCH),
+    ("CAP_SYS_PTRACE", SYS_PTRACE),
+    ("CAP_SYS_ADMIN", SYS_ADMIN),
+    ("CAP_SYS_RESOURCE", SYS_RESOURCE),
+    ("CAP_PERFMON", PERFMON),
+    ("CAP_BPF", BPF),
+    ("CAP_CHECKPOINT_RESTORE", CHECKPOINT_RESTORE),
+];
+/// Those for which `CAP_SYS_ADMIN` stands as well.
+const ADMINISTRATIVE: u64 = 1 << PERFMON | 1 << BPF | 1 << CHECKPOINT_RESTORE;
 
 /// One capability.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,9 +46,38 @@ pub struct Capability {
 /// The capabilities of this process that matter to the tracer, on a kernel of this version.
 #[must_use]
 pub fn capabilities(kernel: (u32, u32)) -> Vec<Capability> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let held = parse::effective_capabilities(&status).unwrap_or_default();
-    table(held, kernel)
+    table(effective(), kernel)
+}
+
+fn effective() -> u64 {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    parse::effective_capabilities(&status).unwrap_or_default()
+}
+
+/// Of these capabilities, those that this thread has not and nothing stands for.
+#[must_use]
+pub fn lacking(names: &[&'static str]) -> Vec<&'static str> {
+    lacked(effective(), names)
+}
+
+fn lacked(held: u64, names: &[&'static str]) -> Vec<&'static str> {
+    let implied = match held & (1 << SYS_ADMIN) {
+        0 => 0,
+        _ => ADMINISTRATIVE,
+    };
+    let has = |bit: u32| (held | implied) & (1 << bit) != 0;
+    let asked = |name: &&str| {
+        NUMBERS
+            .iter()
+            .any(|(known, bit)| known == name && !has(*bit))
+    };
+    names.iter().copied().filter(asked).collect()
+}
+
+/// Whether the maps of a kernel of this version count against the limit of locked memory.
+#[must_use]
+pub fn counts_locked_memory(kernel: (u32, u32)) -> bool {
+    kernel < NO_MEMLOCK_SINCE
 }
 
 /// Names of the capabilities without which no probe can be attached.
@@ -86,9 +130,16 @@ fn table(held: u64, kernel: (u32, u32)) -> Vec<Capability> {
     rows.push(row(
         "CAP_DAC_READ_SEARCH",
         has(DAC_READ_SEARCH),
-        "reading executables and debug information that only their owner may read",
+        "reading executables, debug information and memory that only their owner may read",
     ));
-    if kernel < NO_MEMLOCK_SINCE {
+    if kernel >= RESTORE_SINCE {
+        rows.push(row(
+            "CAP_CHECKPOINT_RESTORE",
+            has(CHECKPOINT_RESTORE) || has(SYS_ADMIN),
+            "code from files that were deleted or replaced while they were in use",
+        ));
+    }
+    if counts_locked_memory(kernel) {
         rows.push(row(
             "CAP_SYS_RESOURCE",
             has(SYS_RESOURCE),
@@ -130,6 +181,15 @@ mod tests {
         let rows = held(1 << BPF, (5, 4));
         assert_eq!(rows[0], ("CAP_SYS_ADMIN".to_owned(), false));
         assert!(rows.iter().any(|(name, _)| name == "CAP_SYS_RESOURCE"));
+    }
+
+    #[test]
+    fn what_is_lacking_is_named() {
+        let asked = ["CAP_SYS_PTRACE", "CAP_BPF", "CAP_CHECKPOINT_RESTORE"];
+        assert_eq!(lacked(0, &asked), asked);
+        assert_eq!(lacked(1 << SYS_ADMIN, &asked), ["CAP_SYS_PTRACE"]);
+        let all = 1 << SYS_PTRACE | 1 << BPF | 1 << CHECKPOINT_RESTORE;
+        assert!(lacked(all, &asked).is_empty());
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod parse;
 pub mod pods;
 pub mod presence;
 pub mod privileges;
+pub mod system_calls;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,12 +1,19 @@
 //! Setting up the kernel side, and errors that name what is missing.
 
+use rustix::{
+    process::{Resource, getrlimit},
+    system::uname,
+};
 use tracer_ebpf::Config;
 
 use super::{
     Options, StartError, greetings::Greetings, resolved::Resolved, stack_ring::StackRing,
     streams::Streams,
 };
-use crate::kernel::probes::{ProbeError, Probes, Setup};
+use crate::{
+    kernel::probes::{ProbeError, Probes, Setup},
+    procs::capabilities::{self, kernel_version},
+};
 
 /// Loads and attaches the probes.
 ///
@@ -83,23 +90,12 @@ pub fn rings(probes: &mut Probes) -> Result<Rings, StartError> {
 
 /// Of the capabilities that loading needs, those that this process has not.
 fn missing_capabilities() -> Vec<&'static str> {
-    // include/uapi/linux/capability.h
-    const SYS_ADMIN: u32 = 21;
-    const PERFMON: u32 = 38;
-    const BPF: u32 = 39;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    let holds = |bit: u32| effective >> bit & 1 == 1;
-    if holds(SYS_ADMIN) {
-        return Vec::new();
+    let mut missing = capabilities::lacking(&["CAP_BPF", "CAP_PERFMON"]);
+    let release = uname().release().to_string_lossy().into_owned();
+    let kernel = kernel_version(&release).unwrap_or((0, 0));
+    let limited = getrlimit(Resource::Memlock).current.is_some();
+    if capabilities::counts_locked_memory(kernel) && limited {
+        missing.extend(capabilities::lacking(&["CAP_SYS_RESOURCE"]));
     }
-    [(BPF, "CAP_BPF"), (PERFMON, "CAP_PERFMON")]
-        .into_iter()
-        .filter(|&(bit, _)| !holds(bit))
-        .map(|(_, name)| name)
-        .collect()
+    missing
 }

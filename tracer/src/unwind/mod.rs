@@ -5,6 +5,7 @@ pub mod cfi;
 mod fuzz;
 pub mod managed;
 pub mod modules;
+mod opened;
 pub mod space;
 pub mod trie;
 pub mod walk;

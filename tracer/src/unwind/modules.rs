@@ -8,18 +8,18 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io,
     io::{Read as _, Seek as _, SeekFrom},
-    ops::Range,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::space::{Address, ModuleId, Space};
+use super::{
+    opened::{self, Closed, Opened},
+    space::{Address, ModuleId, Space},
+};
 use crate::{
     elf::{ElfError, Image, ImageKey, Refusals},
-    procs::{clock::thread_cpu_ns, is_shortage, maps, maps::Mapping},
+    procs::{clock::thread_cpu_ns, maps, maps::Mapping},
 };
 
 /// A file as processes know it.
@@ -119,6 +119,7 @@ pub struct Modules {
     processes: HashMap<u32, Arc<Process>>,
     vdso: Option<Arc<Image>>,
     refusals: Refusals,
+    closed: Closed,
     /// When the mappings of a process were read last.
     read: HashMap<u32, Read>,
     /// Modules that a process was the first to have.
@@ -156,8 +157,6 @@ const MODULES_OF_PROCESS_MAX: usize = 1 << 13;
 /// Executable mappings of one process; the kernel's bound for all of them is about as much
 /// (`vm.max_map_count`).
 const REGIONS_MAX: usize = 1 << 16;
-/// Longest list of mappings that is read.
-const MAPS_BYTES_MAX: u64 = 32 << 20;
 /// Reading a list that took longer than this is costly,
 const READ_DEAR: Duration = Duration::from_millis(3);
 /// and is not done again before so many times as long have passed.
@@ -180,6 +179,7 @@ impl Modules {
             processes: HashMap::new(),
             vdso: None,
             refusals: Refusals::default(),
+            closed: Closed::default(),
             read: HashMap::new(),
             numbered: HashMap::new(),
             nameless: 0,
@@ -194,7 +194,9 @@ impl Modules {
             return known;
         }
         let began_ns = thread_cpu_ns();
-        let text = read_maps(tgid).unwrap_or_default();
+        let text = opened::read_maps(tgid)
+            .inspect_err(|error| self.closed.mappings(tgid, error))
+            .unwrap_or_default();
         // The map of a process that has exited is empty, or can't be opened any more.
         let same = |p: &Arc<Process>| p.settled && p.text == text;
         if !text.is_empty() && !known.as_ref().is_some_and(same) {
@@ -208,6 +210,9 @@ impl Modules {
     }
 
     fn take(&mut self, tgid: u32, text: Vec<u8>, known: Option<&Process>) {
+        if known.is_none() {
+            self.closed.memory(tgid);
+        }
         let mut regions: Vec<Region> = Vec::new();
         let mut settled = true;
         let executable = maps::parse(&text).into_iter().filter(|m| m.executable);
@@ -255,6 +260,7 @@ impl Modules {
         self.processes.remove(&tgid);
         self.read.remove(&tgid);
         self.numbered.remove(&tgid);
+        self.closed.forget(tgid);
     }
 
     /// A module by number.
@@ -288,8 +294,15 @@ impl Modules {
         let image = if mapping.path == "[vdso]" {
             self.vdso(tgid, &mapping)
         } else if mapping.inode != 0 {
-            match open(tgid, &mapping) {
-                Ok(file) => file.and_then(|file| self.pin(file, &mapping.path)),
+            match opened::open(tgid, &mapping) {
+                Ok(Opened::File(file)) => self.pin(file, &mapping.path),
+                Ok(Opened::Absent) => None,
+                Ok(Opened::Denied) => {
+                    if !mapping.is_shared_memory() {
+                        self.refusals.add(&mapping.path, &opened::denied());
+                    }
+                    None
+                }
                 Err(_) => {
                     settled = false;
                     None
@@ -371,7 +384,10 @@ impl Modules {
                 self.nameless
             )
         });
-        self.refusals.sentences("code").chain(room).chain(nameless)
+        (self.closed.sentences())
+            .chain(self.refusals.sentences("code"))
+            .chain(room)
+            .chain(nameless)
     }
 
     /// The kernel's page of code in every process; the same everywhere, at different addresses.
@@ -412,50 +428,4 @@ impl Modules {
             self.images.remove(&key);
         }
     }
-}
-
-fn read_maps(tgid: u32) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let file = File::open(format!("/proc/{tgid}/maps"))?;
-    file.take(MAPS_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(text)
-}
-
-/// Opens the file behind a mapping, and no other; `None` where it can't be had.
-///
-/// # Errors
-/// When there are no descriptors or no memory to open it now.
-fn open(tgid: u32, mapping: &Mapping) -> io::Result<Option<File>> {
-    let Range { start, end } = mapping.range;
-    // A device or a pipe is never opened: that could have effects, or block.
-    let regular = |path: &str| -> io::Result<Option<File>> {
-        let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file());
-        if !is_file {
-            return Ok(None);
-        }
-        let opened = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(path);
-        match opened {
-            Err(error) if is_shortage(&error) => Err(error),
-            opened => Ok(opened.ok()),
-        }
-    };
-    if let Some(file) = regular(&format!("/proc/{tgid}/map_files/{start:x}-{end:x}"))? {
-        return Ok(Some(file));
-    }
-    let same = |file: &File| {
-        file.metadata().is_ok_and(|m| {
-            let device = (rustix::fs::major(m.dev()), rustix::fs::minor(m.dev()));
-            m.ino() == mapping.inode && device == mapping.device
-        })
-    };
-    if !mapping.deleted {
-        let by_name = regular(&format!("/proc/{tgid}/root{}", mapping.path))?;
-        if let Some(file) = by_name.filter(same) {
-            return Ok(Some(file));
-        }
-    }
-    Ok(regular(&format!("/proc/{tgid}/exe"))?.filter(same))
 }
