@@ -21,6 +21,7 @@ pub mod page;
 pub mod picture;
 pub mod pinned;
 pub mod program;
+pub mod receiver;
 pub mod runner;
 pub mod schema;
 pub mod scripts;

@@ -29,6 +29,7 @@ mod names;
 mod node;
 mod node_frames;
 mod output;
+mod outward;
 mod page;
 mod pairs;
 mod readme;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         restart::TESTS,
         secrets::TESTS,
         output::TESTS,
+        outward::TESTS,
         page::TESTS,
         live::TESTS,
         lives::TESTS,

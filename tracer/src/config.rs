@@ -49,6 +49,10 @@ pub struct Config {
     /// Labels of the metrics as in 0.1, as `--former-metric-labels` asks for.
     #[serde(default)]
     pub former_metric_labels: bool,
+    /// Address (`http://…`) that is told of changes in findings' lives.
+    pub webhook: Option<String>,
+    /// Address of a collector of OTLP (`http://…`) that is told of the same.
+    pub otlp: Option<String>,
     /// Findings to hide.
     #[serde(default)]
     pub ignore: Ignore,

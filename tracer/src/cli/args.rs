@@ -4,12 +4,14 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, builder::PossibleValuesParser};
 
+mod daemon;
 mod lists;
 mod profile;
 mod recordings;
 mod report;
 
 pub use self::{
+    daemon::Daemon,
     lists::{ConnectionSort, ConnectionsArgs, ListForm, NamespaceArgs, SortBy, Top},
     profile::{Profile, ProfileForm},
     recordings::{Record, Replay},
@@ -215,50 +217,6 @@ pub struct Check {
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments,
         conflicts_with_all = ["pid", "cgroup", "container"])]
     pub command: Vec<OsString>,
-}
-
-/// Arguments of `daemon`.
-#[derive(Debug, Args)]
-pub struct Daemon {
-    /// Whom to watch.
-    #[command(flatten)]
-    pub target: TargetArgs,
-    /// Read this configuration (TOML); the command line wins over it
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub config: Option<PathBuf>,
-    /// Serve on this TCP address too; a port alone means 127.0.0.1
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub listen: Option<String>,
-    /// Open the whole API over TCP to who has a token of this file (one a line); without, there
-    /// are only /metrics, /healthz and /readyz
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub token_file: Option<PathBuf>,
-    /// Serve requests over TCP that are addressed to this name, too (may be repeated); addresses,
-    /// the host's own name and a cluster's names are served anyway
-    #[arg(long, value_name = "NAME")]
-    pub allow_host: Vec<String>,
-    /// Serve on this UNIX socket [default: /run/tracer/tracer.sock]
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
-    pub socket: Option<PathBuf>,
-    /// Keep what is collected in this directory of a BPF file system, such as
-    /// /sys/fs/bpf/tracer: the probes go on while no daemon runs, and the next one takes over.
-    /// They go with the directory: rm -r
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub pin: Option<PathBuf>,
-    /// Ask Java programs (JDK 17 or later) for the names of their compiled code, as `jcmd PID
-    /// Compiler.perfmap` does: each writes /tmp/perf-PID.map
-    #[arg(long)]
-    pub ask_jvms: bool,
-    /// Label the metrics as in 0.1: leaked connections by kind and call site only, descriptors by
-    /// process; goes with the next release
-    #[arg(long)]
-    pub former_metric_labels: bool,
-    /// How much to track.
-    #[command(flatten)]
-    pub room: RoomArgs,
-    /// How to attach.
-    #[command(flatten)]
-    pub attach: AttachArgs,
 }
 
 /// Where the daemons are.

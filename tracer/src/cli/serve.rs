@@ -6,7 +6,12 @@ use super::{Failure, STATUS_FAILURE, args::Daemon, output, preflight, target};
 use crate::{
     config::{Config, Listen, parse_listen},
     daemon,
-    daemon::{Error, SOCKET_DEFAULT, Settings, access::Access, metrics::Labels},
+    daemon::{
+        Error, SOCKET_DEFAULT, Settings,
+        access::Access,
+        metrics::Labels,
+        outward::{Destination, DestinationError, Destinations},
+    },
     session::{MAX_SOCKETS, Options},
 };
 
@@ -45,6 +50,8 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
         None => config.listen.map(|Listen(address)| address),
     };
     let rules = config.rules();
+    let webhook = destination("--webhook", args.webhook.as_ref(), config.webhook.as_ref())?;
+    let otlp = destination("--otlp", args.otlp.as_ref(), config.otlp.as_ref())?;
     let socket = args.socket.clone().or(config.socket);
     Ok(Settings {
         options: Options {
@@ -77,7 +84,26 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             true => Labels::Former,
             false => Labels::Present,
         },
+        destinations: Destinations {
+            webhook,
+            otlp: otlp.map(Destination::for_logs),
+            node: args.node.clone().filter(|node| !node.is_empty()),
+        },
     })
+}
+
+/// Where to send to, by an option or else by the configuration's key of that name.
+fn destination(
+    option: &str,
+    given: Option<&String>,
+    configured: Option<&String>,
+) -> Result<Option<Destination>, Failure> {
+    let parse = |text: &String| {
+        let wrong =
+            |error: DestinationError| Failure::usage(format!("{option}: this address {error}"));
+        text.parse().map_err(wrong)
+    };
+    given.or(configured).map(parse).transpose()
 }
 
 #[cfg(test)]
@@ -132,6 +158,22 @@ mod tests {
                 "{args:?}"
             );
         }
+    }
+
+    #[test]
+    fn nobody_is_told_anything_unless_asked_for() {
+        let nothing = settings(&parse(&[])).unwrap().destinations;
+        assert_eq!((nothing.webhook, nothing.otlp), (None, None));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "webhook = \"http://a/\"\notlp = \"http://b:4318\"\n").unwrap();
+        let config = file.path().to_str().unwrap();
+        let both = settings(&parse(&["--config", config, "--webhook", "http://c/x"])).unwrap();
+        let told = both.destinations;
+        assert_eq!(told.webhook.unwrap().to_string(), "http://c");
+        assert_eq!(told.otlp, "http://b:4318/v1/logs".parse().ok());
+        let failure = settings(&parse(&["--webhook", "https://a/"])).unwrap_err();
+        assert_eq!(failure.status, 2);
+        assert!(failure.to_string().contains("--webhook"), "{failure}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use axum::{
 };
 use thiserror::Error;
 
-use super::{api::problem, page};
+use super::{api::problem, page, routes};
 
 /// Header for the token where a proxy on the way keeps `Authorization` for itself, as an API server
 /// does.
@@ -29,8 +29,6 @@ pub const TOKEN_HEADER: &str = "x-tracer-token";
 const TOKEN_BYTES_MIN: usize = 16;
 /// Larger files are no token files.
 const FILE_BYTES_MAX: u64 = 64 << 10;
-/// What is served to everybody.
-const OPEN: [&str; 3] = ["/metrics", "/healthz", "/readyz"];
 /// Names under these are a cluster's own: nobody outside can have them.
 const OWN_DOMAINS: [&str; 2] = [".svc", ".cluster.local"];
 
@@ -112,7 +110,7 @@ impl Access {
                            itself by; ask by address, or allow the name with --allow-host";
             return Some(problem(StatusCode::MISDIRECTED_REQUEST, message));
         }
-        if OPEN.contains(&path) || page::has(path) {
+        if routes::is_open(path) || page::has(path) {
             return None;
         }
         let unauthorized = |tokens: &str, message: &str| {
@@ -226,7 +224,7 @@ mod tests {
     fn without_a_token_file_only_metrics_and_probes_are_served() {
         let access = Access::default();
         let asked = headers("10.0.0.7:9090", &[("authorization", "Bearer x")]);
-        for path in [&OPEN[..], &["/", "/page/page.js"]].concat() {
+        for path in ["/metrics", "/healthz", "/readyz", "/", "/page/page.js"] {
             assert_eq!(status(&access, path, &asked), 200, "{path}");
         }
         for path in [

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{Path, Query, State},
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use super::{
     answers::{Asked, Trouble, Unmade},
     metrics::{self, Labels},
     page,
+    routes::{self, Answer, Route},
     worker::{Handle, Jobs},
 };
 use crate::{
@@ -29,28 +30,31 @@ const CONNECTIONS_DEFAULT: usize = 1000;
 /// Most connections listed.
 const CONNECTIONS_MAX: usize = 10_000;
 
-/// All routes.
+/// All routes, and the page's.
 pub(super) fn router(worker: Arc<Handle>, about: About, labels: Labels) -> Router {
-    page::routes()
-        .route("/v1/report", get(report))
-        .route(
-            "/v1/overview",
-            get(move |worker| overview(worker, about.clone())),
-        )
-        .route("/v1/findings/{id}", get(finding))
-        .route("/v1/connections", get(connections))
-        .route("/v1/doctor", get(doctor))
-        .route("/debug/pprof/connections", get(profile))
-        .route("/metrics", get(move |worker| metrics_text(worker, labels)))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .fallback(|| async {
-            problem(
-                StatusCode::NOT_FOUND,
-                "there are /, /v1/report, /v1/overview, /v1/findings/ID, /v1/connections, \
-                 /v1/doctor, /debug/pprof/connections, /metrics, /healthz and /readyz",
-            )
-        })
+    let handler = |answer| -> MethodRouter<Arc<Handle>> {
+        match answer {
+            Answer::Report => get(report),
+            Answer::Overview => {
+                let about = about.clone();
+                get(move |worker| overview(worker, about.clone()))
+            }
+            Answer::Finding => get(finding),
+            Answer::Connections => get(connections),
+            Answer::Doctor => get(doctor),
+            Answer::Profile => get(profile),
+            Answer::Metrics => get(move |worker| metrics_text(worker, labels)),
+            Answer::Alive => get(healthz),
+            Answer::Ready => get(readyz),
+        }
+    };
+    let add = |router: Router<Arc<Handle>>, route: &Route| {
+        router.route(route.path, handler(route.answer))
+    };
+    routes::ALL
+        .iter()
+        .fold(page::routes(), add)
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, &routes::paths()) })
         .with_state(worker)
 }
 
@@ -164,7 +168,14 @@ struct Limit {
     limit: Option<usize>,
 }
 
-async fn connections(State(worker): State<Arc<Handle>>, Query(query): Query<Limit>) -> Response {
+async fn connections(
+    State(worker): State<Arc<Handle>>,
+    query: Result<Query<Limit>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
     let limit = query.limit.unwrap_or(CONNECTIONS_DEFAULT);
     let limit = limit.min(CONNECTIONS_MAX);
     cached(&worker, Asked::Connections(limit), JSON, move |jobs| {
@@ -203,7 +214,7 @@ async fn metrics_text(State(worker): State<Arc<Handle>>, labels: Labels) -> Resp
         move |jobs| {
             let report = jobs.report()?;
             let health = jobs.source.health();
-            Ok(metrics::encode(&report, &health, &jobs.totals, labels)?)
+            Ok(metrics::encode(&report, &health, jobs.totals(), labels)?)
         },
     )
     .await

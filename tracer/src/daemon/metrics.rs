@@ -49,6 +49,8 @@ pub struct Totals {
     connect_errors: BTreeMap<String, u64>,
     /// Latest numbers by process and errno.
     latest: HashMap<(u32, String), u64>,
+    /// Events by destination and what became of them.
+    events: Vec<([&'static str; 2], u64)>,
 }
 
 impl Totals {
@@ -66,6 +68,11 @@ impl Totals {
             }
         }
         self.latest = latest;
+    }
+
+    /// Takes what has become of events so far, by destination.
+    pub fn note(&mut self, events: impl Iterator<Item = ([&'static str; 2], u64)>) {
+        self.events = events.collect();
     }
 }
 
@@ -105,6 +112,14 @@ fn registry(report: &Report, health: &Health, totals: &Totals, labels: Labels) -
         "Failed connects by error.",
         ["errno"],
         errors.map(|(errno, &count)| ([errno.as_str()], count as f64)),
+    )?;
+    let events = totals.events.iter();
+    page.counter(
+        "events_total",
+        "Changes of findings by whom they were for (`webhook`, `otlp`) and whether they were sent, failed, \
+         or were dropped for want of room.",
+        ["destination", "result"],
+        events.map(|&(labels, count)| (labels, count as f64)),
     )?;
     own_health(&page, report.coverage.as_ref(), health)?;
     if !health.lifetimes.is_empty() {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  requests ──► api (async, one thread) ──job──► worker thread ──► session::Session
+//!  others   ◄── outward, where asked for ◄─event──┘
 //! ```
 
 mod about;
@@ -10,7 +11,9 @@ mod answers;
 mod api;
 mod events;
 pub mod metrics;
+pub mod outward;
 mod page;
+pub mod routes;
 mod server;
 pub mod socket;
 pub mod timeline;
@@ -29,8 +32,13 @@ use tokio::{
 use tracing::{info, warn};
 
 use self::{
-    about::About, access::Access, metrics::Labels, server::Listener, socket::BoundSocket,
-    worker::Worker,
+    about::About,
+    access::Access,
+    metrics::Labels,
+    outward::{Destinations, Outward},
+    server::Listener,
+    socket::BoundSocket,
+    worker::{Telling, Worker},
 };
 use crate::config::Ignore;
 use crate::procs::{privileges, system_calls};
@@ -56,6 +64,16 @@ pub struct Settings {
     pub ignore: Ignore,
     /// Labels of the metrics.
     pub labels: Labels,
+    /// Who is told of changes.
+    pub destinations: Destinations,
+}
+
+/// What is served, beside what a session knows.
+struct Served {
+    about: About,
+    labels: Labels,
+    ignore: Ignore,
+    destinations: Destinations,
 }
 
 /// Why the daemon could not start or had to stop.
@@ -112,9 +130,14 @@ pub fn run(settings: Settings) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
-    let about = About::of(&settings.options.target);
-    let options = settings.options.clone();
-    runtime.block_on(async {
+    let served = Served {
+        about: About::of(&settings.options.target),
+        labels: settings.labels,
+        ignore: settings.ignore,
+        destinations: settings.destinations,
+    };
+    let options = settings.options;
+    let result = runtime.block_on(async {
         // Before the probes: a signal from here on leads to a clean end.
         let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
@@ -125,9 +148,11 @@ pub fn run(settings: Settings) -> Result<(), Error> {
             }
         };
         let start = move || Session::start(options);
-        let what = (about, settings.labels);
-        serve(bound, tcp, what, settings.ignore, start, asked_to_end).await
-    })
+        serve(bound, tcp, served, start, asked_to_end).await
+    });
+    // a destination's name may be looked up still, which cannot be broken off
+    runtime.shutdown_background();
+    result
 }
 
 fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
@@ -141,16 +166,21 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
 async fn serve<S: worker::Source>(
     bound: BoundSocket,
     tcp: Option<(std::net::TcpListener, Access)>,
-    (about, labels): (About, Labels),
-    ignore: Ignore,
+    served: Served,
     start: impl FnOnce() -> Result<S, StartError> + Send + 'static,
     asked_to_end: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let unix = UnixListener::from_std(bound.listener().map_err(Error::Runtime)?)
         .map_err(Error::Runtime)?;
 
-    let (mut worker, ended) = Worker::spawn(start, ignore).map_err(Error::Runtime)?;
-    let router = api::router(Arc::new(worker.handle()), about, labels);
+    let host = served.about.host.clone();
+    let (outward, deliveries) = Outward::start(served.destinations, host);
+    let telling = Telling {
+        ignore: served.ignore,
+        outward,
+    };
+    let (mut worker, ended) = Worker::spawn(start, telling).map_err(Error::Runtime)?;
+    let router = api::router(Arc::new(worker.handle()), served.about, served.labels);
     let (stop, stopped) = watch::channel(());
     info!("listening on {}", bound.path().display());
     let unix = Listener::Unix(unix);
@@ -201,6 +231,14 @@ async fn serve<S: worker::Source>(
         warn!("some clients did not finish their requests");
     }
     worker.stop();
+    let last_events = async {
+        for delivery in deliveries {
+            let _ = delivery.await;
+        }
+    };
+    if tokio::time::timeout(GOODBYE, last_events).await.is_err() {
+        warn!("some events were not delivered");
+    }
     result
 }
 

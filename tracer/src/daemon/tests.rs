@@ -57,10 +57,15 @@ impl worker::Source for Fake {
     }
 }
 
-fn about() -> About {
-    About {
-        host: "node-a".to_owned(),
-        watched: "every process".to_owned(),
+fn served() -> Served {
+    Served {
+        about: About {
+            host: "node-a".to_owned(),
+            watched: "every process".to_owned(),
+        },
+        labels: Labels::default(),
+        ignore: Ignore::default(),
+        destinations: Destinations::default(),
     }
 }
 
@@ -98,14 +103,7 @@ fn the_whole_interface_answers_and_ends_cleanly() -> Result<(), Box<dyn std::err
         let _ = asked_to_end.await;
     };
     let start = move || Ok(fake);
-    runtime.block_on(serve(
-        bound,
-        None,
-        (about(), Labels::default()),
-        Ignore::default(),
-        start,
-        asked_to_end,
-    ))?;
+    runtime.block_on(serve(bound, None, served(), start, asked_to_end))?;
     client.join().map_err(|_| "the client panicked")??;
     assert!(ended.load(Ordering::SeqCst), "the session was not ended");
     assert!(!path.exists(), "the socket file is still there");
@@ -158,14 +156,7 @@ fn a_session_that_cannot_start_ends_the_daemon() -> Result<(), Box<dyn std::erro
     let bound = socket::bind(&path)?;
     let start = || Err::<Fake, _>(StartError::Unsupported("CAP_BPF is missing".to_owned()));
     let never = std::future::pending();
-    let result = runtime.block_on(serve(
-        bound,
-        None,
-        (about(), Labels::default()),
-        Ignore::default(),
-        start,
-        never,
-    ));
+    let result = runtime.block_on(serve(bound, None, served(), start, never));
     assert!(matches!(
         result,
         Err(Error::Start(StartError::Unsupported(_)))
@@ -212,15 +203,8 @@ fn over_tcp_strangers_get_metrics_only_and_cannot_keep_others_out()
     };
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let start = move || Ok(fake);
-    let served = serve(
-        bound,
-        Some((tcp, access)),
-        (about(), Labels::default()),
-        Ignore::default(),
-        start,
-        asked_to_end,
-    );
-    runtime.block_on(served)?;
+    let serving = serve(bound, Some((tcp, access)), served(), start, asked_to_end);
+    runtime.block_on(serving)?;
     client.join().map_err(|_| "the client panicked")??;
     Ok(())
 }

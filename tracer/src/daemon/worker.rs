@@ -19,8 +19,9 @@ use tokio::sync::oneshot;
 use super::{
     Error,
     answers::{Answers, AskError},
-    events,
+    events::{self, Teller},
     metrics::Totals,
+    outward::Outward,
     timeline::Timelines,
 };
 use crate::config::Ignore;
@@ -96,10 +97,19 @@ pub struct Jobs {
     pub source: Box<dyn Source>,
     /// Timelines of the findings.
     pub timelines: Timelines,
-    /// Counters that must not fall when a process ends.
-    pub totals: Totals,
-    ignore: Ignore,
+    totals: Totals,
+    telling: Telling,
+    teller: Teller,
     shared: Arc<Shared>,
+}
+
+/// What is told of findings, and to whom.
+#[derive(Debug, Default)]
+pub struct Telling {
+    /// Findings to hide.
+    pub ignore: Ignore,
+    /// Who is told of changes.
+    pub outward: Outward,
 }
 
 /// The latest report.
@@ -142,12 +152,13 @@ impl Jobs {
     fn make_report(&mut self) -> Result<Arc<Report>, SessionError> {
         let begun_ns = thread_cpu_ns();
         let mut report = self.source.report()?;
-        self.ignore.apply(&mut report);
-        let before = self.shared.latest().map(|latest| latest.report);
-        for line in events::between(before.as_deref(), &report) {
-            tracing::info!("{line}");
+        self.telling.ignore.apply(&mut report);
+        let now = Timestamp::now();
+        for (change, finding) in self.teller.changes(&report) {
+            tracing::info!("{}", events::line(change, finding));
+            self.telling.outward.tell(change, finding, now);
         }
-        self.timelines.add(&report, Timestamp::now());
+        self.timelines.add(&report, now);
         self.totals.add(&report);
         let report = Arc::new(report);
         self.shared.set_latest(Latest {
@@ -156,6 +167,12 @@ impl Jobs {
             report: report.clone(),
         });
         Ok(report)
+    }
+
+    /// Counters that must not fall when a process ends, with what became of events.
+    pub fn totals(&mut self) -> &Totals {
+        self.totals.note(self.telling.outward.counts());
+        &self.totals
     }
 
     fn report_is_due(&self) -> bool {
@@ -294,7 +311,7 @@ impl Worker {
     /// The operating system refused a thread or a descriptor.
     pub fn spawn<S: Source>(
         start: impl FnOnce() -> Result<S, StartError> + Send + 'static,
-        ignore: Ignore,
+        telling: Telling,
     ) -> io::Result<(Worker, oneshot::Receiver<Result<(), Error>>)> {
         let shared = Arc::new(Shared {
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -310,7 +327,7 @@ impl Worker {
         let thread = thread::Builder::new()
             .name("session".to_owned())
             .spawn(move || {
-                let result = work(start, ignore, &waiting, &for_thread);
+                let result = work(start, telling, &waiting, &for_thread);
                 for_thread.ready.store(false, Ordering::Release);
                 let _ = ended.send(result);
             })?;
@@ -349,7 +366,7 @@ impl Drop for Worker {
 
 fn work<S: Source>(
     start: impl FnOnce() -> Result<S, StartError>,
-    ignore: Ignore,
+    telling: Telling,
     waiting: &mpsc::Receiver<Job>,
     shared: &Arc<Shared>,
 ) -> Result<(), Error> {
@@ -357,7 +374,8 @@ fn work<S: Source>(
         source: Box::new(start()?),
         timelines: Timelines::default(),
         totals: Totals::default(),
-        ignore,
+        teller: Teller::new(Timestamp::now()),
+        telling,
         shared: Arc::clone(shared),
     };
     shared.turn();

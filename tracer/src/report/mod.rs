@@ -6,6 +6,7 @@
 mod comparison;
 mod connections;
 mod doctor;
+mod event;
 mod go;
 mod naming;
 mod node;
@@ -21,6 +22,7 @@ use crate::model::{Confidence, Family, Frame, Kind, Owner, Role, Site, StackOf, 
 pub use comparison::{Comparison, GoneFinding};
 pub use connections::{ConnectionList, ConnectionRow};
 pub use doctor::{Capability, Doctor, EventStatus, Refusal};
+pub use event::{Change, Event};
 pub use go::GoInfo;
 pub use naming::{NamedBy, Peer};
 pub use node::{FindingTimeline, Overview};

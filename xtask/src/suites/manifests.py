@@ -28,6 +28,11 @@ CHOICES = {
         "examples": False,
         "config": '[ignore]\nids = ["3f9a"]\n',
         "tokens": {"secret": "tracer-tokens"},
+        "webhook": "http://hooks.shop.svc:8080/tracer",
+        "otlp": "http://$(NODE_IP):4318",
+        "extraEnv": [
+            {"name": "NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}
+        ],
         "extraArgs": ["--allow-host", "tracer.example.org"],
         "priorityQuota": True,
         "nodeSelector": {"pool": "shop"},
@@ -60,6 +65,7 @@ REFUSED = [
     {"image": {"digest": "0a"}},
     {"podMonitor": {"interval": "soon"}},
     {"tokens": {"key": "../x"}},
+    {"webhook": "https://hooks.shop.svc/"},
 ]
 HEAD = """\
 # tracer on every node, {how}.

@@ -169,6 +169,7 @@ fn of_many_processes_the_one_nearest_to_its_limit_is_shown() {
 fn document() -> String {
     let mut totals = Totals::default();
     totals.add(&samples::report());
+    totals.note([(["webhook", "sent"], 1)].into_iter());
     let registry = registry(&samples::report(), &health(), &totals, Labels::Present).unwrap();
     let mut text = include_str!("about.md").to_owned();
     for family in registry.gather() {
