@@ -199,8 +199,24 @@ fn pod_by_its_cgroup() -> Result<()> {
     std::os::unix::fs::symlink("app/0.log", link)?;
     let config = root.path().join("tracer.toml");
     fs::write(&config, format!("host_root = {:?}\n", root.path()))?;
-    let (pid, config) = (inside.pid().to_string(), config.to_string_lossy());
-    let report = check(&["--pid", &pid, "--config", &config])?;
+    let apart = root.path().join("apart.toml");
+    let namespaces = "[ignore]\nnamespaces = [\"kube-system\", \"shop\"]\n";
+    let names = fs::read_to_string(&config)?;
+    fs::write(&apart, names + namespaces)?;
+    let pid = inside.pid().to_string();
+    let check = |config: &Path| check(&["--pid", &pid, "--config", &config.to_string_lossy()]);
+    let (report, left_alone) = std::thread::scope(|scope| {
+        let left_alone = scope.spawn(|| check(&apart));
+        (check(&config), left_alone.join())
+    });
+    let left_alone = left_alone.map_err(|_| anyhow::anyhow!("the other check panicked"))??;
+    left_alone.expect_verdict("clean")?;
+    for list in ["findings", "populations", "resources", "unsettled"] {
+        let listed = left_alone.0[list].as_array().map_or(0, Vec::len);
+        ensure!(listed == 0, "{list} of who is left alone: {left_alone}");
+    }
+    ensure!(left_alone.0["ignored"] == 1, "{left_alone}");
+    let report = report?;
     let process = &report.only()?["process"];
     for (field, expected) in [
         ("namespace", "shop"),

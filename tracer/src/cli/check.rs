@@ -69,6 +69,11 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
         rules: config.rules(),
         debug_directories: config.debug_directories,
         host_root: config.host_root,
+        // a recording is judged anew by whoever has it
+        opted_out: match tape {
+            Some(_) => Vec::new(),
+            None => config.ignore.namespaces.clone(),
+        },
         ask_jvms: args.ask_jvms || config.ask_jvms,
         examples: !args.room.no_examples && config.examples.unwrap_or(true),
         trace_syscalls: args.attach.trace_syscalls(),

@@ -66,6 +66,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             rules,
             debug_directories: config.debug_directories,
             host_root: config.host_root,
+            opted_out: config.ignore.namespaces.clone(),
             ask_jvms: args.ask_jvms || config.ask_jvms,
             examples: !args.room.no_examples && config.examples.unwrap_or(true),
             trace_syscalls: args.attach.trace_syscalls(),

@@ -11,6 +11,7 @@ mod latest_requests;
 mod lifetimes;
 mod losses;
 mod observed;
+mod opted_out;
 mod options;
 mod peers;
 mod pending_stacks;
@@ -45,6 +46,7 @@ use self::{
     beside::Beside,
     call_paths::{CallPaths, Came},
     losses::Losses,
+    opted_out::OptedOut,
     processes::Processes,
     requests::Requests,
     saved::{Kept, Saving},
@@ -152,6 +154,7 @@ pub struct Session {
     losses: Losses,
     /// Findings of earlier reports.
     lives: Lives,
+    opted_out: OptedOut,
     schedule: Schedule,
     saving: Saving,
     clock: Clock,
@@ -207,6 +210,7 @@ impl Session {
             engine: Engine::new(Settings::default()),
             losses: Losses::default(),
             lives: Lives::default(),
+            opted_out: OptedOut::of(options.opted_out),
             schedule: Schedule::default(),
             saving: Saving::default(),
             clock: Clock::now(),

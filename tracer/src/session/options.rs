@@ -42,6 +42,8 @@ pub struct Options {
     /// The root of the host, below which names of pods are looked for; `None` for that of its first
     /// process.
     pub host_root: Option<PathBuf>,
+    /// Namespaces whose pods are left alone.
+    pub opted_out: Vec<String>,
     /// Ask Java programs for the names of their compiled code.
     pub ask_jvms: bool,
     /// Keep requests as examples; else their routes only.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     engine::{self, Judgement},
     findings::{self, Inputs},
-    model::{CohortId, Family, Role, Site},
+    model::{CohortId, Family, Process, Role, Site},
     procs::{Presence, clock::monotonic_ns},
     recording::{Answer, Named, Shown},
     report::{ConnectionList, Coverage, Doctor, Finding, Population, Report, SCHEMA},
@@ -36,16 +36,26 @@ impl Session {
         let mut judgements = self.engine.judge();
         let pairs = peers::explain(&mut judgements, &self.sockets.cohorts, &survey);
         let growth = self.growth_by_process(&judgements);
-        let watched = self.watched(&judgements);
+        let mut watched = self.watched(&judgements);
         let unexplained = self.engine.unexplained(&judgements);
-        let brief = self.brief();
+        let mut brief = self.brief();
         let over = self.over(&judgements);
         let (beside, sockets, _) = self.parts();
         let mut names = Names {
             cohorts: &sockets.cohorts,
             beside,
         };
-        let suspects = names.suspects(judgements, &survey);
+        let mut suspects = names.suspects(judgements, &survey);
+        let judged = suspects.len();
+        suspects.retain(|s| !self.opted_out.has(s.pod.as_ref()));
+        let left_alone = judged - suspects.len();
+        if !self.opted_out.is_empty() {
+            watched.retain(|w| !self.is_left_alone(&w.cohort.process));
+            brief.retain(|p| {
+                let process = self.processes.get(p.pid);
+                !self.is_left_alone(&process)
+            });
+        }
         if suspects
             .iter()
             .any(|s| s.judgement.first_seen_ns > self.saving.last_ns)
@@ -57,8 +67,15 @@ impl Session {
         let ended_ns = self.watch.frozen_ns().unwrap_or_else(monotonic_ns);
         let mut unsettled = Vec::new();
         for (id, what) in unexplained {
-            if let Some(entry) = self.sockets.cohorts.get(id) {
-                unsettled.push(findings::unexplained(&entry.cohort.process, &what));
+            let process = self
+                .sockets
+                .cohorts
+                .get(id)
+                .map(|e| e.cohort.process.clone());
+            if let Some(process) = process
+                && !self.is_left_alone(&process)
+            {
+                unsettled.push(findings::unexplained(&process, &what));
             }
         }
         let said_before = unsettled.len();
@@ -85,6 +102,9 @@ impl Session {
                  sites and remotes."
             ));
         }
+        let mut resources = resources(&self.probes, &survey, &growth, &mut self.processes)
+            .map_err(SessionError::Maps)?;
+        resources.retain(|usage| !self.opted_out.names(usage.namespace.as_deref()));
         let mut inputs = Inputs {
             started_at: self.clock.date(self.started_ns),
             duration_seconds: (ended_ns - self.started_ns) as f64 / 1e9,
@@ -95,8 +115,7 @@ impl Session {
             suspects,
             watched,
             brief,
-            resources: resources(&self.probes, &survey, &growth, &mut self.processes)
-                .map_err(SessionError::Maps)?,
+            resources,
             unsettled,
         };
         let mut answer = None;
@@ -105,6 +124,7 @@ impl Session {
             answer = Some(self.answer(&inputs, ended_ns, pairs, said_before));
         }
         let mut report = findings::assemble(inputs);
+        report.ignored = left_alone as u64;
         let because = self.because(&report, over);
         let now = self.clock.date(monotonic_ns());
         if let (Some(tape), Some(answer)) = (&self.tape, answer) {
@@ -121,6 +141,11 @@ impl Session {
             "passes over the sockets for a report"
         );
         Ok(report)
+    }
+
+    /// Whether nothing is said of a process because its pod's namespace opted out.
+    fn is_left_alone(&mut self, process: &Process) -> bool {
+        !self.opted_out.is_empty() && self.opted_out.has(self.processes.pod(process).as_ref())
     }
 
     /// Suspicions that are over, by the id of their finding.
@@ -148,6 +173,11 @@ impl Session {
         mut over: BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
         for finding in self.lives.missing(report) {
+            if self.opted_out.names(finding.process.namespace.as_deref()) {
+                let because = "Its namespace is left alone by the configuration.";
+                over.insert(finding.id.clone(), because.to_owned());
+                continue;
+            }
             // what a library leaks for one caller, then for several
             let frame = |f: &Finding| f.library.as_ref().map(|library| library.frame.clone());
             let same = |other: &&Finding| frame(other).is_some() && frame(other) == frame(finding);

@@ -26,7 +26,7 @@ CHOICES = {
         "imagePullSecrets": [{"name": "registry"}],
         "maxSockets": 1_000_000,
         "examples": False,
-        "config": '[ignore]\nids = ["3f9a"]\n',
+        "config": '[ignore]\nnamespaces = ["kube-system"]\n',
         "tokens": {"secret": "tracer-tokens"},
         "webhook": "http://hooks.shop.svc:8080/tracer",
         "otlp": "http://$(NODE_IP):4318",
