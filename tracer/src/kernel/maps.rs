@@ -212,7 +212,7 @@ impl Counters {
         })
     }
 
-    /// The sum over all CPUs.
+    /// The sum over all CPUs; the most there is where others have written into the map.
     ///
     /// # Errors
     /// The kernel's.
@@ -220,6 +220,6 @@ impl Counters {
         let mut values = vec![0u64; self.cpus];
         let mut attributes = element(&self.fd, Some(&index), values.as_mut_ptr() as u64);
         bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes)?;
-        Ok(values.iter().sum())
+        Ok(values.into_iter().fold(0, u64::saturating_add))
     }
 }
