@@ -16,6 +16,7 @@ pub mod java;
 pub mod languages;
 pub mod named;
 pub mod node;
+pub mod objects;
 pub mod pace;
 pub mod page;
 pub mod picture;

@@ -4,16 +4,17 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tracer_tests::{
     daemon::{Accounting, Daemon},
     fixtures,
     host::{self, seconds, socket_inodes},
     program::Program,
+    runner::Skip,
     tests, wait,
 };
 
-use crate::scenes;
+use crate::{scenes, targets::Group};
 
 tests![
     stopped_daemon_loses_no_tcp_socket,
@@ -23,6 +24,7 @@ tests![
     stacks_not_taken_are_counted,
     many_sockets_from_before,
     sockets_in_numbers_fit_into_memory,
+    little_memory_is_enough,
 ];
 
 /// Whether the long tests are asked for.
@@ -277,5 +279,69 @@ fn sockets_in_numbers_fit_into_memory() -> Result<()> {
     let expected = OTHERS + 152 * count + 16 * count.next_power_of_two();
     ensure!(maps <= expected, "{maps} bytes of kernel maps");
     ensure!(resident <= RESIDENT_MAX, "{resident} bytes of memory");
+    Ok(())
+}
+
+/// A group that may use this much memory, whichever version of groups has the controller.
+fn limited_group(bytes: u64) -> Result<Group> {
+    let name = format!("tracer-test-memory-{}", std::process::id());
+    let (group, limit) = match Group::make("cgroup", "memory", &name) {
+        Ok(group) => (group, "memory.limit_in_bytes"),
+        Err(_) => (Group::make("cgroup2", "", &name)?, "memory.max"),
+    };
+    if let (Some(parent), true) = (group.0.parent(), host::is_guest()) {
+        // the controller may be missing: then there is no such file below
+        let _ = std::fs::write(parent.join("cgroup.subtree_control"), "+memory");
+    }
+    let limit = group.0.join(limit);
+    if !limit.exists() {
+        bail!(Skip("no group can be limited in its memory".to_owned()));
+    }
+    std::fs::write(limit, bytes.to_string())?;
+    Ok(group)
+}
+
+/// The limit counts what the kernel keeps for the daemon, its readers and the files that they read;
+/// where it is reached, a reader ends and not the daemon.
+fn little_memory_is_enough() -> Result<()> {
+    host::require_root()?;
+    let group = limited_group(128 << 20)?;
+    let leak = scenes::client("client", "fetch", 8, 2_000, "leak")?;
+    let mut many = load(&["fill", "tcp", "4000"])?;
+    let mut churn = load(&["churn", "pair", "1000"])?;
+    let pids = [leak.pid(), many.pid(), churn.pid()];
+    let mut entered = Ok(());
+    let mut daemon = Daemon::start_as(&pids, &[], |command| {
+        entered = group.enter(command);
+    })?;
+    entered?;
+    many.write("\n")?;
+    churn.write("\n")?;
+    let mut report = daemon.report()?;
+    let settled = wait::until("the leak", seconds(60), || {
+        report = daemon.report()?;
+        Ok(report.at("fetch_price").is_ok())
+    });
+    settled.with_context(|| report.to_string())?;
+    churn.write("\n")?;
+    let (opened, kept) = done(&mut churn)?;
+    // what was opened since the daemon looked last is not counted as live yet
+    leak.program.signal(libc::SIGSTOP)?;
+    let mut counts = Accounting(BTreeMap::new());
+    wait::until("the counts to agree", seconds(30), || {
+        counts = daemon.accounting()?;
+        Ok(counts.balances())
+    })
+    .with_context(|| format!("{opened} opened, {kept} kept: {counts:?}"))?;
+    ensure!(
+        daemon.program.runs()?,
+        "it ended: {}",
+        daemon.program.stderr()
+    );
+    let most = ["memory.max_usage_in_bytes", "memory.peak"];
+    let most = most
+        .iter()
+        .find_map(|name| std::fs::read_to_string(group.0.join(name)).ok());
+    println!("at most {} bytes", most.unwrap_or_default().trim());
     Ok(())
 }

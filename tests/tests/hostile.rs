@@ -57,13 +57,15 @@ while True:
     )
 }
 
-struct Scene {
-    program: Program,
+/// A program that leaks, and its files.
+pub struct Scene {
+    /// The program.
+    pub program: Program,
     directory: TempDir,
 }
 
 /// Starts the program; its connections are accepted, and kept, by a thread of this test.
-fn start(
+pub fn start(
     extra: &str,
     each: &str,
     files: impl FnOnce(&Path) -> Result<Vec<PathBuf>>,
@@ -176,76 +178,77 @@ fn sparse(path: &Path, bytes: &[u8], size: u64) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-/// Headers that promise gigabytes, in many shapes.
+/// Executables whose headers promise gigabytes, in many shapes.
+pub fn forged(directory: &Path) -> Result<Vec<PathBuf>> {
+    let at = |name: &str| directory.join(name);
+    let code = || segment(1, 5, 0, 1 << 20);
+    let mut made = Vec::new();
+    // Segments without number over a sparse file.
+    let mut bytes = header((64, 60_000), (0, 0), 0);
+    (0..60_000).for_each(|_| bytes.extend(segment(1, 6, 0, 8 << 30)));
+    made.push(sparse(&at("segments.so"), &bytes, 8 << 30)?);
+    // A build id as long as the file.
+    let mut bytes = header((64, 2), (0, 0), 0);
+    bytes.extend(code());
+    bytes.extend(segment(4, 4, 176, 4 << 30));
+    for word in [4u32, 0xfff0_0000, 3] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend(b"GNU\0");
+    made.push(sparse(&at("build-id.so"), &bytes, 5 << 30)?);
+    // Sections without number that share one long name; relocations over and over.
+    for (name, count) in [("names.so", 4_000), ("sections.so", 65_000)] {
+        let mut bytes = header((64, 1), (120, count), 1);
+        bytes.extend(code());
+        for number in 0..count {
+            bytes.extend(match number {
+                1 => section(0, 3, 0, 8 << 20, 1 << 20),
+                _ => section(1, 4, 2, 0, 4 << 30),
+            });
+        }
+        bytes.resize(8 << 20, 0);
+        bytes.resize(9 << 20, b'n');
+        made.push(sparse(&at(name), &bytes, 6 << 30)?);
+    }
+    // Debug information that says it is 2^62 bytes long, frames and symbols that are the file.
+    let mut bytes = header((64, 1), (120, 6), 1);
+    bytes.extend(code());
+    for part in [
+        section(0, 0, 0, 0, 0),
+        section(0, 3, 0, 600, 80),
+        section(1, 1, 0x800, 700, 100),
+        section(13, 1, 2, 0, 4 << 30),
+        section(23, 1, 2, 0, 4 << 30),
+        section(37, 2, 0, 0, 4 << 30),
+    ] {
+        bytes.extend(part);
+    }
+    bytes.resize(600, 0);
+    bytes.extend(b"\0.debug_info\0.eh_frame\0.gopclntab\0\0\0\0\0.symtab\0");
+    bytes.resize(700, 0);
+    bytes.extend(1u64.to_le_bytes());
+    bytes.extend((1u64 << 62).to_le_bytes());
+    bytes.resize(4096, 0);
+    made.push(sparse(&at("libpython-debug.so"), &bytes, 5 << 30)?);
+    // Nothing but zeros, and nothing but noise.
+    made.push(sparse(
+        &at("zeros.so"),
+        &header((64, 1), (0, 0), 0),
+        2 << 30,
+    )?);
+    let noise: Vec<u8> = (0u32..1 << 20)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    fs::write(
+        at("noise.so"),
+        [header((64, 400), (4096, 3_000), 7), noise].concat(),
+    )?;
+    made.push(at("noise.so"));
+    Ok(made)
+}
+
 fn forged_executables() -> Result<()> {
-    let files = |directory: &Path| -> Result<Vec<PathBuf>> {
-        let at = |name: &str| directory.join(name);
-        let code = || segment(1, 5, 0, 1 << 20);
-        let mut made = Vec::new();
-        // Segments without number over a sparse file.
-        let mut bytes = header((64, 60_000), (0, 0), 0);
-        (0..60_000).for_each(|_| bytes.extend(segment(1, 6, 0, 8 << 30)));
-        made.push(sparse(&at("segments.so"), &bytes, 8 << 30)?);
-        // A build id as long as the file.
-        let mut bytes = header((64, 2), (0, 0), 0);
-        bytes.extend(code());
-        bytes.extend(segment(4, 4, 176, 4 << 30));
-        for word in [4u32, 0xfff0_0000, 3] {
-            bytes.extend(word.to_le_bytes());
-        }
-        bytes.extend(b"GNU\0");
-        made.push(sparse(&at("build-id.so"), &bytes, 5 << 30)?);
-        // Sections without number that share one long name; relocations over and over.
-        for (name, count) in [("names.so", 4_000), ("sections.so", 65_000)] {
-            let mut bytes = header((64, 1), (120, count), 1);
-            bytes.extend(code());
-            for number in 0..count {
-                bytes.extend(match number {
-                    1 => section(0, 3, 0, 8 << 20, 1 << 20),
-                    _ => section(1, 4, 2, 0, 4 << 30),
-                });
-            }
-            bytes.resize(8 << 20, 0);
-            bytes.resize(9 << 20, b'n');
-            made.push(sparse(&at(name), &bytes, 6 << 30)?);
-        }
-        // Debug information that says it is 2^62 bytes long, frames and symbols that are the file.
-        let mut bytes = header((64, 1), (120, 6), 1);
-        bytes.extend(code());
-        for part in [
-            section(0, 0, 0, 0, 0),
-            section(0, 3, 0, 600, 80),
-            section(1, 1, 0x800, 700, 100),
-            section(13, 1, 2, 0, 4 << 30),
-            section(23, 1, 2, 0, 4 << 30),
-            section(37, 2, 0, 0, 4 << 30),
-        ] {
-            bytes.extend(part);
-        }
-        bytes.resize(600, 0);
-        bytes.extend(b"\0.debug_info\0.eh_frame\0.gopclntab\0\0\0\0\0.symtab\0");
-        bytes.resize(700, 0);
-        bytes.extend(1u64.to_le_bytes());
-        bytes.extend((1u64 << 62).to_le_bytes());
-        bytes.resize(4096, 0);
-        made.push(sparse(&at("libpython-debug.so"), &bytes, 5 << 30)?);
-        // Nothing but zeros, and nothing but noise.
-        made.push(sparse(
-            &at("zeros.so"),
-            &header((64, 1), (0, 0), 0),
-            2 << 30,
-        )?);
-        let noise: Vec<u8> = (0u32..1 << 20)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
-            .collect();
-        fs::write(
-            at("noise.so"),
-            [header((64, 400), (4096, 3_000), 7), noise].concat(),
-        )?;
-        made.push(at("noise.so"));
-        Ok(made)
-    };
-    let scene = start("", "pass", files)?;
+    let scene = start("", "pass", forged)?;
     let report = watch(&scene, |_| Ok(()))?;
     let said = degraded(&report);
     let (file, why) = ("segments.so", "segments are 60000");
@@ -328,24 +331,29 @@ def more():
 /// Processes that the tracer started are killed as soon as they appear.
 fn readers_that_are_killed() -> Result<()> {
     let scene = start("", "pass", |_| Ok(Vec::new()))?;
-    let report = watch(&scene, |check| {
+    watch(&scene, |check| {
         for _ in 0..200 {
-            for task in fs::read_dir(format!("/proc/{}/task", check.pid()))? {
-                let children = task?.path().join("children");
-                let children = fs::read_to_string(children).unwrap_or_default();
-                for child in children
-                    .split_whitespace()
-                    .filter_map(|pid| pid.parse().ok())
-                {
-                    // SAFETY: takes no pointer. The process is a child of one that this test started.
-                    unsafe { libc::kill(child, libc::SIGKILL) };
-                }
-            }
+            kill_children(check.pid())?;
             std::thread::sleep(Duration::from_millis(25));
         }
         Ok(())
-    })?;
-    drop(report);
+    })
+    .map(drop)
+}
+
+/// Kills the processes that a tracer of ours has started.
+pub fn kill_children(tracer: u32) -> Result<()> {
+    for task in fs::read_dir(format!("/proc/{tracer}/task"))? {
+        let children = task?.path().join("children");
+        let children = fs::read_to_string(children).unwrap_or_default();
+        for child in children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+        {
+            // SAFETY: takes no pointer. The process is a child of one that this test started.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+        }
+    }
     Ok(())
 }
 
@@ -369,7 +377,7 @@ fn no_descriptors_left() -> Result<()> {
 }
 
 /// Sets the limit of descriptors of a process, and returns what it was.
-fn limit_descriptors(pid: u32, limit: Option<libc::rlimit>) -> Result<libc::rlimit> {
+pub fn limit_descriptors(pid: u32, limit: Option<libc::rlimit>) -> Result<libc::rlimit> {
     let mut before = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,

@@ -8,6 +8,7 @@ mod bad_input;
 mod bpffs;
 mod callers;
 mod capabilities;
+mod chaos;
 mod clients;
 mod command;
 mod daemon;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         backends::TESTS,
         capabilities::TESTS,
         faults::TESTS,
+        chaos::TESTS,
         restart::TESTS,
         secrets::TESTS,
         output::TESTS,

@@ -3,6 +3,9 @@
 
 use std::{
     fs,
+    fs::File,
+    io::Write as _,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{self, Command},
 };
@@ -69,11 +72,11 @@ fn found(report: &Report, pid: u32) -> Result<()> {
 }
 
 /// A control group that is removed in the end.
-struct Group(PathBuf);
+pub struct Group(pub PathBuf);
 
 impl Group {
     /// Makes a group below the mount point of a hierarchy: `cgroup2`, or `cgroup` with a controller.
-    fn make(kind: &str, controller: &str, name: &str) -> Result<Group> {
+    pub fn make(kind: &str, controller: &str, name: &str) -> Result<Group> {
         host::require_root()?;
         let mounts = fs::read_to_string("/proc/mounts")?;
         let point = mounts.lines().find_map(|line| {
@@ -90,8 +93,20 @@ impl Group {
     }
 
     /// Moves a process into it.
-    fn take(&self, pid: u32) -> Result<()> {
+    pub fn take(&self, pid: u32) -> Result<()> {
         Ok(fs::write(self.0.join("cgroup.procs"), pid.to_string())?)
+    }
+
+    /// Lets a command start in it.
+    pub fn enter(&self, command: &mut Command) -> Result<()> {
+        let processes = File::options()
+            .write(true)
+            .open(self.0.join("cgroup.procs"))?;
+        // 0 is whoever writes it
+        let enter = move || (&processes).write_all(b"0");
+        // SAFETY: the closure makes a system call only and allocates nothing.
+        unsafe { command.pre_exec(enter) };
+        Ok(())
     }
 }
 
