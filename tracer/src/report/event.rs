@@ -12,8 +12,8 @@ pub struct Event {
     /// Version of the layout.
     #[cfg_attr(test, schemars(extend("const" = super::SCHEMA)))]
     pub schema: u32,
-    /// The finding's id and the change; where it has become worse, its number too. The same for every
-    /// attempt to deliver the event: what has this key and this host is the same event.
+    /// The finding's id and the change, of all but `new` with the moment too, as these may happen again.
+    /// The same for every attempt to deliver the event: what has this key and this host is the same event.
     pub key: String,
     /// What has changed.
     pub change: Change,

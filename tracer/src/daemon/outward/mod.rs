@@ -134,8 +134,9 @@ impl Outward {
         Event {
             schema: SCHEMA,
             key: match change {
-                Change::Worse => format!("{id}:{name}:{}", finding.connections.outlived),
-                _ => format!("{id}:{name}"),
+                Change::New => format!("{id}:{name}"),
+                // may happen again
+                _ => format!("{id}:{name}:{}", at.as_millisecond()),
             },
             change,
             at,

@@ -97,8 +97,8 @@ fn an_event_has_a_key_and_no_examples() {
         keys,
         [
             "3f9a1c2b4d5e6f70:new",
-            "3f9a1c2b4d5e6f70:worse:820",
-            "3f9a1c2b4d5e6f70:resolved"
+            "3f9a1c2b4d5e6f70:worse:1767323045000",
+            "3f9a1c2b4d5e6f70:resolved:1767323045000"
         ]
     );
     assert_eq!(events[0].finding.remote.examples, Vec::<String>::new());
@@ -120,5 +120,30 @@ fn nobody_waits_for_a_receiver_that_is_away() {
         }
         let dropped = outward.counts().last();
         assert_eq!(dropped, Some((["otlp", "dropped"], 7)));
+    });
+}
+
+#[test]
+fn an_attempt_that_is_given_up_leaves_no_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to: Destination = format!("http://{}/hook", listener.local_addr().unwrap())
+        .parse()
+        .unwrap();
+    let receiving = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).map(|_| bytes.len())
+    });
+    run(async move {
+        let body = Bytes::from(vec![b'x'; 8 << 20]);
+        let given_up = timeout(Duration::from_millis(100), post::post(&to, body)).await;
+        assert!(given_up.is_err());
+        while !receiving.is_finished() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert!(receiving.join().unwrap().is_ok());
     });
 }
