@@ -56,7 +56,6 @@ const FULL_GUEST_TESTS: &[&str] = &[
     "doctor::",
     "restart::",
     "faults::",
-    "capabilities::",
     "bad_input::kernel_without_btf",
     "bad_input::killed_check_leaves_nothing_attached",
     "bad_input::root_without_capabilities",
