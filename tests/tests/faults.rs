@@ -10,7 +10,7 @@ use tracer_tests::{
     fixtures,
     host::{self, seconds, socket_inodes},
     program::Program,
-    runner::Skip,
+    runner::{NotApplicable, Skip},
     tests, wait,
 };
 
@@ -305,6 +305,9 @@ fn limited_group(bytes: u64) -> Result<Group> {
 /// where it is reached, a reader ends and not the daemon.
 fn little_memory_is_enough() -> Result<()> {
     host::require_root()?;
+    if !full() {
+        bail!(NotApplicable("part of the full run".to_owned()));
+    }
     let group = limited_group(128 << 20)?;
     let leak = scenes::client("client", "fetch", 8, 2_000, "leak")?;
     let mut many = load(&["fill", "tcp", "4000"])?;
