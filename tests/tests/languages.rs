@@ -148,8 +148,15 @@ fn hold(member: &Member, finding: &Value) -> Result<()> {
 /// than one way.
 const ASKED: usize = 4;
 
+/// Where libuv makes a handle: Node.js' connections have their stack from there when the socket is made
+/// later, by the event loop. gdb is asked at `connect` and at sends only.
+const HANDLE: &str = "uv_tcp_init";
+
 /// Compares the stacks of a finding with gdb's until they are equal.
 fn compare_until_equal(expected: Gdb, pid: u32, finding: &Value) -> Result<String> {
+    if finding["stack_of"] == "connect" && finding["stack"][0]["function"] == HANDLE {
+        return Ok("made by the loop".to_owned());
+    }
     let mut last = compare(expected, pid, finding);
     for _ in 1..ASKED {
         if last.is_ok() {

@@ -19,7 +19,7 @@ use crate::core::{helpers::now_ns, kernel::read_user};
 
 /// Who began goroutines, of late.
 #[map]
-static GO_CREATIONS: LruHashMap<GoRoutine, GoCreation> = LruHashMap::with_max_entries(4_096, 0);
+static GO_CREATIONS: LruHashMap<GoRoutine, GoCreation> = LruHashMap::with_max_entries(1_024, 0);
 
 /// Later a goroutine asks for others than who began it: it waits for work.
 const YOUNG_NS: u64 = 1_000_000_000;

@@ -7,7 +7,7 @@ use crate::core::maps::count;
 
 /// Requesters' stacks by id.
 #[map]
-pub static GO_STACKS: HashMap<u32, GoStack> = HashMap::with_max_entries(3_072, 0);
+pub static GO_STACKS: HashMap<u32, GoStack> = HashMap::with_max_entries(1_408, 0);
 
 const BPF_NOEXIST: u64 = 1;
 /// Ids tried for a stack whose own id another stack has.
