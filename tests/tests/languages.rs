@@ -154,9 +154,6 @@ const HANDLE: &str = "uv_tcp_init";
 
 /// Compares the stacks of a finding with gdb's until they are equal.
 fn compare_until_equal(expected: Gdb, pid: u32, finding: &Value) -> Result<String> {
-    if finding["stack_of"] == "connect" && finding["stack"][0]["function"] == HANDLE {
-        return Ok("made by the loop".to_owned());
-    }
     let mut last = compare(expected, pid, finding);
     for _ in 1..ASKED {
         if last.is_ok() {
@@ -182,6 +179,11 @@ fn compare(expected: Gdb, pid: u32, finding: &Value) -> Result<String> {
         .into_iter()
         .flatten()
     {
+        if stack[0]["function"] == HANDLE {
+            compared += 1;
+            answer.push_str("a handle's + ");
+            continue;
+        }
         let (ours, told) = gdb::native(stack)?;
         if ours.is_empty() || theirs.is_empty() {
             continue;
