@@ -404,7 +404,8 @@ impl Sockets {
         // whose it is may turn out when the same request is seen again
         let request_site = beside.site(facts.request_stack);
         let own = request_site.as_ref().is_some_and(|site| site.own);
-        if facts.reused && !own || helpers::is_job(request_site.as_deref()) {
+        let job = request_site.as_deref().is_some_and(helpers::runs_job);
+        if !own && (facts.reused || job) {
             facts.attempt = attempt;
         }
         let Some(told) = self.told.of(sk, sock).map(|said| &said.told) else {
@@ -503,9 +504,9 @@ impl Sockets {
             site = Some(asked);
             site_of = StackOf::Request;
         }
+        let named = request.as_ref().filter(|r| !r.method.is_empty());
         // An event loop sends when it may, not when it is asked to: then the opener says more.
         if helpers::opener_says_more(site.as_deref(), opener.as_deref()) {
-            let named = request.as_ref().filter(|r| !r.method.is_empty());
             if let Some(request) = named.filter(|_| facts.reused) {
                 // It asked for an earlier request; this one was perhaps asked for by others.
                 let sole = self.cohorts.sole_site(&process, &remote, request, role);
@@ -516,8 +517,7 @@ impl Sockets {
             }
         }
         // Helpers that dial and send, or receive and answer, give way to who has both done.
-        let asks = request.as_ref().is_some_and(|r| !r.method.is_empty());
-        let opens = role == Role::Client && !asks;
+        let opens = role == Role::Client && named.is_none();
         if site_of == StackOf::Request
             && let (Some(opener), Some(request)) = (&opener, &site)
             && let Some(common) = helpers::owner(opener, request, opens, facts.reused)
@@ -525,11 +525,9 @@ impl Sockets {
             site = Some(Arc::new(common));
             site_of = opened;
         }
-        let job = helpers::is_job(site.as_deref());
-        if let Some(request) = request.as_ref().filter(|r| !r.method.is_empty())
-            && (site.is_none() || job)
+        if let Some(request) = named.filter(|_| helpers::asks_unseen(site.as_deref()))
             && let Some(sole) = self.cohorts.sole_site(&process, &remote, request, role)
-            && (sole.own || !job)
+            && helpers::asks_alike(site.as_deref(), &sole)
         {
             site = Some(sole);
             site_of = StackOf::Request;
@@ -538,18 +536,14 @@ impl Sockets {
             process: &process,
             site,
             site_of,
-            opener: if site_of == StackOf::Request {
-                opener
-            } else {
-                None
-            },
+            opener: opener.filter(|_| site_of == StackOf::Request),
             remote: &remote,
             request: request.as_ref(),
             role,
         })?;
-        if let Some(request) = request.filter(|r| !r.method.is_empty()) {
+        if let Some(request) = named {
             self.cohorts.add_example(cohort, || {
-                beside.requests.example(family, &address, &request)
+                beside.requests.example(family, &address, request)
             });
         }
         self.ends.belongs(facts.aggregate(), cohort);

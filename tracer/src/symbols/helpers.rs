@@ -102,12 +102,25 @@ fn is_within(inner: &str, outer: &str) -> bool {
 /// What runs the jobs of an executor, by language: `concurrent.futures.thread`.
 const JOBS: [&str; 1] = ["_WorkItem.run"];
 
-/// Whether a stack is that of an executor's job in which only libraries run: who gave it is on no
-/// stack, but may be seen to wait for another of its kind.
+/// Whether a job of an executor runs on a stack.
 #[must_use]
-pub fn is_job(site: Option<&Site>) -> bool {
+pub fn runs_job(site: &Site) -> bool {
     let runs = |frame: &Frame| JOBS.contains(&frame.function.as_str());
-    site.is_some_and(|site| !site.own && site.frames.iter().any(runs))
+    site.frames.iter().any(runs)
+}
+
+/// Whether who asked is not on the stack of a request and yet may be seen elsewhere: without a stack,
+/// or where a job runs only libraries' code.
+#[must_use]
+pub fn asks_unseen(site: Option<&Site>) -> bool {
+    site.is_none_or(|site| !site.own && runs_job(site))
+}
+
+/// Whether one that [`asks_unseen`] is charged to where all others of its kind were asked for, `sole`:
+/// a job only to who was seen to wait for a job, not to who asks for the same by himself.
+#[must_use]
+pub fn asks_alike(site: Option<&Site>, sole: &Site) -> bool {
+    site.is_none() || (sole.own && runs_job(sole))
 }
 
 /// Helper functions between the one that opened a connection, or sent a request, and the one that
@@ -141,7 +154,41 @@ fn in_common<T: PartialEq>(
 
 #[cfg(test)]
 mod tests {
-    use super::{in_common, is_within};
+    use super::{asks_alike, asks_unseen, in_common, is_within};
+    use crate::model::{Frame, Site, StackQuality};
+
+    #[test]
+    fn a_job_is_charged_to_who_waits_for_its_like_only() {
+        let site = |functions: &[&str], own: bool| Site {
+            frames: (functions.iter())
+                .map(|function| Frame {
+                    function: (*function).to_owned(),
+                    file: None,
+                    line: None,
+                    module: None,
+                    inlined: false,
+                    address: None,
+                })
+                .collect(),
+            owners: Vec::new(),
+            call_site: None,
+            own,
+            library: !own,
+            own_frames: Vec::new(),
+            runs_loop: None,
+            quality: StackQuality::Complete,
+            line_in_function: None,
+            again: None,
+        };
+        let job = site(&["urlopen", "_WorkItem.run"], false);
+        let waited_for = site(&["urlopen", "fetch", "_WorkItem.run"], true);
+        let by_himself = site(&["urlopen", "careful"], true);
+        assert!(asks_unseen(None) && asks_unseen(Some(&job)));
+        assert!(!asks_unseen(Some(&waited_for)) && !asks_unseen(Some(&by_himself)));
+        assert!(asks_alike(Some(&job), &waited_for));
+        assert!(!asks_alike(Some(&job), &by_himself));
+        assert!(asks_alike(None, &by_himself));
+    }
 
     #[test]
     fn closures_are_named_after_what_they_stand_in() {
