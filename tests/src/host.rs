@@ -5,10 +5,7 @@ use std::{
     env,
     ffi::{CString, OsString},
     fs, io,
-    os::{
-        fd::{FromRawFd, OwnedFd},
-        unix::{ffi::OsStrExt as _, process::CommandExt},
-    },
+    os::unix::{ffi::OsStrExt as _, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -183,34 +180,6 @@ pub fn bpf_programs_of(pid: u32) -> Result<BTreeSet<u32>> {
         }
     }
     Ok(ids)
-}
-
-/// Whether a BPF program is still loaded. Ids are not given again before they wrap around.
-///
-/// # Errors
-/// When the kernel does not say (no privilege).
-pub fn bpf_program_exists(id: u32) -> Result<bool> {
-    const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
-    // The union bpf_attr of linux/bpf.h: prog_id, next_id, open_flags.
-    let attribute: [u32; 3] = [id, 0, 0];
-    // SAFETY: the kernel reads the given number of bytes of the attribute, which lives long enough.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_GET_FD_BY_ID,
-            attribute.as_ptr(),
-            size_of_val(&attribute),
-        )
-    };
-    if result >= 0 {
-        // SAFETY: the kernel has just given this descriptor to us alone.
-        drop(unsafe { OwnedFd::from_raw_fd(i32::try_from(result)?) });
-        return Ok(true);
-    }
-    match io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        error => Err(error).context("BPF_PROG_GET_FD_BY_ID"),
-    }
 }
 
 /// Full path of a file of the repository, at the time of the build.

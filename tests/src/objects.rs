@@ -124,7 +124,11 @@ fn open_pin(path: &Path) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(result)?) })
 }
 
-fn exists(kind: Kind, id: u32) -> Result<bool> {
+/// Whether an object is still in the kernel.
+///
+/// # Errors
+/// When the kernel does not say (no privilege).
+pub fn exists(kind: Kind, id: u32) -> Result<bool> {
     let command = KINDS.iter().find(|(of, ..)| *of == kind);
     let (_, name, command) = command.context("an unknown kind")?;
     // The union bpf_attr of linux/bpf.h: the id, next_id, open_flags.

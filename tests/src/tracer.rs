@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::{
     host,
+    objects::{self, Kind},
     program::{Ended, Program},
     runner::{self, NotApplicable},
     wait,
@@ -258,7 +259,7 @@ pub fn programs(tracer: &Program) -> Result<BTreeSet<u32>> {
     ensure!(!ids.is_empty(), "it has no BPF program");
     for id in &ids {
         ensure!(
-            host::bpf_program_exists(*id)?,
+            objects::exists(Kind::Program, *id)?,
             "program {id} is held but not loaded"
         );
     }
@@ -272,7 +273,7 @@ pub fn programs(tracer: &Program) -> Result<BTreeSet<u32>> {
 pub fn detached(ids: &BTreeSet<u32>) -> Result<()> {
     wait::until("all BPF programs to be gone", host::seconds(20), || {
         for id in ids {
-            if host::bpf_program_exists(*id)? {
+            if objects::exists(Kind::Program, *id)? {
                 return Ok(false);
             }
         }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tracer_tests::{
     daemon::Daemon,
     host::{self, seconds, socket_inodes},
+    objects::{self, Kind},
     program::Program,
     tests, tracer, wait,
 };
@@ -121,7 +122,7 @@ fn restarted_daemon_goes_on() -> Result<()> {
         opens_more(scene.pid(), 16)?;
         let mut left = 0;
         for id in &programs {
-            left += usize::from(host::bpf_program_exists(*id)?);
+            left += usize::from(objects::exists(Kind::Program, *id)?);
         }
         // The descriptor scan and the probes of Go programs are the daemon's own.
         ensure!(left > 5, "{left} of {} programs are left", programs.len());
