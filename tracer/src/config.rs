@@ -53,6 +53,9 @@ pub struct Config {
     pub webhook: Option<String>,
     /// Address of a collector of OTLP (`http://…`) that is told of the same.
     pub otlp: Option<String>,
+    /// What to ask the cluster's API server.
+    #[serde(default)]
+    pub kubernetes: Kubernetes,
     /// Findings to hide.
     #[serde(default)]
     pub ignore: Ignore,
@@ -60,6 +63,18 @@ pub struct Config {
     /// (`tracer/src/symbols/blame.toml`).
     #[serde(default)]
     pub rule: Vec<Spanned<Rule>>,
+}
+
+/// What to ask the cluster's API server, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kubernetes {
+    /// Ask for this node's pods, as `--kube` does.
+    #[serde(default)]
+    pub pods: bool,
+    /// A kubeconfig to ask with; without, that of the environment (`KUBECONFIG`), or else the service
+    /// account of the daemon's pod.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// Findings to hide; how many were hidden is told. `*` stands for any text.

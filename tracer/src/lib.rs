@@ -2,6 +2,7 @@
 //! binary.
 
 mod cli;
+mod cluster;
 mod config;
 mod daemon;
 mod elf;

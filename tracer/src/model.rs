@@ -4,12 +4,14 @@
 //! them; only the report turns them into dates.
 
 mod go;
+mod pod;
 
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 pub use go::{GoPools, GoSettings, GoSight};
+pub use pod::{Pod, Workload};
 
 /// Which side of the connection the process is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -277,17 +279,6 @@ pub struct Process {
     /// Uid of the Kubernetes pod, found there, too.
     #[serde(default)]
     pub pod_uid: Option<String>,
-}
-
-/// A Kubernetes pod, and which of its containers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pod {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Name of the container.
-    pub container: Option<String>,
 }
 
 /// Number of a cohort within one session.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::{
-    model::{Confidence, Family, Frame, Kind, Owner, Role, StackOf, StackQuality},
+    model::{Confidence, Family, Frame, Kind, Owner, Role, StackOf, StackQuality, Workload},
     report::{
         CallSite, Connections, Coverage, EphemeralPorts, Finding, FindingState, Instance, NamedBy,
         ProcessInfo, RemoteInfo, Report, Resources, SCHEMA, StackFrame, Verdict,
@@ -50,6 +50,11 @@ pub fn finding() -> Finding {
             container: None,
             pod: None,
             namespace: Some("shop".to_owned()),
+            workload: Some(Workload {
+                kind: "Deployment".to_owned(),
+                name: "web".to_owned(),
+            }),
+            labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
         },
         call_site: Some(CallSite {
             function: "main.fetch".to_owned(),

@@ -69,6 +69,7 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
         rules: config.rules(),
         debug_directories: config.debug_directories,
         host_root: config.host_root,
+        cluster: None,
         // a recording is judged anew by whoever has it
         opted_out: match tape {
             Some(_) => Vec::new(),

@@ -75,6 +75,7 @@ fn local(args: &DoctorArgs) -> Doctor {
         rules: Vec::new(),
         debug_directories: Vec::new(),
         host_root: None,
+        cluster: None,
         opted_out: Vec::new(),
         ask_jvms: false,
         examples: false,

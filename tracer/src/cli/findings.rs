@@ -3,6 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 
 use jiff::{SignedDuration, Timestamp};
+use kube::core::SelectorExt as _;
 
 use super::{
     args::{NamespaceArgs, SortBy, Top},
@@ -51,6 +52,10 @@ pub const COLUMNS: &[Column<Finding>] = &[
         Cell::text(f.process.namespace.as_deref())
     })
     .where_known(),
+    Column::<Finding>::new("WORKLOAD", |f, _| {
+        Cell::text(f.process.workload.as_ref().map(|of| of.name.as_str()))
+    })
+    .where_known(),
     Column::<Finding>::new("POD", |f, _| Cell::text(f.process.pod.as_deref())).where_known(),
     Column::<Finding>::new("CONTAINER", |f, _| {
         Cell::text(f.process.container_id.as_deref())
@@ -73,10 +78,14 @@ pub fn no_pods(report: &Report, chosen: &NamespaceArgs) -> Option<String> {
     let asked = if let Some(namespace) = &chosen.namespace {
         format!("nothing can be said of namespace {namespace}")
     } else if let Some(selector) = &chosen.selector {
-        return Some(format!(
-            "nothing can be said of pods with {selector}: labels are known to the API server only, \
-             which the daemon does not ask; -n chooses a namespace"
-        ));
+        let labelled = |f: &Finding| !f.process.labels.is_empty();
+        return (!report.findings.iter().any(labelled)).then(|| {
+            format!(
+                "nothing can be said of pods with {selector}: labels are known to the API server only, \
+                 which a daemon asks with --kube, and nothing that was found runs in a pod with labels; -n \
+                 chooses a namespace"
+            )
+        });
     } else if chosen.all_namespaces {
         "all findings are shown, without namespaces".to_owned()
     } else {
@@ -110,9 +119,9 @@ pub fn select(report: &mut Report, args: &Top, sort_by: SortBy) {
             findings.retain(|f| f.process.namespace.as_ref() == Some(namespace));
         }
         findings.retain(|f| chosen(f, args));
-        if args.namespaces.selector.is_some() {
-            // labels come with the pods' names, and no daemon sends any
-            findings.clear();
+        if let Some(selector) = &args.namespaces.selector {
+            // who is in no pod is chosen by no labels
+            findings.retain(|f| f.process.pod.is_some() && selector.matches(&f.process.labels));
         }
     }
     sort(&mut report.findings, sort_by);
@@ -224,6 +233,22 @@ mod tests {
     }
 
     #[test]
+    fn labels_choose_pods() {
+        let chosen = |selector: &str| {
+            let mut report = report();
+            report.findings[0].process.pod = Some("web-1".to_owned());
+            let args = args(&["-l", selector]);
+            select(&mut report, &args, args.sort_by);
+            report.findings.len()
+        };
+        assert_eq!(
+            (chosen("app=web"), chosen("app!=web"), chosen("app,!x")),
+            (1, 0, 1)
+        );
+        assert!(Cli::try_parse_from(["tracer", "top", "-l", "a b"]).is_err());
+    }
+
+    #[test]
     fn without_pod_names_a_choice_of_pods_says_why_it_can_not_be_met() {
         let mut report = report();
         let reason = |report: &Report, words: &[&str]| no_pods(report, &args(words).namespaces);
@@ -233,6 +258,10 @@ mod tests {
             finding.process.namespace = None;
         }
         assert_eq!(reason(&report, &[]), None);
+        assert_eq!(reason(&report, &["-l", "app=web"]), None);
+        for finding in &mut report.findings {
+            finding.process.labels.clear();
+        }
         let said = reason(&report, &["-l", "app=web"]).unwrap();
         assert!(
             said.contains("labels are known to the API server only"),

@@ -21,6 +21,7 @@ mod output;
 mod preflight;
 mod profile;
 mod replay;
+mod selector;
 mod serve;
 mod shorter;
 mod signals;

@@ -4,6 +4,7 @@ use std::{num::NonZeroU32, path::PathBuf};
 
 use super::{Failure, STATUS_FAILURE, args::Daemon, output, preflight, target};
 use crate::{
+    cluster,
     config::{Config, Listen, parse_listen},
     daemon,
     daemon::{
@@ -52,6 +53,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
     let rules = config.rules();
     let webhook = destination("--webhook", args.webhook.as_ref(), config.webhook.as_ref())?;
     let otlp = destination("--otlp", args.otlp.as_ref(), config.otlp.as_ref())?;
+    let cluster = cluster_access(args, &config)?;
     let socket = args.socket.clone().or(config.socket);
     Ok(Settings {
         options: Options {
@@ -66,6 +68,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             rules,
             debug_directories: config.debug_directories,
             host_root: config.host_root,
+            cluster: None,
             opted_out: config.ignore.namespaces.clone(),
             ask_jvms: args.ask_jvms || config.ask_jvms,
             examples: !args.room.no_examples && config.examples.unwrap_or(true),
@@ -80,6 +83,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             token_file: args.token_file.clone().or(config.token_file),
             allowed_hosts: [args.allow_host.clone(), config.allow_hosts].concat(),
         },
+        cluster,
         ignore: config.ignore,
         labels: match args.former_metric_labels || config.former_metric_labels {
             true => Labels::Former,
@@ -91,6 +95,25 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             node: args.node.clone().filter(|node| !node.is_empty()),
         },
     })
+}
+
+/// How to ask the cluster about this node's pods, where the command line or the configuration wants it.
+fn cluster_access(args: &Daemon, config: &Config) -> Result<Option<cluster::Access>, Failure> {
+    if !args.kube && !config.kubernetes.pods {
+        return Ok(None);
+    }
+    let named = args.node.clone().filter(|node| !node.is_empty());
+    let Some(node) = named else {
+        return Err(Failure::usage(
+            "--kube asks for the pods of one node: say its name with --node or TRACER_NODE",
+        ));
+    };
+    let from_environment = || std::env::var_os("KUBECONFIG").map(PathBuf::from);
+    let kubeconfig = config.kubernetes.kubeconfig.clone();
+    Ok(Some(cluster::Access {
+        node,
+        kubeconfig: kubeconfig.or_else(from_environment),
+    }))
 }
 
 /// Where to send to, by an option or else by the configuration's key of that name.

@@ -36,7 +36,7 @@ const PREFIX: &str = "tracer";
 /// Labels of what is told of findings and programs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Labels {
-    /// Program, namespace and, of a finding, kind, call site and remote.
+    /// Program, namespace and, of a finding, workload, kind, call site and remote.
     #[default]
     Present,
     /// Those of 0.1: of a finding kind and call site, of descriptors the process.

@@ -40,6 +40,7 @@ use self::{
     socket::BoundSocket,
     worker::{Telling, Worker},
 };
+use crate::cluster::{Access as ClusterAccess, Cluster};
 use crate::config::Ignore;
 use crate::procs::{privileges, system_calls};
 use crate::session::{Options, Session, SessionError, StartError};
@@ -60,6 +61,8 @@ pub struct Settings {
     pub listen: Option<SocketAddr>,
     /// Who may ask what over TCP.
     pub access: Access,
+    /// How to ask the cluster about this node's pods, where that is wanted.
+    pub cluster: Option<ClusterAccess>,
     /// Findings to hide.
     pub ignore: Ignore,
     /// Labels of the metrics.
@@ -136,7 +139,12 @@ pub fn run(settings: Settings) -> Result<(), Error> {
         ignore: settings.ignore,
         destinations: settings.destinations,
     };
-    let options = settings.options;
+    let mut options = settings.options;
+    if let Some(access) = settings.cluster {
+        let cluster = Cluster::default();
+        options.cluster = Some(cluster.clone());
+        runtime.spawn(cluster.keep(access));
+    }
     let result = runtime.block_on(async {
         // Before the probes: a signal from here on leads to a clean end.
         let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;

@@ -376,6 +376,8 @@ fn process(suspect: &Suspect) -> ProcessInfo {
         container: pod.and_then(|pod| pod.container.clone()),
         pod: pod.map(|pod| pod.name.clone()),
         namespace: pod.map(|pod| pod.namespace.clone()),
+        workload: pod.and_then(|pod| pod.workload.clone()),
+        labels: pod.map(|pod| pod.labels.clone()).unwrap_or_default(),
     }
 }
 

@@ -55,12 +55,18 @@ impl Pods {
             self.read();
         }
         let (namespace, name) = self.pods.get(uid)?.clone();
-        let container = container_id.and_then(|id| self.containers.get(id).cloned());
         Some(Pod {
             namespace,
             name,
-            container,
+            container: container_id.and_then(|id| self.container(id)),
+            ..Pod::default()
         })
+    }
+
+    /// The name of a container, as far as it was read.
+    #[must_use]
+    pub fn container(&self, id: &str) -> Option<String> {
+        self.containers.get(id).cloned()
     }
 
     fn rested(&self) -> bool {
@@ -124,13 +130,13 @@ fn container(link: &str) -> Option<(String, String)> {
 }
 
 /// A subdomain as RFC 1123 has it: what namespaces, pods and containers are called.
-fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     let of_it = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
     (1..=253).contains(&text.len()) && text.bytes().all(of_it)
 }
 
 /// A UUID, or what pods from a file have: 32 hexadecimal digits.
-pub(super) fn is_uid(text: &str) -> bool {
+pub fn is_uid(text: &str) -> bool {
     let digits = text.bytes().filter(u8::is_ascii_hexdigit).count();
     let dashes = text.bytes().filter(|&b| b == b'-').count();
     digits == 32 && digits + dashes == text.len() && matches!(dashes, 0 | 4)
@@ -168,6 +174,7 @@ mod tests {
             namespace: "shop".to_owned(),
             name: "web-7c9-x2".to_owned(),
             container: Some("app".to_owned()),
+            ..Pod::default()
         };
         assert_eq!(known.of(UID, Some(ID)), Some(pod.clone()));
         // a pod that ended keeps its name

@@ -10,6 +10,7 @@ mod event;
 mod go;
 mod naming;
 mod node;
+mod process;
 mod resources;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub use event::{Change, Event};
 pub use go::GoInfo;
 pub use naming::{NamedBy, Peer};
 pub use node::{FindingTimeline, Overview};
+pub use process::ProcessInfo;
 pub use resources::{EphemeralPorts, Resources};
 
 /// Version of the JSON layout.
@@ -380,32 +382,6 @@ pub struct TimelinePoint {
     pub open: u64,
     /// Open and past the end of their request.
     pub outlived: u64,
-}
-
-/// The process of a finding.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct ProcessInfo {
-    /// In the host's pid namespace.
-    pub pid: u32,
-    /// In its own pid namespace, where it differs.
-    #[serde(default)]
-    pub ns_pid: Option<u32>,
-    /// Name.
-    pub comm: String,
-    /// Executable.
-    pub exe: Option<String>,
-    /// Language runtime, such as `go1.27.3`.
-    pub runtime: Option<String>,
-    /// Container id.
-    pub container_id: Option<String>,
-    /// Name of the container in its pod.
-    #[serde(default)]
-    pub container: Option<String>,
-    /// Kubernetes pod.
-    pub pod: Option<String>,
-    /// Kubernetes namespace.
-    pub namespace: Option<String>,
 }
 
 /// The line to blame.

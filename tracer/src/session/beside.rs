@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{call_paths::CallPaths, processes::Processes, requests::Requests};
+use tracer_ebpf::Sock;
+
+use super::{call_paths::CallPaths, opted_out::OptedOut, processes::Processes, requests::Requests};
 use crate::{
     findings::Place, kernel::probes::Probes, model::Site, protocols::Request, runtimes::Runtimes,
 };
@@ -52,6 +54,15 @@ impl Beside<'_> {
             }
         }
         asked
+    }
+
+    /// Whether nothing is said of a socket because its opener's pod opted out.
+    pub fn is_left_alone(&mut self, opted_out: &OptedOut, sock: &Sock) -> bool {
+        if opted_out.is_empty() {
+            return false;
+        }
+        let process = self.processes.opener(sock.tgid, sock.opened_ns);
+        opted_out.has(self.processes.pod(&process).as_ref())
     }
 
     /// The stack behind what the kernel noted of a socket.

@@ -197,12 +197,13 @@ impl Session {
         let stacks = Stacks::new(stacks::Limits::default())
             .with_blame(Arc::clone(&blame))
             .with_debug_directories(options.debug_directories);
+        let annotated = options.cluster.is_some();
         let mut session = Session {
             surroundings,
             probes,
             watch: Watch::new(target),
             paths: CallPaths::new(rings.stacks, stacks),
-            processes: Processes::below(options.host_root),
+            processes: Processes::below(options.host_root, options.cluster),
             requests: Requests::new(options.examples, rings.greetings, rings.resolved),
             streams: rings.streams,
             sockets: Sockets::default(),
@@ -210,7 +211,7 @@ impl Session {
             engine: Engine::new(Settings::default()),
             losses: Losses::default(),
             lives: Lives::default(),
-            opted_out: OptedOut::of(options.opted_out),
+            opted_out: OptedOut::of(options.opted_out, annotated),
             schedule: Schedule::default(),
             saving: Saving::default(),
             clock: Clock::now(),

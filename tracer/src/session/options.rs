@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{recording::Tape, symbols::blame::Rule};
+use crate::{cluster::Cluster, recording::Tape, symbols::blame::Rule};
 
 /// Most sockets tracked at one time where nothing else is said; about 45 MB of kernel memory when
 /// all are in use.
@@ -42,6 +42,8 @@ pub struct Options {
     /// The root of the host, below which names of pods are looked for; `None` for that of its first
     /// process.
     pub host_root: Option<PathBuf>,
+    /// What the API server tells of this node's pods, where it is asked.
+    pub cluster: Option<Cluster>,
     /// Namespaces whose pods are left alone.
     pub opted_out: Vec<String>,
     /// Ask Java programs for the names of their compiled code.

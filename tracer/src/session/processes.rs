@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    cluster::Cluster,
     model::{Pod, Process},
     procs::{self, Clock, Presence, clock::monotonic_ns, listeners::Listeners, pods::Pods},
 };
@@ -26,8 +27,10 @@ pub struct Processes {
     held: HashSet<u32>,
     /// Who listens on UNIX sockets.
     listeners: Listeners,
-    /// Names of pods.
+    /// Names of pods and containers, by folders.
     pods: Pods,
+    /// What the API server tells of pods, where it is asked.
+    cluster: Option<Cluster>,
 }
 
 #[derive(Debug)]
@@ -54,10 +57,12 @@ impl Known {
 }
 
 impl Processes {
-    /// With the names of pods below a root of the host, see [`Pods::below`].
-    pub fn below(host_root: Option<PathBuf>) -> Processes {
+    /// With the names of pods below a root of the host, see [`Pods::below`], and what the API server
+    /// tells of them.
+    pub fn below(host_root: Option<PathBuf>, cluster: Option<Cluster>) -> Processes {
         Processes {
             pods: Pods::below(host_root),
+            cluster,
             ..Processes::default()
         }
     }
@@ -89,13 +94,13 @@ impl Processes {
             self.known
                 .retain(|&pid, known| procs::alive(pid, known.process.start_ticks));
         }
-        let pods = &mut self.pods;
+        let (pods, cluster) = (&mut self.pods, self.cluster.as_ref());
         self.known
             .entry(pid)
             .or_insert_with(|| match procs::read(pid) {
                 Some(process) => {
                     // while its pod has a folder
-                    pod_of(pods, &process);
+                    pod_of(pods, cluster, &process);
                     Known::new(process)
                 }
                 None => Known {
@@ -112,7 +117,19 @@ impl Processes {
 
     /// The pod and container that a process runs in, or ran in.
     pub fn pod(&mut self, process: &Process) -> Option<Pod> {
-        pod_of(&mut self.pods, process)
+        pod_of(&mut self.pods, self.cluster.as_ref(), process)
+    }
+
+    /// Whether its pod is annotated to be left alone.
+    pub fn is_annotated(&self, process: &Process) -> bool {
+        let pod = |uid: &String| self.cluster.as_ref()?.pod(uid);
+        let pod = process.pod_uid.as_ref().and_then(pod);
+        pod.is_some_and(|pod| pod.ignored)
+    }
+
+    /// Why names of pods are not known, where the API server is to tell them.
+    pub fn without_names(&self) -> Option<String> {
+        self.cluster.as_ref()?.degraded()
     }
 
     /// Whether it was found to have ended, and sockets of it were still held.
@@ -190,9 +207,21 @@ impl Processes {
     }
 }
 
-fn pod_of(pods: &mut Pods, process: &Process) -> Option<Pod> {
+fn pod_of(pods: &mut Pods, cluster: Option<&Cluster>, process: &Process) -> Option<Pod> {
     let uid = process.pod_uid.as_deref()?;
-    pods.of(uid, process.container_id.as_deref())
+    let container_id = process.container_id.as_deref();
+    let by_folder = pods.of(uid, container_id);
+    let Some(known) = cluster.and_then(|cluster| cluster.pod(uid)) else {
+        return by_folder;
+    };
+    Some(Pod {
+        namespace: known.namespace.clone(),
+        name: known.name.clone(),
+        container: container_id.and_then(|id| pods.container(id)),
+        workload: known.workload.clone(),
+        labels: known.labels.clone(),
+        ignored: known.ignored,
+    })
 }
 
 fn unknown(pid: u32) -> Process {

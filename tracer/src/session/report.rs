@@ -47,7 +47,16 @@ impl Session {
         };
         let mut suspects = names.suspects(judgements, &survey);
         let judged = suspects.len();
-        suspects.retain(|s| !self.opted_out.has(s.pod.as_ref()));
+        // by the id of the finding that each would be
+        let mut passed_over = BTreeMap::new();
+        suspects.retain(|s| match self.opted_out.because(s.pod.as_ref()) {
+            Some(reason) => {
+                let id = s.identity.id(findings::program(&s.cohort.process));
+                passed_over.insert(id, reason.to_owned());
+                false
+            }
+            None => true,
+        });
         let left_alone = judged - suspects.len();
         if !self.opted_out.is_empty() {
             watched.retain(|w| !self.is_left_alone(&w.cohort.process));
@@ -104,7 +113,10 @@ impl Session {
         }
         let mut resources = resources(&self.probes, &survey, &growth, &mut self.processes)
             .map_err(SessionError::Maps)?;
-        resources.retain(|usage| !self.opted_out.names(usage.namespace.as_deref()));
+        resources.retain(|usage| {
+            let process = self.processes.get(usage.pid);
+            !self.is_left_alone(&process)
+        });
         let mut inputs = Inputs {
             started_at: self.clock.date(self.started_ns),
             duration_seconds: (ended_ns - self.started_ns) as f64 / 1e9,
@@ -125,7 +137,7 @@ impl Session {
         }
         let mut report = findings::assemble(inputs);
         report.ignored = left_alone as u64;
-        let because = self.because(&report, over);
+        let because = self.because(&report, over, passed_over);
         let now = self.clock.date(monotonic_ns());
         if let (Some(tape), Some(answer)) = (&self.tape, answer) {
             tape.answer(Answer {
@@ -143,7 +155,7 @@ impl Session {
         Ok(report)
     }
 
-    /// Whether nothing is said of a process because its pod's namespace opted out.
+    /// Whether nothing is said of a process because its pod, or that one's namespace, opted out.
     fn is_left_alone(&mut self, process: &Process) -> bool {
         !self.opted_out.is_empty() && self.opted_out.has(self.processes.pod(process).as_ref())
     }
@@ -166,16 +178,16 @@ impl Session {
         .collect()
     }
 
-    /// Why findings are not in this report any more, by id.
+    /// Why findings are not in this report any more, by id. `passed_over`: those of who is left alone.
     fn because(
         &self,
         report: &Report,
         mut over: BTreeMap<String, String>,
+        mut passed_over: BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
         for finding in self.lives.missing(report) {
-            if self.opted_out.names(finding.process.namespace.as_deref()) {
-                let because = "Its namespace is left alone by the configuration.";
-                over.insert(finding.id.clone(), because.to_owned());
+            if let Some(because) = passed_over.remove(&finding.id) {
+                over.insert(finding.id.clone(), because);
                 continue;
             }
             // what a library leaks for one caller, then for several
@@ -300,12 +312,16 @@ impl Session {
         self.refresh(&mut survey)?;
         let (oldest, omitted) = survey.into_oldest();
         let clock = self.clock;
+        let opted_out = self.opted_out.clone();
         let (mut beside, sockets, _) = self.parts();
         let connections = oldest
             .iter()
-            .map(|(sk, sock)| {
+            .filter_map(|(sk, sock)| {
+                if beside.is_left_alone(&opted_out, sock) {
+                    return None;
+                }
                 let place = sockets.place(&mut beside, *sk, sock);
-                row(&mut beside, sockets.scan, &clock, (*sk, sock), place)
+                Some(row(&mut beside, sockets.scan, &clock, (*sk, sock), place))
             })
             .collect();
         Ok(ConnectionList {
@@ -373,6 +389,7 @@ impl Session {
         degraded.extend(self.losses.sentences(self.capacity("SOCKS")));
         degraded.extend(self.runtimes.degraded());
         degraded.extend(self.paths.stacks.degraded());
+        degraded.extend(self.processes.without_names());
         Coverage {
             backend: weakest.to_owned(),
             hooks: events

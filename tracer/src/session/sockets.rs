@@ -543,7 +543,9 @@ impl Sockets {
         })?;
         if let Some(request) = named {
             self.cohorts.add_example(cohort, || {
-                beside.requests.example(family, &address, request)
+                let kept = !beside.processes.is_annotated(&process);
+                let example = kept.then(|| beside.requests.example(family, &address, request));
+                example.flatten()
             });
         }
         self.ends.belongs(facts.aggregate(), cohort);

@@ -231,7 +231,9 @@ fn stream_cohort(
     });
     if let Some(cohort) = cohort {
         cohorts.add_example(cohort, || {
-            beside.requests.example(family, &address, request)
+            let kept = !beside.processes.is_annotated(&process);
+            let example = kept.then(|| beside.requests.example(family, &address, request));
+            example.flatten()
         });
     }
     Ok(cohort)

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 /// it. What is on one line may be used by its neighbours, too.
 const ROOMS: &[&[&str]] = &[
     &["model"],
-    &["memory", "wiping", "elf", "protocols", "procs"],
+    &["memory", "wiping", "elf", "protocols", "procs", "cluster"],
     &["report"],
     &["kernel"],
     &["reader", "unwind", "symbols", "runtimes"],

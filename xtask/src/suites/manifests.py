@@ -16,11 +16,16 @@ import yaml
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 
 KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
-OVERLAYS = {"privileged": "daemonset.yaml", "capabilities": "daemonset-capabilities.yaml"}
-# The chart's values, each held against the schemas; the first two are the overlays.
+OVERLAYS = {
+    "privileged": "daemonset.yaml",
+    "capabilities": "daemonset-capabilities.yaml",
+    "kube": "daemonset-kube.yaml",
+}
+# The chart's values, each held against the schemas; the first three are the overlays.
 CHOICES = {
     "privileged": {},
     "capabilities": {"privileged": False},
+    "kube": {"kube": {"enabled": True}},
     "everything": {
         "image": {"digest": "sha256:" + "0a" * 32},
         "imagePullSecrets": [{"name": "registry"}],
@@ -28,6 +33,7 @@ CHOICES = {
         "examples": False,
         "config": '[ignore]\nnamespaces = ["kube-system"]\n',
         "tokens": {"secret": "tracer-tokens"},
+        "kube": {"enabled": True},
         "webhook": "http://hooks.shop.svc:8080/tracer",
         "otlp": "http://$(NODE_IP):4318",
         "extraEnv": [
@@ -65,6 +71,7 @@ REFUSED = [
     {"image": {"digest": "0a"}},
     {"podMonitor": {"interval": "soon"}},
     {"tokens": {"key": "../x"}},
+    {"kube": {"enabled": "yes"}},
     {"webhook": "https://hooks.shop.svc/"},
 ]
 HEAD = """\
@@ -81,6 +88,7 @@ HEAD = """\
 HOW = {
     "privileged": "privileged: the simplest form that works everywhere",
     "capabilities": "with listed capabilities in place of `privileged`; needs Linux 5.10",
+    "kube": "privileged, and asking the API server for workloads and labels of the node's pods",
 }
 
 

@@ -49,7 +49,11 @@ pub struct Daemon {
     /// Tell this collector (http://HOST:4318) of the same, as log records of OpenTelemetry's OTLP over HTTP
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub otlp: Option<String>,
-    /// Name of the cluster's node, told with each change
+    /// Ask the Kubernetes API server about this node's pods (see --node): workloads, labels, and which are
+    /// annotated to be left alone. One watch, of metadata only
+    #[arg(long)]
+    pub kube: bool,
+    /// Name of the cluster's node: told with each change, and whose pods --kube asks for
     #[arg(long, value_name = "NAME", env = "TRACER_NODE")]
     pub node: Option<String>,
     /// How much to track.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use kube::core::Selector;
 
 use super::{EndpointArgs, kind_names};
-use crate::cli::units;
+use crate::cli::{selector, units};
 
 /// Which namespaces to show.
 #[derive(Debug, Default, Args)]
@@ -13,9 +14,10 @@ pub struct NamespaceArgs {
     /// Only findings in this Kubernetes namespace
     #[arg(short, long, value_name = "NS")]
     pub namespace: Option<String>,
-    /// Only findings in pods with these labels
-    #[arg(short = 'l', long, value_name = "SELECTOR")]
-    pub selector: Option<String>,
+    /// Only findings in pods with these labels, such as `app=web,tier!=cache,env in (a, b)`; known to
+    /// daemons with --kube
+    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector::parse)]
+    pub selector: Option<Selector>,
     /// Findings in all namespaces, which is the default
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,

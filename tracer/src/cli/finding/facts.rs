@@ -140,6 +140,9 @@ pub(super) fn process_line(finding: &Finding, detail: Detail) -> String {
         if let Some(container) = &process.container {
             let _ = write!(line, " ({})", clean(container));
         }
+        if let Some(of) = &process.workload {
+            let _ = write!(line, " of {} {}", clean(&of.kind), clean(&of.name));
+        }
     }
     if let Some(id) = &process.container_id {
         let short: String = match detail {

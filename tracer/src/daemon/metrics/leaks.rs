@@ -36,17 +36,24 @@ fn earlier(one: Option<f64>, other: Option<f64>) -> Option<f64> {
 }
 
 /// Labels of a finding. A label that is empty is none to Prometheus.
-pub const FINDING: [&str; 5] = ["program", "namespace", "kind", "call_site", "remote"];
+pub const FINDING: [&str; 6] = [
+    "program",
+    "namespace",
+    "workload",
+    "kind",
+    "call_site",
+    "remote",
+];
 
 /// The leaks, by finding and in numbers.
 pub fn findings(page: &Page, report: &Report, labels: Labels) -> Result<()> {
     let mut by_confidence = BTreeMap::from([("high", 0.0), ("low", 0.0), ("medium", 0.0)]);
-    let texts: Vec<[String; 5]> = report
+    let texts: Vec<[String; 6]> = report
         .findings
         .iter()
         .map(|finding| finding_labels(finding, labels))
         .collect();
-    let mut by_site: HashMap<[&str; 5], Leak> = HashMap::new();
+    let mut by_site: HashMap<[&str; 6], Leak> = HashMap::new();
     for (finding, labels) in report.findings.iter().zip(&texts) {
         *by_confidence.entry(finding.confidence.name()).or_default() += 1.0;
         let first_seen = finding.instances.iter().map(|i| i.first_seen_at).min();
@@ -109,18 +116,20 @@ pub fn findings(page: &Page, report: &Report, labels: Labels) -> Result<()> {
     )
 }
 
-fn finding_labels(finding: &Finding, labels: Labels) -> [String; 5] {
+fn finding_labels(finding: &Finding, labels: Labels) -> [String; 6] {
     let kind = finding.kind.name().to_owned();
     let process = &finding.process;
-    let [program, namespace, remote] = match labels {
-        Labels::Former => [const { String::new() }; 3],
+    let workload = process.workload.as_ref().map(|of| of.name.as_str());
+    let [program, namespace, workload, remote] = match labels {
+        Labels::Former => [const { String::new() }; 4],
         Labels::Present => [
             label(&process.comm),
             label(process.namespace.as_deref().unwrap_or_default()),
+            label(workload.unwrap_or_default()),
             label(remote(finding)),
         ],
     };
-    [program, namespace, kind, site(finding), remote]
+    [program, namespace, workload, kind, site(finding), remote]
 }
 
 /// The authority at the other end, or the path of a UNIX socket; of a server where it listens.

@@ -32,7 +32,7 @@ fn a_report_becomes_series() {
         "tracer_findings{confidence=\"high\"} 1",
         "tracer_findings{confidence=\"low\"} 0",
         "tracer_leaked_connections{call_site=\"main.fetch\",kind=\"response_body_not_closed\",\
-         namespace=\"shop\",program=\"app\",remote=\"127.0.0.1:8080\"} 820",
+         namespace=\"shop\",program=\"app\",remote=\"127.0.0.1:8080\",workload=\"web\"} 820",
         "tracer_process_open_fds{namespace=\"\",pid=\"\",program=\"app\"} 752",
         "tracer_process_max_fds{namespace=\"\",pid=\"\",program=\"app\"} 1024",
         "tracer_ephemeral_ports_used{destination=\"10.0.0.7:443\"} 28232",
@@ -139,7 +139,7 @@ fn former_labels_are_there_for_who_asks() {
     .unwrap();
     for line in [
         "tracer_leaked_connections{call_site=\"main.fetch\",kind=\"response_body_not_closed\",\
-         namespace=\"\",program=\"\",remote=\"\"} 820",
+         namespace=\"\",program=\"\",remote=\"\",workload=\"\"} 820",
         "tracer_process_open_fds{namespace=\"\",pid=\"4711\",program=\"\"} 752",
     ] {
         assert!(text.lines().any(|known| known == line), "{line}:\n{text}");

@@ -86,8 +86,25 @@ fn resource(event: &Event) -> Vec<Value> {
     known.text("k8s.container.name", process.container.as_deref());
     known.text("k8s.pod.name", process.pod.as_deref());
     known.text("k8s.namespace.name", process.namespace.as_deref());
+    let workload = process.workload.as_ref();
+    if let Some((key, of)) = workload.and_then(|of| Some((workload_key(&of.kind)?, of))) {
+        known.text(key, Some(&of.name));
+    }
     known.text("k8s.node.name", event.node.as_deref());
     known.0
+}
+
+/// What the conventions call a workload of this kind.
+fn workload_key(kind: &str) -> Option<&'static str> {
+    match kind {
+        "Deployment" => Some("k8s.deployment.name"),
+        "StatefulSet" => Some("k8s.statefulset.name"),
+        "DaemonSet" => Some("k8s.daemonset.name"),
+        "ReplicaSet" => Some("k8s.replicaset.name"),
+        "CronJob" => Some("k8s.cronjob.name"),
+        "Job" => Some("k8s.job.name"),
+        _ => None,
+    }
 }
 
 /// What leaks, where and whither.
@@ -190,6 +207,7 @@ mod tests {
             ("process.pid", json!({ "intValue": "4711" })),
             ("k8s.pod.name", json!({ "stringValue": "web-7c9-x2" })),
             ("k8s.namespace.name", json!({ "stringValue": "shop" })),
+            ("k8s.deployment.name", json!({ "stringValue": "web" })),
             ("k8s.node.name", json!({ "stringValue": "node-a" })),
         ] {
             assert_eq!(value_of(resource, key), Some(&value), "{key}");
