@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
-    ffi::{CString, OsString},
+    ffi::{CStr, CString, OsString},
     fs, io,
     os::unix::{ffi::OsStrExt as _, process::CommandExt},
     path::{Path, PathBuf},
@@ -287,9 +287,18 @@ pub fn without_btf(command: &mut Command) {
 /// # Errors
 /// When the path of the file can't be handed to the kernel.
 pub fn with_hosts(command: &mut Command, file: &Path) -> Result<()> {
+    with_mounted(command, file, c"/etc/hosts")
+}
+
+/// Lets `command` start in a mount namespace of its own in which a file or folder is at this place,
+/// where one is already.
+///
+/// # Errors
+/// When the path of the file can't be handed to the kernel.
+pub fn with_mounted(command: &mut Command, file: &Path, place: &'static CStr) -> Result<()> {
     let file = CString::new(file.as_os_str().as_bytes())?;
     let replace = move || {
-        let (root, hosts) = (c"/", c"/etc/hosts");
+        let root = c"/";
         let (none, no_data) = (c"none".as_ptr(), std::ptr::null());
         let private = libc::MS_REC | libc::MS_PRIVATE;
         // SAFETY: all strings live as long as the closure, and only this process is moved to the new
@@ -297,7 +306,7 @@ pub fn with_hosts(command: &mut Command, file: &Path) -> Result<()> {
         let done = unsafe {
             libc::unshare(libc::CLONE_NEWNS) == 0
                 && libc::mount(none, root.as_ptr(), none, private, no_data) == 0
-                && libc::mount(file.as_ptr(), hosts.as_ptr(), none, libc::MS_BIND, no_data) == 0
+                && libc::mount(file.as_ptr(), place.as_ptr(), none, libc::MS_BIND, no_data) == 0
         };
         if done {
             Ok(())

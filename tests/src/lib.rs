@@ -4,6 +4,7 @@
 //! The tests know tracer by its commands, its JSON and its exit statuses only.
 
 pub mod beginning;
+pub mod cluster;
 pub mod corpus;
 pub mod daemon;
 pub mod debian;
@@ -23,6 +24,7 @@ pub mod picture;
 pub mod pinned;
 pub mod program;
 pub mod receiver;
+pub mod runc;
 pub mod runner;
 pub mod schema;
 pub mod scripts;

@@ -10,6 +10,7 @@ mod callers;
 mod capabilities;
 mod chaos;
 mod clients;
+mod cluster;
 mod command;
 mod daemon;
 mod doctor;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
         secrets::TESTS,
         output::TESTS,
         outward::TESTS,
+        cluster::TESTS,
         page::TESTS,
         live::TESTS,
         lives::TESTS,

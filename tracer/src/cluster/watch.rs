@@ -1,8 +1,8 @@
 //! The watch: a list of the node's pods, then their changes, for as long as the daemon runs.
 //!
 //! By the client of `kube`, but not its watcher, which asks again at once where a server ends a watch at
-//! once. Here two requests are at least [`REST_MIN`] apart but for the list and the watch after it; a
-//! watch lasts five minutes, and failures wait ever longer.
+//! once. Here a watch lasts five minutes, and after one that failed, or ended within [`SOUND`], the next
+//! waits ever longer.
 
 use std::{collections::HashSet, convert::Infallible, pin::pin, time::Duration};
 
@@ -13,7 +13,7 @@ use kube::{
     core::{ObjectList, Request, response::Status},
 };
 use thiserror::Error;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Cluster,
@@ -28,14 +28,12 @@ const WATCH_SECONDS: u32 = 290;
 const SILENCE_MAX: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
 /// A list takes no longer.
 const LIST_MAX: Duration = Duration::from_secs(60);
-/// Between the beginnings of two watches.
-const REST_MIN: Duration = Duration::from_secs(60);
 /// After a first failure.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// After many.
 const PAUSE_MAX: Duration = Duration::from_secs(120);
 /// A watch that lasted so long was none of a row of failures.
-const SOUND: Duration = Duration::from_secs(240);
+const SOUND: Duration = Duration::from_secs(60);
 
 /// Why the watch ended.
 #[derive(Debug, Error)]
@@ -105,7 +103,7 @@ pub async fn keep(cluster: &Cluster, access: &Access) {
         .set_trouble(Some("the API server was not asked yet".to_owned()));
     loop {
         let began = Instant::now();
-        let Err(broken) = follow(cluster, access).await;
+        let Err(broken) = follow(cluster, access, &mut pause).await;
         let wait = pause.after(began.elapsed(), chance());
         let healthy = cluster.directory().trouble().is_none();
         if matches!(broken, Broken::Gone) {
@@ -125,7 +123,11 @@ pub async fn keep(cluster: &Cluster, access: &Access) {
 }
 
 /// Lists, and watches until something goes wrong.
-async fn follow(cluster: &Cluster, access: &Access) -> Result<Infallible, Broken> {
+async fn follow(
+    cluster: &Cluster,
+    access: &Access,
+    pause: &mut Pause,
+) -> Result<Infallible, Broken> {
     let client = access.client().await?;
     let of_node = format!("spec.nodeName={}", access.node);
     let mut version = list(cluster, &client, &of_node).await?;
@@ -136,8 +138,8 @@ async fn follow(cluster: &Cluster, access: &Access) -> Result<Infallible, Broken
     loop {
         let began = Instant::now();
         watch(cluster, &client, &of_node, &mut version).await?;
-        // a server that has to go ends all watches: there is no hurry
-        sleep_until(began + REST_MIN).await;
+        // when its time is over; or it has gone away, which the next request tells
+        sleep(pause.after(began.elapsed(), chance())).await;
     }
 }
 
