@@ -1,5 +1,6 @@
 //! Outstanding connections by stack, for what reads profiles: `go tool pprof`, Pyroscope, flame
-//! graphs. What leaks has its whole stack, what is healthy its call site.
+//! graphs. What leaks has its stack from the call site outwards, so that the call site comes first where
+//! what a stack ends with is counted; what is healthy has its call site.
 
 use std::{collections::HashMap, fmt::Write as _, io::Write as _};
 
@@ -9,7 +10,7 @@ use prost::Message;
 
 use crate::{
     model::Frame,
-    report::{CallSite, Finding, Population, Report},
+    report::{CallSite, Finding, Population, Report, StackFrame},
 };
 
 /// Stands where no stack could be taken or named.
@@ -92,7 +93,13 @@ fn samples(report: &Report) -> Vec<Sample<'_>> {
 }
 
 fn leaking(finding: &Finding) -> Sample<'_> {
-    let mut places: Vec<Place> = finding.stack.iter().map(|f| Place::of(&f.frame)).collect();
+    let site = finding.call_site.as_ref();
+    let is_site =
+        |frame: &StackFrame| site.is_some_and(|site| CallSite::from(&frame.frame) == *site);
+    // what libraries and the runtime do within it is not what is to be changed
+    let within = finding.stack.iter().position(is_site).unwrap_or(0);
+    let outwards = finding.stack.iter().skip(within);
+    let mut places: Vec<Place> = outwards.map(|f| Place::of(&f.frame)).collect();
     if places.is_empty() {
         places.push(Place::of_site(finding.call_site.as_ref()));
     }
@@ -293,6 +300,7 @@ mod tests {
     fn report() -> Report {
         let mut report = samples::report();
         report.populations.push(Population {
+            node: None,
             pid: 1,
             comm: "shop;x".to_owned(),
             call_site: None,
@@ -308,12 +316,15 @@ mod tests {
     }
 
     #[test]
-    fn folded_stacks_end_with_the_line_that_opened_and_the_number_open() {
-        let report = report();
+    fn folded_stacks_end_with_the_call_site_and_the_number_open() {
+        let mut report = report();
+        let mut library = report.findings[0].stack[0].clone();
+        library.frame.function = "net/http.send".to_owned();
+        report.findings[0].stack.insert(0, library);
         let text = folded(&report);
         let finding = &report.findings[0];
         let first = text.lines().next().unwrap();
-        let innermost = &finding.stack[0].frame.function;
+        let innermost = &finding.stack[1].frame.function;
         let end = format!(";{innermost} {}", finding.connections.open);
         assert!(
             first.starts_with(&finding.process.comm) && first.ends_with(&end),
