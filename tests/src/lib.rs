@@ -23,6 +23,7 @@ pub mod page;
 pub mod picture;
 pub mod pinned;
 pub mod program;
+pub mod prometheus;
 pub mod receiver;
 pub mod runc;
 pub mod runner;

@@ -11,6 +11,7 @@ use tracer_tests::{
     host::{self, seconds},
     http,
     program::Program,
+    prometheus::{self, Prometheus, promtool},
     tests,
     tracer::{self, Report},
     wait,
@@ -191,8 +192,7 @@ fn findings_and_connections_are_served() -> Result<()> {
 }
 
 fn metrics_pass_promtool_and_prometheus_scrapes_them() -> Result<()> {
-    let promtool = host::tool("promtool")?;
-    let prometheus = host::tool("prometheus")?;
+    let promtool = prometheus::tool("promtool")?;
     let watched = watched()?;
     watched.leak()?;
     for path in ["/healthz", "/readyz"] {
@@ -232,46 +232,18 @@ fn metrics_pass_promtool_and_prometheus_scrapes_them() -> Result<()> {
         ended.stderr
     );
 
-    let directory = tempfile::tempdir()?;
-    let config = directory.path().join("prometheus.yml");
-    fs::write(
-        &config,
-        format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: tracer\n  static_configs:\n  - targets: ['{}']\n",
-            watched.tcp
-        ),
-    )?;
-    let web = format!("127.0.0.1:{}", host::free_port()?);
-    let mut server = Program::start(Command::new(prometheus).args([
-        &format!("--config.file={}", config.display()),
-        &format!(
-            "--storage.tsdb.path={}",
-            directory.path().join("data").display()
-        ),
-        &format!("--web.listen-address={web}"),
-        "--log.level=warn",
-    ]))?;
+    let mut server = Prometheus::start(&[&watched.tcp], None)?;
     wait::until("Prometheus to have scraped the daemon", seconds(60), || {
-        ensure!(server.runs()?, "Prometheus ended: {}", server.stderr());
-        let query =
-            "/api/v1/query?query=count(%7Bjob%3D%22tracer%22%2C__name__%3D~%22tracer_.%2A%22%7D)";
-        let Ok(answer) = http::get(&web, query) else {
-            return Ok(false);
-        };
-        let Ok(value) = serde_json::from_str::<Value>(&answer.body) else {
-            return Ok(false);
-        };
-        let count = value["data"]["result"][0]["value"][1]
-            .as_str()
-            .unwrap_or("0");
-        Ok(count.parse::<u32>()? >= 10)
+        server.must_run()?;
+        let count = server.value("count({job=\"tracer\",__name__=~\"tracer_.*\"})")?;
+        Ok(count >= 10.0)
     })
 }
 
 /// The shipped alerts fire as `alerts.test.yaml` says, which a changed threshold does not pass; and what
 /// they ask for is served.
 fn alerts_are_what_their_tests_say() -> Result<()> {
-    let promtool = host::tool("promtool")?;
+    prometheus::tool("promtool")?;
     let shipped = host::repository("deploy/prometheus");
     let read = |file: &str| fs::read_to_string(shipped.join(file)).with_context(|| file.to_owned());
     let (alerts, expected) = (read("alerts.yaml")?, read("alerts.test.yaml")?);
@@ -279,10 +251,7 @@ fn alerts_are_what_their_tests_say() -> Result<()> {
     let tested = |alerts: &str| -> Result<(i32, String)> {
         fs::write(directory.path().join("alerts.yaml"), alerts)?;
         fs::write(directory.path().join("alerts.test.yaml"), &expected)?;
-        let mut command = Command::new(&promtool);
-        command.args(["test", "rules", "alerts.test.yaml"]);
-        let ended = Program::start(command.current_dir(directory.path()))?.end(seconds(60))?;
-        Ok((ended.code(), ended.stdout + &ended.stderr))
+        promtool(directory.path(), &["test", "rules", "alerts.test.yaml"])
     };
     let (status, said) = tested(&alerts)?;
     ensure!(status == 0, "promtool: {said}");
@@ -392,14 +361,16 @@ fn profiles_name_the_call_site_first() -> Result<()> {
         .status()?;
     ensure!(written.success(), "tracer profile: {written}");
     let pprof = go::toolchain(go::DEFAULT_VERSIONS[0])?.join("pkg/tool/linux_amd64/pprof");
-    let shown = Command::new(pprof)
-        .args(["-top", "-cum", "-sample_index=leaked"])
-        .arg(&file)
-        .output()?;
-    let top = String::from_utf8_lossy(&shown.stdout);
-    let mut rows = top.lines().skip_while(|line| !line.contains("flat%"));
-    let named = rows.any(|row| row.ends_with(site));
-    ensure!(named, "{top}{}", String::from_utf8_lossy(&shown.stderr));
+    for index in ["open", "leaked"] {
+        let shown = Command::new(&pprof)
+            .args(["-top", &format!("-sample_index={index}")])
+            .arg(&file)
+            .output()?;
+        let top = String::from_utf8_lossy(&shown.stdout);
+        let mut rows = top.lines().skip_while(|line| !line.contains("flat%"));
+        let named = rows.nth(1).is_some_and(|row| row.ends_with(site));
+        ensure!(named, "{top}{}", String::from_utf8_lossy(&shown.stderr));
+    }
     Ok(())
 }
 

@@ -34,6 +34,7 @@ mod output;
 mod outward;
 mod page;
 mod pairs;
+mod prometheus;
 mod readme;
 mod recordings;
 mod restart;
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         outward::TESTS,
         cluster::TESTS,
         page::TESTS,
+        prometheus::TESTS,
         live::TESTS,
         lives::TESTS,
         scenarios::TESTS,
