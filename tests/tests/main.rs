@@ -13,6 +13,7 @@ mod clients;
 mod cluster;
 mod command;
 mod daemon;
+mod dashboards;
 mod doctor;
 mod faults;
 mod fixtures;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         recordings::TESTS,
         bad_input::TESTS,
         daemon::TESTS,
+        dashboards::TESTS,
         hostile::TESTS,
         doctor::TESTS,
         backends::TESTS,

