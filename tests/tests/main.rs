@@ -33,6 +33,7 @@ mod node;
 mod node_frames;
 mod output;
 mod outward;
+mod packages;
 mod page;
 mod pairs;
 mod prometheus;
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
         output::TESTS,
         outward::TESTS,
         cluster::TESTS,
+        packages::TESTS,
         page::TESTS,
         prometheus::TESTS,
         live::TESTS,
