@@ -30,6 +30,7 @@ pub mod runner;
 pub mod schema;
 pub mod scripts;
 pub mod shop;
+pub mod stand_in;
 pub mod tasks;
 pub mod terminal;
 pub mod tracer;

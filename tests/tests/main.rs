@@ -17,6 +17,7 @@ mod dashboards;
 mod doctor;
 mod faults;
 mod fixtures;
+mod fleet;
 mod frames;
 mod go;
 mod go_views;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         dashboards::TESTS,
         hostile::TESTS,
         doctor::TESTS,
+        fleet::TESTS,
         backends::TESTS,
         capabilities::TESTS,
         faults::TESTS,

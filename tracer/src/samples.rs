@@ -69,6 +69,7 @@ pub fn finding() -> Finding {
         opener_stack: vec![],
         instances: vec![Instance {
             node: None,
+            pod: None,
             pid: 4711,
             connections: 820,
             first_seen_at: start(),
@@ -140,6 +141,7 @@ pub fn report() -> Report {
         populations: vec![],
         ignored: 0,
         resources: vec![Resources {
+            node: None,
             pid: 4711,
             comm: "app".to_owned(),
             pod: None,

@@ -17,7 +17,7 @@ pub use self::{
     recordings::{Record, Replay},
     report::{FrameArgs, ReportArgs},
 };
-use super::{Failure, client::Endpoint, units};
+use super::{Failure, client::Endpoint, fleet::Fleet, units};
 use crate::{
     engine::kinds,
     kernel::plan::{BACKENDS, SYSCALLS},
@@ -222,8 +222,9 @@ pub struct Check {
 /// Where the daemons are.
 #[derive(Debug, Default, Args)]
 pub struct EndpointArgs {
-    /// Daemon to ask: a socket path, HOST:PORT or http://HOST:PORT (may be repeated)
-    /// [default: the local socket]
+    /// Daemon to ask: a socket path, HOST:PORT or http://HOST:PORT (may be repeated); a name of
+    /// several addresses, such as a headless service, is asked at each, and dns:NAME:PORT says that
+    /// it is one [default: the local socket]
     #[arg(
         long,
         value_name = "ENDPOINT",
@@ -231,6 +232,24 @@ pub struct EndpointArgs {
         value_delimiter = ','
     )]
     pub endpoint: Vec<String>,
+    /// How to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+impl EndpointArgs {
+    /// The daemons to ask.
+    ///
+    /// # Errors
+    /// As [`Endpoint::all`].
+    pub fn fleet(&self) -> Result<Fleet, Failure> {
+        self.ask.fleet(&self.endpoint)
+    }
+}
+
+/// How daemons are asked.
+#[derive(Debug, Default, Args)]
+pub struct AskArgs {
     /// Ask over TCP with the first token of this file
     #[arg(
         long,
@@ -239,15 +258,20 @@ pub struct EndpointArgs {
         value_hint = ValueHint::FilePath
     )]
     pub token_file: Option<PathBuf>,
+    /// Wait so long for each daemon, and six times as long for all [default: 10s; for the slowest of
+    /// many as long again as the others took]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
-impl EndpointArgs {
+impl AskArgs {
     /// The daemons to ask.
     ///
     /// # Errors
     /// As [`Endpoint::all`].
-    pub fn all(&self) -> Result<Vec<Endpoint>, Failure> {
-        Endpoint::all(&self.endpoint, self.token_file.as_deref())
+    pub fn fleet(&self, endpoints: &[String]) -> Result<Fleet, Failure> {
+        let endpoints = Endpoint::all(endpoints, self.token_file.as_deref())?;
+        Ok(Fleet::new(endpoints, self.timeout))
     }
 }
 
@@ -261,7 +285,7 @@ pub struct Describe {
     pub markdown: bool,
     /// Ask this recording, not a daemon
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
-        conflicts_with_all = ["endpoint", "token_file"])]
+        conflicts_with_all = ["endpoint", "token_file", "timeout"])]
     pub from: Option<PathBuf>,
     /// Which frames.
     #[command(flatten)]
@@ -293,14 +317,9 @@ pub struct DoctorArgs {
     /// Ask these daemons what they have attached, rather than this machine what it allows
     #[arg(long, value_name = "ENDPOINT", value_delimiter = ',')]
     pub endpoint: Vec<String>,
-    /// Ask over TCP with the first token of this file
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "TRACER_TOKEN_FILE",
-        value_hint = ValueHint::FilePath
-    )]
-    pub token_file: Option<PathBuf>,
+    /// How to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
     /// How to attach.
     #[command(flatten)]
     pub attach: AttachArgs,

@@ -1,4 +1,4 @@
-//! Asking daemons: HTTP over their UNIX socket or over TCP.
+//! Asking a daemon: HTTP over its UNIX socket or over TCP.
 
 use std::{
     fmt, io,
@@ -7,33 +7,28 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::{Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    task::JoinSet,
-    time::timeout,
 };
 
-use super::Failure;
+use super::{Failure, units};
 use crate::daemon::{SOCKET_DEFAULT, access};
 
-/// An endpoint that has not answered by then counts as not answering.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest answer taken.
-const ANSWER_MAX: usize = 512 << 20;
-
-/// Where a daemon is.
+/// Where a daemon is, or several by one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// A UNIX socket.
     Unix(PathBuf),
-    /// `HOST:PORT`, and the token to ask with.
+    /// `HOST:PORT`, and the token to ask with. A name of several addresses is asked at each.
     Tcp(String, Option<Token>),
+    /// The same, said to stand for all that its name resolves to.
+    All(String, Option<Token>),
 }
 
 /// What opens a daemon's API over TCP.
@@ -59,14 +54,15 @@ impl Token {
 }
 
 impl Endpoint {
-    /// Parses `unix:PATH`, a path with a `/`, `http://HOST:PORT` or `HOST:PORT`.
+    /// Parses `unix:PATH`, a path with a `/`, `http://HOST:PORT`, `HOST:PORT` or `dns:NAME:PORT`.
     ///
     /// # Errors
     /// [`Failure`] (status 2) saying what is accepted.
     pub fn parse(text: &str) -> Result<Endpoint, Failure> {
         let wrong = |what: &str| {
             Failure::usage(format!(
-                "the endpoint `{text}` {what}; write a socket path, HOST:PORT or http://HOST:PORT"
+                "the endpoint `{text}` {what}; write a socket path, HOST:PORT, http://HOST:PORT or \
+                 dns:NAME:PORT"
             ))
         };
         if let Some(path) = text.strip_prefix("unix://").or(text.strip_prefix("unix:")) {
@@ -75,7 +71,8 @@ impl Endpoint {
         if text.starts_with("https://") {
             return Err(wrong("asks for TLS, which the daemon does not speak"));
         }
-        let address = match text.strip_prefix("http://") {
+        let named = text.strip_prefix("dns://").or(text.strip_prefix("dns:"));
+        let address = match named.or(text.strip_prefix("http://")) {
             Some(rest) => rest.trim_end_matches('/'),
             None if text.contains('/') => return Ok(Endpoint::Unix(PathBuf::from(text))),
             None => text,
@@ -91,7 +88,11 @@ impl Endpoint {
         if !host_is_sound || !port.parse::<u16>().is_ok_and(|port| port != 0) {
             return Err(wrong("is no address"));
         }
-        Ok(Endpoint::Tcp(address.to_owned(), None))
+        let address = address.to_owned();
+        Ok(match named {
+            Some(_) => Endpoint::All(address, None),
+            None => Endpoint::Tcp(address, None),
+        })
     }
 
     /// All endpoints that were given, or the local socket; those over TCP are asked with the token
@@ -110,7 +111,7 @@ impl Endpoint {
         if let Some(file) = token_file {
             let known = Token::read(file)?;
             for endpoint in &mut endpoints {
-                if let Endpoint::Tcp(_, token) = endpoint {
+                if let Endpoint::Tcp(_, token) | Endpoint::All(_, token) = endpoint {
                     *token = Some(known.clone());
                 }
             }
@@ -127,25 +128,29 @@ impl fmt::Display for Endpoint {
         match self {
             Endpoint::Unix(path) => write!(f, "{}", path.display()),
             Endpoint::Tcp(address, _) => write!(f, "http://{address}"),
+            Endpoint::All(address, _) => write!(f, "dns:{address}"),
         }
     }
-}
-
-/// An answer of one daemon, or why there is none.
-#[derive(Debug)]
-pub struct Answer<T> {
-    /// Who was asked.
-    pub endpoint: Endpoint,
-    /// The value, or why there is none.
-    pub result: Result<T, AskError>,
 }
 
 /// Why a daemon gave no answer.
 #[derive(Debug, Error)]
 pub enum AskError {
-    /// It took too long.
-    #[error("no answer within {} seconds", TIMEOUT.as_secs())]
-    Silent,
+    /// It took longer than that.
+    #[error("no answer within {}", units::duration(.0.as_secs_f64()))]
+    Silent(Duration),
+    /// It took much longer than the others, which is that long.
+    #[error(
+        "no answer within {}, when nearly all others had theirs; --timeout waits longer",
+        units::duration(.0.as_secs_f64())
+    )]
+    Late(Duration),
+    /// There was no time left to ask it.
+    #[error("not asked within the {} that there are for all; --timeout gives more", units::duration(.0.as_secs_f64()))]
+    NotAsked(Duration),
+    /// Its name has no address.
+    #[error("cannot resolve the name: {0}")]
+    NoAddress(io::Error),
     /// Nobody listens on the socket.
     #[error(
         "no daemon serves this socket; start one with `tracer daemon`, or name one with --endpoint"
@@ -163,7 +168,10 @@ pub enum AskError {
     /// The path or token can't be sent.
     #[error("the request makes no sense: {0}")]
     Request(hyper::http::Error),
-    /// It ended amid the answer, which may have been too long.
+    /// More bytes than are taken.
+    #[error("its answer is longer than {} MiB", .0 >> 20)]
+    TooLong(usize),
+    /// It ended amid the answer.
     #[error("the answer broke off: {0}")]
     BrokeOff(Box<dyn std::error::Error + Send + Sync>),
     /// Not the JSON of this version.
@@ -173,56 +181,24 @@ pub enum AskError {
     #[error("it answers with status {0}; is it a tracer daemon?")]
     Foreign(StatusCode),
     /// The daemon's own words.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{1}")]
+    Refused(StatusCode, String),
 }
 
-/// Asks all endpoints at the same time; answers come in the order of the endpoints.
+/// Asks one daemon; the answer's body, of at most so many bytes.
 ///
 /// # Errors
-/// [`Failure`] when the operating system refuses a runtime.
-pub fn ask<T: DeserializeOwned + Send + 'static>(
-    endpoints: &[Endpoint],
-    path: &str,
-) -> Result<Vec<Answer<T>>, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::failed(format!("cannot ask the daemons: {e}")))?;
-    let mut answers = runtime.block_on(async {
-        let mut tasks = JoinSet::new();
-        for (index, endpoint) in endpoints.iter().cloned().enumerate() {
-            let path = path.to_owned();
-            tasks.spawn(async move {
-                let result = timeout(TIMEOUT, fetch(&endpoint, &path)).await;
-                let result = result.unwrap_or(Err(AskError::Silent));
-                let result = result.and_then(|body| {
-                    serde_json::from_slice(&body).map_err(AskError::NotUnderstood)
-                });
-                (index, Answer { endpoint, result })
-            });
-        }
-        tasks.join_all().await
-    });
-    answers.sort_by_key(|(index, _)| *index);
-    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
-}
-
-async fn fetch(endpoint: &Endpoint, path: &str) -> Result<Bytes, AskError> {
+/// [`AskError`], but for those about time.
+pub async fn fetch(endpoint: &Endpoint, path: &str, most: usize) -> Result<Bytes, AskError> {
     match endpoint {
         Endpoint::Unix(socket) => {
             let stream = UnixStream::connect(socket).await;
-            exchange(stream.map_err(no_socket)?, "tracer", None, path).await
+            exchange(stream.map_err(no_socket)?, "tracer", None, path, most).await
         }
-        Endpoint::Tcp(address, token) => {
+        Endpoint::Tcp(address, token) | Endpoint::All(address, token) => {
             let stream = TcpStream::connect(address).await;
-            exchange(
-                stream.map_err(AskError::Connect)?,
-                address,
-                token.as_ref(),
-                path,
-            )
-            .await
+            let stream = stream.map_err(AskError::Connect)?;
+            exchange(stream, address, token.as_ref(), path, most).await
         }
     }
 }
@@ -240,6 +216,7 @@ async fn exchange<S>(
     host: &str,
     token: Option<&Token>,
     path: &str,
+    most: usize,
 ) -> Result<Bytes, AskError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -261,10 +238,12 @@ where
         .map_err(AskError::Request)?;
     let response = sender.send_request(request).await.map_err(broken)?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_MAX)
-        .collect()
-        .await;
-    let body = body.map_err(AskError::BrokeOff)?.to_bytes();
+    let body = Limited::new(response.into_body(), most).collect().await;
+    let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+        true => AskError::TooLong(most),
+        false => AskError::BrokeOff(error),
+    })?;
+    let body = body.to_bytes();
     if status.is_success() {
         return Ok(body);
     }
@@ -274,26 +253,7 @@ where
     }
     Err(serde_json::from_slice(&body).map_or_else(
         |_| AskError::Foreign(status),
-        |problem: Problem| AskError::Refused(problem.error),
-    ))
-}
-
-/// Fails when nobody answered; names on stderr those who did not, when others did.
-///
-/// # Errors
-/// [`Failure`] (status 1) naming each endpoint and its reason.
-pub fn need_one<T>(answers: &[Answer<T>]) -> Result<(), Failure> {
-    let mut failed = answers.iter().filter_map(|answer| {
-        let reason = answer.result.as_ref().err()?;
-        Some(format!("{}: {reason}", answer.endpoint))
-    });
-    if answers.iter().any(|answer| answer.result.is_ok()) {
-        failed.for_each(|line| super::output::note(&line));
-        return Ok(());
-    }
-    let first = failed.next().unwrap_or_else(|| "nobody to ask".to_owned());
-    Err(Failure::failed(
-        failed.fold(first, |all, line| format!("{all}\ntracer: {line}")),
+        |problem: Problem| AskError::Refused(status, problem.error),
     ))
 }
 
@@ -308,6 +268,7 @@ mod tests {
     fn endpoints_are_paths_or_addresses() {
         let unix = |path: &str| Endpoint::Unix(PathBuf::from(path));
         let tcp = |address: &str| Endpoint::Tcp(address.to_owned(), None);
+        let all = |address: &str| Endpoint::All(address.to_owned(), None);
         for (text, expected) in [
             ("/run/x.sock", unix("/run/x.sock")),
             ("./x.sock", unix("./x.sock")),
@@ -316,6 +277,7 @@ mod tests {
             ("node-1:9090", tcp("node-1:9090")),
             ("http://10.0.0.7:9090/", tcp("10.0.0.7:9090")),
             ("[::1]:9090", tcp("[::1]:9090")),
+            ("dns:tracer.tracer.svc:9464", all("tracer.tracer.svc:9464")),
         ] {
             assert_eq!(Endpoint::parse(text).unwrap(), expected, "{text}");
         }
@@ -328,6 +290,8 @@ mod tests {
             "https://a:1",
             "::1:9090",
             "a b:1",
+            "dns:",
+            "dns:tracer",
         ] {
             assert_eq!(Endpoint::parse(text).unwrap_err().status, 2, "{text}");
         }
@@ -339,17 +303,6 @@ mod tests {
             Endpoint::all(&[String::new()], None).unwrap(),
             [Endpoint::Unix(PathBuf::from(SOCKET_DEFAULT))]
         );
-    }
-
-    #[test]
-    fn an_endpoint_that_does_not_answer_is_named() {
-        let endpoint = Endpoint::Unix(PathBuf::from("/no/such/tracer.sock"));
-        let answers = ask::<serde_json::Value>(&[endpoint], "/v1/report").unwrap();
-        let failure = need_one(&answers).unwrap_err();
-        assert_eq!(failure.status, 1);
-        let text = failure.to_string();
-        assert!(text.contains("/no/such/tracer.sock"), "{text}");
-        assert!(text.contains("tracer daemon"), "{text}");
     }
 
     proptest! {

@@ -9,10 +9,10 @@ use clap_complete::Shell;
 use super::{
     Failure,
     args::{Cli, Complete, EndpointArgs},
-    client, merge, output,
+    merge, output,
     output::clean,
 };
-use crate::{procs, report::Report};
+use crate::procs;
 
 /// Prints the script.
 ///
@@ -36,8 +36,7 @@ pub fn candidates(what: Complete, endpoints: &EndpointArgs) -> Result<(), Failur
 }
 
 fn ids(endpoints: &EndpointArgs) -> Option<String> {
-    let answers = client::ask::<Report>(&endpoints.all().ok()?, "/v1/report").ok()?;
-    let report = merge::merge(answers)?;
+    let report = merge::ask(&endpoints.fleet().ok()?).ok()?.0?;
     let mut text = String::new();
     for finding in report.findings.iter().chain(&report.resolved) {
         let site = finding.call_site.as_ref();

@@ -9,12 +9,11 @@ use jiff::Timestamp;
 
 use super::{
     Failure,
-    args::{ConnectionSort, ConnectionsArgs},
-    client,
-    client::Endpoint,
+    args::{ConnectionSort, ConnectionsArgs, ListForm},
     columns,
     columns::{Cell, Column},
-    output, shorter, units,
+    fleet::{self, Fleet},
+    merge, output, shorter, units,
 };
 use crate::report::{ConnectionList, ConnectionRow, SCHEMA};
 
@@ -25,6 +24,7 @@ const REFRESH: Duration = Duration::from_secs(2);
 const ALL: usize = 1_000_000;
 
 const COLUMNS: &[Column<ConnectionRow>] = &[
+    Column::<ConnectionRow>::new("NODE", |c, _| Cell::text(c.node.as_deref())).if_known(),
     Column::<ConnectionRow>::new("PID", |c, _| Cell::Count(u64::from(c.pid))),
     Column::<ConnectionRow>::new("PROCESS", |c, _| Cell::Text(c.comm.clone())).elastic(8),
     Column::<ConnectionRow>::new("FD", |c, _| Cell::text(c.fd.map(|fd| fd.to_string()))).leaves(1),
@@ -83,7 +83,7 @@ fn short_url(url: &str) -> &str {
 /// # Errors
 /// [`Failure`] when no daemon answers, or `-w` has no terminal.
 pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
-    let endpoints = args.endpoints.all()?;
+    let daemons = args.endpoints.fleet()?;
     let terminal = io::stdout().is_terminal();
     if args.watch {
         if !terminal {
@@ -92,7 +92,7 @@ pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
             ));
         }
         return output::again_and_again(REFRESH, |rows| {
-            let list = fetch(&endpoints, args)?;
+            let list = fetch(&daemons, args)?;
             let text = written(&list, args, Some(output::columns()))?;
             let shown = text.lines().count().min(rows.saturating_sub(1));
             let rest = u64::try_from(text.lines().count() - shown).unwrap_or(0);
@@ -104,7 +104,7 @@ pub fn run(args: &ConnectionsArgs) -> Result<u8, Failure> {
             Ok(lines)
         });
     }
-    let list = fetch(&endpoints, args)?;
+    let list = fetch(&daemons, args)?;
     output::print(&written(&list, args, terminal.then(output::columns))?)?;
     if list.connections.is_empty() && (args.pod.is_some() || args.namespace.is_some()) {
         output::note(
@@ -131,24 +131,39 @@ fn written(
     width: Option<usize>,
 ) -> Result<String, Failure> {
     let now = Timestamp::now();
-    columns::write(args.output, COLUMNS, &list.connections, list, now, width)
+    let mut text = columns::write(args.output, COLUMNS, &list.connections, list, now, width)?;
+    let for_people = matches!(args.output, ListForm::Table | ListForm::Wide);
+    if let Some(nodes) = list.nodes.as_ref().filter(|_| for_people) {
+        text += &format!("{}\n", fleet::answered(nodes));
+    }
+    Ok(text)
 }
 
 /// What all daemons have, chosen and sorted.
-fn fetch(endpoints: &[Endpoint], args: &ConnectionsArgs) -> Result<ConnectionList, Failure> {
+fn fetch(fleet: &Fleet, args: &ConnectionsArgs) -> Result<ConnectionList, Failure> {
     let path = format!("/v1/connections?limit={}", to_ask(args));
-    let answers = client::ask::<ConnectionList>(endpoints, &path)?;
-    client::need_one(&answers)?;
     let mut list = ConnectionList {
         schema: SCHEMA,
         connections: Vec::new(),
         omitted: 0,
+        nodes: None,
     };
-    for answer in answers.into_iter().filter_map(|answer| answer.result.ok()) {
+    let mut nodes = Vec::new();
+    let asked = fleet.ask::<ConnectionList>(&path, |who, mut answer| {
+        if !who.alone {
+            for row in &mut answer.connections {
+                row.node.get_or_insert_with(|| who.name.clone());
+            }
+            nodes.push(merge::answered(who, None));
+        }
         list.connections.extend(answer.connections);
         list.omitted += answer.omitted;
+        select(&mut list, args);
+    })?;
+    asked.need_one()?;
+    if asked.several() {
+        list.nodes = Some(merge::in_places(nodes, &asked));
     }
-    select(&mut list, args);
     Ok(list)
 }
 
@@ -177,7 +192,7 @@ fn select(list: &mut ConnectionList, args: &ConnectionsArgs) {
             ConnectionSort::Pid => a.pid.cmp(&b.pid).then_with(age),
         };
         // equals by what never changes, so that rows do not jump
-        order.then_with(|| (a.pid, a.inode).cmp(&(b.pid, b.inode)))
+        order.then_with(|| (&a.node, a.pid, a.inode).cmp(&(&b.node, b.pid, b.inode)))
     });
     list.omitted += rows.len().saturating_sub(args.limit) as u64;
     rows.truncate(args.limit);
@@ -244,6 +259,7 @@ mod tests {
 
     fn row(pid: u32, age: f64, idle: f64, state: &str) -> ConnectionRow {
         ConnectionRow {
+            node: None,
             pid,
             comm: "app".to_owned(),
             container: None,
@@ -287,6 +303,7 @@ mod tests {
                 row(3, 200.0, 100.0, "established"),
             ],
             omitted: 0,
+            nodes: None,
         };
         select(&mut list, &args(words));
         (
@@ -330,6 +347,7 @@ mod tests {
                 .map(|pid| row(pid, 5.0, 5.0, "established"))
                 .into(),
             omitted: 0,
+            nodes: None,
         };
         for order in ["age", "idle", "pid"] {
             list.connections.rotate_left(1);

@@ -2,18 +2,21 @@
 
 use std::fmt::Write as _;
 
+use hyper::StatusCode;
+
 use super::{
     Failure,
     args::{Describe, ReportForm},
-    client,
-    client::{Answer, Endpoint},
+    client::AskError,
     finding,
     finding::{Detail, Style},
-    merge, output,
+    fleet,
+    merge::Details,
+    output,
     output::{Paint, clean},
     replay, words,
 };
-use crate::report::{FindingDetail, Report, TimelinePoint};
+use crate::report::{FindingDetail, TimelinePoint};
 
 /// Lines of a timeline; more do not help a reader.
 const TIMELINE_LINES: usize = 24;
@@ -62,51 +65,32 @@ pub fn run(args: &Describe) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// What the daemons know, merged. One of several that does not know the finding is nothing to complain
+/// about.
 fn ask(args: &Describe) -> Result<FindingDetail, Failure> {
-    let endpoints = args.endpoints.all()?;
+    let fleet = args.endpoints.fleet()?;
     let path = format!("/v1/findings/{}", args.id);
-    let answers = client::ask::<FindingDetail>(&endpoints, &path)?;
-    let detail = if let [_] = endpoints.as_slice() {
-        client::need_one(&answers)?;
-        answers.into_iter().find_map(|answer| answer.result.ok())
-    } else {
-        several(&endpoints, answers, &args.id)?
-    };
-    detail.ok_or_else(|| {
+    let mut details = Details::default();
+    let mut asked = fleet.ask(&path, |who, detail| details.add(who, detail))?;
+    if asked.several() {
+        let many = |error: &AskError| matches!(error, AskError::Refused(StatusCode::CONFLICT, _));
+        if details.others || asked.silent.iter().any(|(_, error)| many(error)) {
+            return Err(Failure::usage(format!(
+                "several findings begin with {}; give more digits",
+                args.id
+            )));
+        }
+        for who in asked.pardon(StatusCode::NOT_FOUND) {
+            details.knows_nothing(who);
+        }
+    }
+    asked.need_one()?;
+    details.finish(&asked).ok_or_else(|| {
         Failure::failed(format!(
             "no daemon knows a finding {}; `tracer top` lists them",
             args.id
         ))
     })
-}
-
-/// Several daemons: the merged finding, with the timeline of the one that knows most. A daemon
-/// that does not know the finding is nothing to complain about.
-fn several(
-    endpoints: &[Endpoint],
-    answers: Vec<Answer<FindingDetail>>,
-    id: &str,
-) -> Result<Option<FindingDetail>, Failure> {
-    let reports = client::ask::<Report>(endpoints, "/v1/report")?;
-    client::need_one(&reports)?;
-    let Some(report) = merge::merge(reports) else {
-        return Ok(None);
-    };
-    let details = answers.into_iter().filter_map(|answer| answer.result.ok());
-    let Some(mut detail) = details.max_by_key(|detail| detail.finding.connections.outlived) else {
-        return Ok(None);
-    };
-    let mut known = report.findings.into_iter().filter(|f| f.id.starts_with(id));
-    match (known.next(), known.next()) {
-        (Some(_), Some(_)) => Err(Failure::usage(format!(
-            "several findings begin with {id}; give more digits"
-        ))),
-        (Some(finding), None) => {
-            detail.finding = finding;
-            Ok(Some(detail))
-        }
-        (None, _) => Ok(Some(detail)),
-    }
 }
 
 fn render(detail: &FindingDetail, style: Style) -> String {
@@ -123,6 +107,9 @@ fn render(detail: &FindingDetail, style: Style) -> String {
     if detail.timeline.len() > 1 {
         let _ = writeln!(out, "\n{}", paint.bold("Leaked over time"));
         timeline(&mut out, &detail.timeline, style.width);
+    }
+    if let Some(nodes) = &detail.nodes {
+        let _ = writeln!(out, "\n{}", fleet::answered(nodes));
     }
     out
 }
@@ -197,6 +184,7 @@ mod tests {
             finding: samples::finding(),
             timeline: vec![point(0, 0), point(1, 10), point(2, 20)],
             resources: samples::report().resources,
+            nodes: None,
         };
         let shown = render(&detail, Style::plain(Detail::Full, 100));
         for line in [
@@ -223,6 +211,7 @@ mod tests {
             finding,
             timeline: vec![],
             resources: vec![],
+            nodes: None,
         });
         assert!(
             shown.starts_with("**Connection leak: `response_body"),

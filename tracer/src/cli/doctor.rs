@@ -1,13 +1,11 @@
 //! `tracer doctor`: what this kernel and these privileges allow.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _, mem};
 
 use super::{
     Failure, STATUS_UNSUPPORTED,
     args::{DoctorArgs, ReportForm},
-    client,
-    client::Endpoint,
-    output,
+    fleet, output,
     output::{Paint, clean, wrap},
 };
 use crate::{
@@ -20,26 +18,27 @@ use crate::{
 /// # Errors
 /// [`Failure`] when no daemon answers.
 pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
-    let found = if args.endpoint.is_empty() {
-        vec![(None, local(args))]
-    } else {
-        remote(args)?
+    let (found, share) = match args.endpoint.as_slice() {
+        [] => (vec![local(args)], None),
+        _ => remote(args)?,
     };
-    let usable = found.iter().all(|(_, doctor)| doctor.usable);
+    let usable = found.iter().all(|doctor| doctor.usable);
     let text = match (args.output, found.as_slice()) {
-        (ReportForm::Json, [(_, doctor)]) => json(doctor)?,
-        (ReportForm::Json, several) => {
-            let all: Vec<&Doctor> = several.iter().map(|(_, doctor)| doctor).collect();
-            json(&all)?
-        }
-        (ReportForm::Table, all) => {
+        (ReportForm::Json, [doctor]) if share.is_none() => json(doctor)?,
+        (ReportForm::Json, several) => json(&several)?,
+        (ReportForm::Table, _) => {
             let paint = Paint::on(&std::io::stdout());
             let mut out = String::new();
-            for (endpoint, doctor) in all {
-                if let Some(endpoint) = endpoint {
-                    let _ = writeln!(out, "{}", paint.bold(endpoint));
+            for (names, doctor) in alike(found) {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                if !names.is_empty() {
+                    let heading = format!("{}\n", paint.bold(&clean(&fleet::some(&names))));
+                    out.push_str(&heading);
                 }
-                out.push_str(&render(doctor, paint, output::width()));
+                out.push_str(&render(&doctor, paint, output::width()));
+            }
+            if let Some(share) = share {
+                let _ = writeln!(out, "\n{share}");
             }
             out
         }
@@ -54,14 +53,45 @@ fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn remote(args: &DoctorArgs) -> Result<Vec<(Option<String>, Doctor)>, Failure> {
-    let endpoints = Endpoint::all(&args.endpoint, args.token_file.as_deref())?;
-    let answers = client::ask::<Doctor>(&endpoints, "/v1/doctor")?;
-    client::need_one(&answers)?;
-    let answers = answers.into_iter();
-    Ok(answers
-        .filter_map(|answer| Some((Some(answer.endpoint.to_string()), answer.result.ok()?)))
-        .collect())
+/// What daemons say, in the order of the endpoints, and how many of how many do.
+fn remote(args: &DoctorArgs) -> Result<(Vec<Doctor>, Option<String>), Failure> {
+    let fleet = args.ask.fleet(&args.endpoint)?;
+    let mut found: Vec<(usize, Doctor)> = Vec::new();
+    let asked = fleet.ask::<Doctor>("/v1/doctor", |who, mut doctor| {
+        doctor.node.get_or_insert(who.name);
+        found.push((who.place, doctor));
+    })?;
+    asked.need_one()?;
+    found.sort_by_key(|(place, _)| *place);
+    let doctors = found.into_iter().map(|(_, doctor)| doctor).collect();
+    Ok((doctors, asked.share()))
+}
+
+/// Those who say the same but for their counts are told of once, with all their names.
+fn alike(doctors: Vec<Doctor>) -> Vec<(Vec<String>, Doctor)> {
+    let mut groups: Vec<(Vec<String>, Doctor)> = Vec::new();
+    for mut doctor in doctors {
+        let name = doctor.node.take();
+        let counts = mem::take(&mut doctor.accounting);
+        let same = |known: &Doctor| {
+            let known = Doctor {
+                accounting: BTreeMap::new(),
+                ..known.clone()
+            };
+            known == doctor
+        };
+        match groups.iter_mut().find(|(_, known)| same(known)) {
+            Some((names, known)) => {
+                names.extend(name);
+                known.accounting.clear();
+            }
+            None => {
+                doctor.accounting = counts;
+                groups.push((name.into_iter().collect(), doctor));
+            }
+        }
+    }
+    groups
 }
 
 /// Attaches to this process alone, which shows what works, and detaches at once.
@@ -195,6 +225,7 @@ mod tests {
     fn doctor() -> Doctor {
         Doctor {
             schema: SCHEMA,
+            node: None,
             kernel: "6.18.5".to_owned(),
             architecture: "x86_64".to_owned(),
             btf: "/sys/kernel/btf/vmlinux (7 bytes)".to_owned(),
@@ -220,6 +251,25 @@ mod tests {
             accounting: [("seen".to_owned(), 912)].into(),
             usable: true,
         }
+    }
+
+    #[test]
+    fn who_says_the_same_is_told_of_once() {
+        let of = |name: &str, seen, kernel: &str| Doctor {
+            node: Some(name.to_owned()),
+            accounting: [("seen".to_owned(), seen)].into(),
+            kernel: kernel.to_owned(),
+            ..doctor()
+        };
+        let groups = alike(vec![
+            of("a", 1, "6.1"),
+            of("b", 2, "6.12"),
+            of("c", 3, "6.1"),
+        ]);
+        let names: Vec<&[String]> = groups.iter().map(|(names, _)| names.as_slice()).collect();
+        assert_eq!(names, [&["a", "c"][..], &["b"]]);
+        assert!(groups[0].1.accounting.is_empty());
+        assert_eq!(groups[1].1.accounting["seen"], 2);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! A list of findings: its columns, and which it shows in which order.
 
-use std::cmp::{Ordering, Reverse};
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BTreeSet,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::core::SelectorExt as _;
@@ -61,10 +64,26 @@ pub const COLUMNS: &[Column<Finding>] = &[
         Cell::text(f.process.container_id.as_deref())
     })
     .where_known(),
+    Column::<Finding>::new("NODES", |f, _| {
+        distinct(f.instances.iter().map(|instance| &instance.node))
+    })
+    .where_known(),
+    Column::<Finding>::new("PODS", |f, _| {
+        distinct(f.instances.iter().map(|instance| &instance.pod))
+    })
+    .where_known(),
     Column::<Finding>::new("INSTANCES", |f, _| Cell::Count(f.instances.len() as u64)).wide(),
     Column::<Finding>::new("ADDRESS", |f, _| Cell::Text(f.remote.address.clone())).wide(),
     Column::<Finding>::new("FULL ID", |f, _| Cell::Text(f.id.clone())).wide(),
 ];
+
+/// How many names there are.
+fn distinct<'a>(names: impl Iterator<Item = &'a Option<String>>) -> Cell {
+    match names.flatten().collect::<BTreeSet<_>>().len() {
+        0 => Cell::None,
+        count => Cell::Count(count as u64),
+    }
+}
 
 /// Seconds since the oldest open connection was opened.
 fn age(finding: &Finding, now: Timestamp) -> Option<f64> {

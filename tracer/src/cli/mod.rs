@@ -14,6 +14,7 @@ mod explain;
 mod finding;
 mod findings;
 mod fit;
+mod fleet;
 mod live;
 mod man;
 mod merge;

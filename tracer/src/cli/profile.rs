@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use super::{
     Failure,
     args::{Profile, ProfileForm},
-    client, merge, output, replay,
+    merge, output, replay,
 };
 use crate::{findings::profile, report::Report};
 
@@ -37,8 +37,10 @@ pub fn run(args: &Profile) -> Result<u8, Failure> {
 }
 
 fn ask(args: &Profile) -> Result<Report, Failure> {
-    let endpoints = args.endpoints.all()?;
-    let answers = client::ask::<Report>(&endpoints, "/v1/report")?;
-    client::need_one(&answers)?;
-    merge::merge(answers).ok_or_else(|| Failure::failed("no daemon has a report yet".to_owned()))
+    let (report, asked) = merge::ask(&args.endpoints.fleet()?)?;
+    asked.need_one()?;
+    if let Some(share) = asked.share() {
+        output::note(&share);
+    }
+    report.ok_or_else(|| Failure::failed("no daemon has a report yet".to_owned()))
 }

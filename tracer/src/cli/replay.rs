@@ -68,6 +68,7 @@ pub fn detail(path: &Path, id: &str) -> Result<FindingDetail, Failure> {
                 .collect(),
             finding,
             timeline: Vec::new(),
+            nodes: None,
         }),
         (Some(_), Some(_)) => Err(Failure::usage(format!(
             "several findings begin with {id}; give more digits"

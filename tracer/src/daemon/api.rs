@@ -160,6 +160,7 @@ fn find(jobs: &mut Jobs, id: &str) -> Result<FindingDetail, (StatusCode, String)
             .cloned()
             .collect(),
         finding,
+        nodes: None,
     })
 }
 

@@ -45,6 +45,7 @@ impl worker::Source for Fake {
             schema: SCHEMA,
             connections: vec![],
             omitted: limit as u64,
+            nodes: None,
         })
     }
 

@@ -181,6 +181,7 @@ fn finding(id: String, mut group: Vec<&Suspect>, inputs: &Inputs<'_>) -> Option<
             }
             None => instances.push(Instance {
                 node: inputs.node.map(str::to_owned),
+                pod: s.pod.as_ref().map(|pod| pod.name.clone()),
                 pid: s.cohort.process.pid,
                 connections: c.open,
                 first_seen_at,
@@ -300,6 +301,7 @@ fn population(watched: &Watched) -> Population {
     let Watched { watched, cohort } = watched;
     let remote = &cohort.remote;
     Population {
+        node: None,
         pid: cohort.process.pid,
         comm: cohort.process.comm.clone(),
         call_site: cohort.site.as_deref().and_then(call_site),

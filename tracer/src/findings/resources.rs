@@ -44,6 +44,7 @@ pub struct ProcessUse {
 #[must_use]
 pub fn resources(usage: &ProcessUse) -> Resources {
     Resources {
+        node: None,
         pid: usage.pid,
         comm: usage.comm.clone(),
         pod: usage.pod.as_ref().map(|(name, _)| name.clone()),

@@ -3,13 +3,16 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CallSite, NamedBy, Peer};
+use super::{CallSite, NamedBy, Node, Peer};
 use crate::model::{Family, Role, Transaction};
 
 /// One open socket, as `tracer connections -o json` lists it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConnectionRow {
+    /// Where several daemons were asked, the one that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Process that opened or accepted it.
     pub pid: u32,
     /// Its name.
@@ -85,4 +88,7 @@ pub struct ConnectionList {
     pub connections: Vec<ConnectionRow>,
     /// Connections left out by the limit.
     pub omitted: u64,
+    /// Where several daemons were asked: who answered and who did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<Node>>,
 }

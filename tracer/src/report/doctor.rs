@@ -11,6 +11,9 @@ pub struct Doctor {
     /// Version of the layout.
     #[cfg_attr(test, schemars(extend("const" = super::SCHEMA)))]
     pub schema: u32,
+    /// Where several daemons were asked, which one this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Kernel release (`uname -r`).
     pub kernel: String,
     /// Machine architecture.

@@ -26,7 +26,7 @@ pub use doctor::{Capability, Doctor, EventStatus, Refusal};
 pub use event::{Change, Event};
 pub use go::GoInfo;
 pub use naming::{NamedBy, Peer};
-pub use node::{FindingTimeline, Overview};
+pub use node::{FindingTimeline, Node, Overview};
 pub use process::ProcessInfo;
 pub use resources::{EphemeralPorts, Resources};
 
@@ -97,6 +97,9 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Population {
+    /// Where several daemons were asked, the one that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Process.
     pub pid: u32,
     /// Its name.
@@ -117,18 +120,6 @@ pub struct Population {
     pub reused: u64,
     /// Why it is no leak.
     pub healthy_because: String,
-}
-
-/// One of several daemons asked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Node {
-    /// How it was reached.
-    pub endpoint: String,
-    /// What it could see.
-    pub coverage: Option<Coverage>,
-    /// Why it did not answer.
-    pub error: Option<String>,
 }
 
 /// What could be seen, and what could not.
@@ -362,14 +353,9 @@ pub struct FindingDetail {
     /// Limits of its processes.
     #[serde(default)]
     pub resources: Vec<Resources>,
-}
-
-impl Resources {
-    /// Whether they are those of a process with this finding.
-    #[must_use]
-    pub fn concern(&self, finding: &Finding) -> bool {
-        self.pid == finding.process.pid || finding.instances.iter().any(|i| i.pid == self.pid)
-    }
+    /// Where several daemons were asked: who answered and who did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<Node>>,
 }
 
 /// Counts of a finding at one moment.
@@ -423,6 +409,9 @@ impl From<&Frame> for CallSite {
 pub struct Instance {
     /// Node name, when known.
     pub node: Option<String>,
+    /// Kubernetes pod, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// Process.
     pub pid: u32,
     /// Open connections of the finding.

@@ -1,9 +1,9 @@
-//! What a daemon says of itself and of how its findings went.
+//! What a daemon says of itself and of how its findings went, and what is said of several.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::TimelinePoint;
+use super::{Coverage, TimelinePoint};
 
 /// What `/v1/overview` answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,4 +32,16 @@ pub struct FindingTimeline {
     pub id: String,
     /// Its counts, oldest first.
     pub points: Vec<TimelinePoint>,
+}
+
+/// One of several daemons asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Node {
+    /// How it was reached.
+    pub endpoint: String,
+    /// What it could see.
+    pub coverage: Option<Coverage>,
+    /// Why it did not answer.
+    pub error: Option<String>,
 }

@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Finding, Instance};
+
 /// Limits of one process.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Resources {
+    /// Where several daemons were asked, the one that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Process.
     pub pid: u32,
     /// Its name; empty where it is not known any more.
@@ -29,6 +34,18 @@ pub struct Resources {
     pub ephemeral_ports: Vec<EphemeralPorts>,
     /// Failed connects by errno name.
     pub connect_errors: BTreeMap<String, u64>,
+}
+
+impl Resources {
+    /// Whether they are those of a process with this finding; of a process of that number on another
+    /// node they are not.
+    #[must_use]
+    pub fn concern(&self, finding: &Finding) -> bool {
+        let there =
+            |i: &Instance| i.pid == self.pid && (self.node.is_none() || i.node == self.node);
+        let worst = self.node.is_none() && self.pid == finding.process.pid;
+        worst || finding.instances.iter().any(there)
+    }
 }
 
 /// Ephemeral ports in use towards one destination.

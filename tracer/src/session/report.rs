@@ -260,6 +260,7 @@ impl Session {
             let sock = brief.sock();
             let (family, role) = (records::family(&sock), records::role(&sock));
             Population {
+                node: None,
                 pid: process.pid,
                 comm: process.comm.clone(),
                 call_site: None,
@@ -328,6 +329,7 @@ impl Session {
             schema: SCHEMA,
             connections,
             omitted,
+            nodes: None,
         })
     }
 

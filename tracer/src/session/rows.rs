@@ -85,6 +85,7 @@ pub fn row(
         .at_ns(sock.sent_ticks.max(sock.received_ticks))
         .unwrap_or(sock.opened_ns);
     ConnectionRow {
+        node: None,
         pid: process.pid,
         comm: process.comm.clone(),
         container: pod.as_ref().and_then(|pod| pod.container.clone()),

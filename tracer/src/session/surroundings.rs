@@ -56,6 +56,7 @@ impl Surroundings {
     pub fn doctor(&self) -> Doctor {
         Doctor {
             schema: SCHEMA,
+            node: None,
             kernel: self.kernel.clone(),
             architecture: self.architecture.clone(),
             btf: self.btf.clone(),

@@ -25,7 +25,7 @@ use ratatui::crossterm::{
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use self::view::{Next, View};
-use super::{Failure, args::Top, client, client::Endpoint, merge, output::Paint, signals::Signals};
+use super::{Failure, args::Top, fleet::Fleet, merge, output::Paint, signals::Signals};
 use crate::report::{FindingDetail, Report, TimelinePoint};
 
 /// How often the daemons are asked.
@@ -61,7 +61,7 @@ enum News {
 ///
 /// # Errors
 /// [`Failure`] when the terminal can't be driven.
-pub fn run(args: &Top, endpoints: &[Endpoint]) -> Result<(), Failure> {
+pub fn run(args: &Top, fleet: Fleet) -> Result<(), Failure> {
     let signals = Signals::hold(false)
         .map_err(|e| Failure::failed(format!("cannot hold signals back: {e}")))?;
     let mut view = View::new(args);
@@ -70,7 +70,7 @@ pub fn run(args: &Top, endpoints: &[Endpoint]) -> Result<(), Failure> {
         .map_err(|e| Failure::failed(format!("cannot take over the terminal: {e}")))?;
     // a terminal without a mouse does not mind
     let _ = execute!(io::stdout(), EnableMouseCapture);
-    let result = news(endpoints).and_then(|news| {
+    let result = news(fleet).and_then(|news| {
         show(&mut view, &signals, &news, |view| {
             terminal.draw(|frame| screen::draw(view, frame)).map(drop)
         })
@@ -120,7 +120,7 @@ impl Sender {
     }
 }
 
-fn news(endpoints: &[Endpoint]) -> io::Result<Inbox> {
+fn news(fleet: Fleet) -> io::Result<Inbox> {
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let (sender, arrived) = mpsc::sync_channel(WAITING_MAX);
     let sender = Sender {
@@ -142,7 +142,6 @@ fn news(endpoints: &[Endpoint]) -> io::Result<Inbox> {
                 }
             }
         })?;
-    let asked = endpoints.to_vec();
     let wanted = Wanted::default();
     let id = wanted.clone();
     let asking = thread::Builder::new()
@@ -151,7 +150,7 @@ fn news(endpoints: &[Endpoint]) -> io::Result<Inbox> {
             loop {
                 let started = Instant::now();
                 let id = id.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if !sender.send(News::Answer(Box::new(ask(&asked, id)))) {
+                if !sender.send(News::Answer(Box::new(ask(&fleet, id)))) {
                     return;
                 }
                 thread::park_timeout(REFRESH.saturating_sub(started.elapsed()));
@@ -219,9 +218,9 @@ fn wait(signals: &Signals, inbox: &Inbox) -> bool {
     !ended
 }
 
-fn ask(endpoints: &[Endpoint], wanted: Option<String>) -> Answer {
-    let answers = match client::ask::<Report>(endpoints, "/v1/report") {
-        Ok(answers) => answers,
+fn ask(fleet: &Fleet, wanted: Option<String>) -> Answer {
+    let (report, asked) = match merge::ask(fleet) {
+        Ok(answer) => answer,
         Err(failure) => {
             return Answer {
                 trouble: Some(failure.to_string()),
@@ -229,24 +228,30 @@ fn ask(endpoints: &[Endpoint], wanted: Option<String>) -> Answer {
             };
         }
     };
-    let silent: Vec<String> = answers
-        .iter()
-        .filter_map(|answer| {
-            let reason = answer.result.as_ref().err()?;
-            Some(format!("{}: {reason}", answer.endpoint))
-        })
-        .collect();
+    let mut trouble = asked.trouble();
+    if !trouble.is_empty() {
+        trouble.splice(0..0, asked.share());
+    }
     Answer {
-        report: merge::merge(answers),
-        trouble: (!silent.is_empty()).then(|| silent.join("; ")),
-        timeline: wanted.and_then(|id| Some((id.clone(), timeline(endpoints, &id)?))),
+        report,
+        trouble: (!trouble.is_empty()).then(|| trouble.join("; ")),
+        timeline: wanted.and_then(|id| Some((id.clone(), timeline(fleet, &id)?))),
     }
 }
 
 /// The past of a finding, of the daemon that has most of it.
-fn timeline(endpoints: &[Endpoint], id: &str) -> Option<Vec<TimelinePoint>> {
-    let answers = client::ask::<FindingDetail>(endpoints, &format!("/v1/findings/{id}")).ok()?;
-    let details = answers.into_iter().filter_map(|answer| answer.result.ok());
-    let most = details.max_by_key(|detail| detail.finding.connections.outlived)?;
-    Some(most.timeline)
+fn timeline(fleet: &Fleet, id: &str) -> Option<Vec<TimelinePoint>> {
+    let mut most: Option<FindingDetail> = None;
+    let path = format!("/v1/findings/{id}");
+    let asked = fleet.ask::<FindingDetail>(&path, |_, detail| {
+        let outlived = |detail: &FindingDetail| detail.finding.connections.outlived;
+        if most
+            .as_ref()
+            .is_none_or(|most| outlived(most) < outlived(&detail))
+        {
+            most = Some(detail);
+        }
+    });
+    asked.ok()?;
+    Some(most?.timeline)
 }

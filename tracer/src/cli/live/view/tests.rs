@@ -111,6 +111,7 @@ fn with_healthy() -> Report {
     let mut report = report_of_two();
     report.populations = [(7, "a"), (70, "b")]
         .map(|(open, remote)| Population {
+            node: None,
             pid: 1,
             comm: "web".to_owned(),
             call_site: None,
