@@ -80,10 +80,6 @@ pub struct World {
     healthy: Vec<Scene>,
     first: Option<Footprint>,
     pins: usize,
-    /// Ends that daemons which were killed had found and not saved: they are missing from the counts.
-    forgotten: u64,
-    /// What the last daemon had healed when it was killed, until its successor's counts are known.
-    killed: Option<u64>,
     /// For files.
     pub directory: TempDir,
     // the programs must have ended before the group is removed
@@ -104,6 +100,9 @@ impl World {
             })
         };
         let client = |mode, how| scenes::client("client", mode, rate, 100_000, how);
+        // what lingers for sixteen calls has gone before anybody can call it a leak
+        let brisk = rate.max(4);
+        let healthy = |mode, how| scenes::client("client", mode, brisk, 100_000, how);
         let leaks = vec![
             leaky(client("fetch", "leak"), "fetch_price")?,
             leaky(client("reuse", "leak"), "watch_orders")?,
@@ -113,10 +112,10 @@ impl World {
             )?,
         ];
         let healthy = vec![
-            client("pool", "leak")?,
-            client("linger", "leak")?,
-            client("fetch", "close")?,
-            scenes::store(rate, 100_000, "close")?,
+            healthy("pool", "leak")?,
+            healthy("linger", "leak")?,
+            healthy("fetch", "close")?,
+            scenes::store(brisk, 100_000, "close")?,
         ];
         let mut scenes = leaks.iter().map(|leak| &leak.scene).chain(&healthy);
         scenes.try_for_each(|scene| group.take(scene.pid()))?;
@@ -126,8 +125,6 @@ impl World {
             healthy,
             first: None,
             pins: 0,
-            forgotten: 0,
-            killed: None,
             directory: tempfile::tempdir()?,
             group,
             bpffs: BpfFs::mount()?,
@@ -160,10 +157,6 @@ impl World {
     /// Ends the daemon by a signal, and starts its successor.
     pub fn restart(&mut self, signal: i32) -> Result<()> {
         let daemon = self.daemon.take().context("no daemon")?;
-        if signal == libc::SIGKILL {
-            // one scan may still come before the signal
-            self.killed = Some(daemon.accounting()?.of("healed") + 100);
-        }
         daemon.program.signal(signal)?;
         daemon.program.end(seconds(30))?;
         self.daemon = Some(self.start()?);
@@ -190,10 +183,8 @@ impl World {
     pub fn summary(&self) -> Result<String> {
         let last = Footprint::of(self.daemon()?.program.pid())?;
         let counts = self.daemon()?.accounting()?;
-        let (first, forgotten) = (&self.first, self.forgotten);
-        Ok(format!(
-            "{first:?} became {last:?}; {forgotten} forgotten by those killed; {counts:?}"
-        ))
+        let first = &self.first;
+        Ok(format!("{first:?} became {last:?}; {counts:?}"))
     }
 
     /// Waits until all is as it should be: what is found while the programs run, and the counts while
@@ -207,40 +198,9 @@ impl World {
         );
         self.right(after, World::wrong)?;
         self.signal(libc::SIGSTOP)?;
-        let settled = self
-            .forget()
-            .and_then(|()| self.right(after, World::miscounted));
+        let settled = self.right(after, World::miscounted);
         self.signal(libc::SIGCONT)?;
         settled
-    }
-
-    /// Learns once what a daemon that was killed had not saved: a number that stays, and no more than
-    /// it had healed.
-    fn forget(&mut self) -> Result<()> {
-        let Some(healed) = self.killed.take() else {
-            return Ok(());
-        };
-        let missing = || -> Result<u64> {
-            let counts = self.daemon()?.accounting()?;
-            let known = counts.of("live") + counts.of("folded") + counts.dropped();
-            let seen = counts.of("seen");
-            seen.checked_sub(known)
-                .with_context(|| format!("more than was seen: {counts:?}"))
-        };
-        let missing = wait::for_value("counts that stay", seconds(PATIENCE), || {
-            let before = missing().ok();
-            // longer than from one sweep to the next
-            thread::sleep(Duration::from_secs(3));
-            let after = missing().ok();
-            Ok(after.filter(|_| before == after))
-        })?;
-        ensure!(
-            (self.forgotten..=self.forgotten + healed).contains(&missing),
-            "{missing} are missing, {} were, {healed} may have been forgotten",
-            self.forgotten
-        );
-        self.forgotten = missing;
-        Ok(())
     }
 
     fn right(&self, after: &str, look: impl Fn(&World) -> Result<Option<String>>) -> Result<()> {
@@ -313,12 +273,8 @@ impl World {
             (Ok(counts), Ok(list)) => (counts, list),
             (Err(error), _) | (_, Err(error)) => return Ok(Some(format!("{error:#}"))),
         };
-        let known = counts.of("live") + counts.of("folded") + counts.dropped();
-        if counts.of("seen") != known + self.forgotten {
-            return Ok(Some(format!(
-                "the counts do not agree, {} forgotten: {counts:?}",
-                self.forgotten
-            )));
+        if !counts.balances() {
+            return Ok(Some(format!("the counts do not agree: {counts:?}")));
         }
         let mut open = 0;
         for scene in self.scenes() {

@@ -222,4 +222,15 @@ impl Counters {
         bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attributes)?;
         Ok(values.into_iter().fold(0, u64::saturating_add))
     }
+
+    /// Adds one to a counter that no program of the kernel changes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn add_one(&self, index: u32) -> io::Result<()> {
+        let mut values = vec![0u64; self.cpus];
+        values[0] = self.sum(index)?.saturating_add(1);
+        let mut attributes = element(&self.fd, Some(&index), values.as_mut_ptr() as u64);
+        bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
+    }
 }

@@ -10,6 +10,7 @@ mod takeover;
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -313,6 +314,14 @@ impl Probes {
     #[must_use]
     pub fn counter(&self, counter: Counter) -> u64 {
         self.counters.sum(counter as u32).unwrap_or(0)
+    }
+
+    /// Counts a socket whose end was missed and that a scan found gone.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn count_healed(&self) -> io::Result<()> {
+        self.counters.add_one(Counter::Healed as u32)
     }
 
     /// How each event is observed.

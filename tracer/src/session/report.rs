@@ -403,7 +403,7 @@ impl Session {
             lost_events: self.losses.unhealed(&self.probes),
             losses,
             sockets_seen: self.probes.counter(Counter::Seen),
-            sockets_folded: self.probes.counter(Counter::Folded) + self.sockets.healed,
+            sockets_folded: self.probes.counter(Counter::Folded).saturating_add(self.probes.counter(Counter::Healed)),
             sockets_tracked: self.sockets.totals.open,
             sockets_unattributed: self.sockets.totals.unattributed,
         }
@@ -446,7 +446,7 @@ impl Session {
         accounting.insert("folded".to_owned(), coverage.sockets_folded);
         accounting.insert("live".to_owned(), self.sockets.totals.entries);
         for (name, count) in [
-            ("healed", self.sockets.healed),
+            ("healed", self.probes.counter(Counter::Healed)),
             ("replaced", self.probes.counter(Counter::Replaced)),
             ("found_by_scan", self.probes.counter(Counter::FoundByScan)),
             ("without_room_now", self.losses.unstored()),

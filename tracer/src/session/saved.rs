@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Changes with every change of meaning that an older or newer reader would get wrong.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// Cohorts kept, those with most open connections first.
 const COHORTS_MAX: usize = 1024;
 /// Choices of cohorts kept.
@@ -46,7 +46,6 @@ struct Saved {
     format: u32,
     started_ns: u64,
     clock: Clock,
-    healed: u64,
     stacks: Vec<SavedStack>,
     tickets: Vec<(u64, u32, u32)>,
     /// Requests by number, with routes as targets.
@@ -139,7 +138,6 @@ impl Kept<'_> {
             format: FORMAT,
             started_ns: *self.started_ns,
             clock: *self.clock,
-            healed: sockets.healed,
             stacks: self.paths.stacks.save(),
             tickets: self.paths.pending.save(),
             requests: self.routes(),
@@ -229,7 +227,6 @@ impl Kept<'_> {
             states.extend(state.map(|state| (id, state)));
         }
         let sockets = &mut *self.sockets;
-        sockets.healed = saved.healed;
         sockets.cohorts.restore(cohorts);
         self.engine.restore(&saved.engine, states.into_iter());
         sockets.restore_chosen(saved.chosen);

@@ -125,8 +125,6 @@ pub struct Sockets {
     pub scan: Scan,
     /// What the last sweep counted.
     pub totals: Totals,
-    /// Sockets removed by reconciling.
-    pub healed: u64,
     /// Whether the target had a UNIX connection, other than a pair of its own, since the start.
     pub connects_unix: bool,
     /// Populations.
@@ -293,7 +291,7 @@ impl Sockets {
             if (probes.socks.get(sk)?).is_some_and(|now| now.opened_ns == *opened_ns)
                 && probes.socks.remove(sk)?
             {
-                self.healed += 1;
+                probes.count_healed()?;
             }
         }
         Ok(())
