@@ -403,7 +403,10 @@ impl Session {
             lost_events: self.losses.unhealed(&self.probes),
             losses,
             sockets_seen: self.probes.counter(Counter::Seen),
-            sockets_folded: self.probes.counter(Counter::Folded).saturating_add(self.probes.counter(Counter::Healed)),
+            sockets_folded: self
+                .probes
+                .counter(Counter::Folded)
+                .saturating_add(self.probes.counter(Counter::Healed)),
             sockets_tracked: self.sockets.totals.open,
             sockets_unattributed: self.sockets.totals.unattributed,
         }
