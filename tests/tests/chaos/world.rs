@@ -22,6 +22,10 @@ use crate::{
 
 /// Sockets that the daemon has room for.
 pub const ROOM: u64 = 8_000;
+/// What the daemon may grow by, KiB: populations of programs that ended within the hour are
+/// remembered, up to 25 kB each, and here some twenty programs end in each turn of the faults. A
+/// quarter of what the manifests allow.
+const GROWTH_KIB: u64 = 192 << 10;
 /// How long each fault's consequences may take.
 const PATIENCE: u64 = 60;
 
@@ -68,7 +72,7 @@ impl Footprint {
         });
         let grown = objects
             || self.descriptors > first.descriptors + 128
-            || self.resident_kib > first.resident_kib + (64 << 10);
+            || self.resident_kib > first.resident_kib + GROWTH_KIB;
         grown.then(|| format!("it was {first:?}, it is {self:?}"))
     }
 }
