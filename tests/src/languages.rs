@@ -522,6 +522,13 @@ pub fn python_with(packages: &[&str]) -> Result<PathBuf> {
     if place.join("complete").exists() {
         return Ok(python);
     }
+    fs::create_dir_all(&place)?;
+    // tests that run side by side want the same one
+    let lock = fs::File::create(place.with_extension("lock"))?;
+    lock.lock()?;
+    if place.join("complete").exists() {
+        return Ok(python);
+    }
     // left over from an attempt that was interrupted
     let _ = fs::remove_dir_all(&place);
     run(Command::new("/usr/bin/python3")

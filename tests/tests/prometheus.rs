@@ -97,8 +97,10 @@ impl Node {
 
     /// Leaked connections as its API has them.
     fn leaked(&self) -> Result<u64> {
-        let report = self.daemon.report()?;
-        let counts = report.findings().iter();
+        // there are more findings than `top` lists unasked
+        let report = self.daemon.ask(&["top", "--limit", "1000"])?;
+        let findings = report["findings"].as_array().context("no findings")?;
+        let counts = findings.iter();
         let counts = counts.map(|finding| finding["connections"]["outlived"].as_u64());
         counts.map(|count| count.context("no count")).sum()
     }
@@ -251,7 +253,7 @@ fn over_all(prometheus: &Prometheus, time: u64, nodes: &[Node]) -> Result<()> {
         );
     }
     // by name, however many processes had it
-    let visitors = format!("count by (instance) (count_over_time({{program=\"visitor\"}}{range}))");
+    let visitors = format!("count by (instance) (last_over_time({{program=\"visitor\"}}{range}))");
     for one in prometheus.query(&visitors)? {
         ensure!(one.value <= 8.0, "{} series of visitors", one.value);
     }
@@ -264,7 +266,7 @@ fn over_all(prometheus: &Prometheus, time: u64, nodes: &[Node]) -> Result<()> {
     let missed = prometheus.query(&format!("avg_over_time(up{range}) < 0.8"))?;
     ensure!(missed.is_empty(), "hardly scraped: {missed:?}");
     let series = prometheus.query(&format!(
-        "count by (instance) (count_over_time({{job=\"tracer\"}}{range}))"
+        "count by (instance) (last_over_time({{job=\"tracer\"}}{range}))"
     ))?;
     for node in nodes {
         let of = |one: &&tracer_tests::prometheus::Sample| one.label("instance") == node.address;
