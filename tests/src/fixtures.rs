@@ -55,6 +55,11 @@ const C: &[(&str, &str, &[&str])] = &[
         include_str!("../fixtures/c/scenarios.c"),
         &["-g", "-O1"],
     ),
+    (
+        "through",
+        include_str!("../fixtures/c/through.c"),
+        &["-g", "-O1"],
+    ),
 ];
 
 /// The Rust fixtures, which cargo builds.

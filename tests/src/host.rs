@@ -349,3 +349,27 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     let kib = kib.context("no VmHWM")?.trim();
     Ok(kib.parse::<u64>()? * 1024)
 }
+
+/// Memory that a process has resident now, bytes; 0 where it is gone.
+#[must_use]
+pub fn resident_now(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|text| text.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.trim().parse::<u64>().ok())
+        .unwrap_or_default()
+        * 1024
+}
+
+/// Processes that a process has started and that are there still.
+pub fn children(pid: u32) -> impl Iterator<Item = u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")));
+    lists.flat_map(|list| {
+        let list = list.unwrap_or_default();
+        list.split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .collect::<Vec<u32>>()
+    })
+}

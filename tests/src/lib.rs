@@ -12,6 +12,7 @@ pub mod fixtures;
 pub mod gdb;
 pub mod go;
 pub mod host;
+pub mod hostile;
 pub mod http;
 pub mod java;
 pub mod languages;

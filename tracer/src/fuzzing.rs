@@ -91,7 +91,7 @@ pub fn perf_map(data: &[u8]) {
         let first = text.split(' ').next().unwrap_or_default();
         let address = u64::from_str_radix(first, 16).unwrap_or_default();
         if let Some(name) = map.name(address) {
-            let _ = perf_map::describe(name);
+            let _ = perf_map::describe(&name);
         }
         let _ = perf_map::describe(&text);
     }

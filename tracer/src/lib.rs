@@ -17,6 +17,7 @@ mod procs;
 mod protocols;
 mod reader;
 mod recording;
+mod refused;
 mod report;
 mod runtimes;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::{
     model::{Confidence, Family, Frame, Kind, Owner, Role, StackOf, StackQuality, Workload},
     report::{
         CallSite, Connections, Coverage, EphemeralPorts, Finding, FindingState, Instance, NamedBy,
-        ProcessInfo, RemoteInfo, Report, Resources, SCHEMA, StackFrame, Verdict,
+        ProcessInfo, Refused, RemoteInfo, Report, Resources, SCHEMA, StackFrame, Verdict,
     },
 };
 
@@ -125,6 +125,11 @@ pub fn report() -> Report {
             hooks: BTreeMap::from([("tcp_open".to_owned(), "tracepoint".to_owned())]),
             attached: vec!["inet_sock_set_state".to_owned()],
             degraded: vec!["UNIX closes are seen at sweeps only: fentry is refused.".to_owned()],
+            refused: vec![Refused {
+                what: "executable".to_owned(),
+                reason: "too_many_segments".to_owned(),
+                count: 2,
+            }],
             lost_events: 0,
             losses: BTreeMap::from([("ring_full".to_owned(), 3)]),
             sockets_seen: 912,

@@ -8,7 +8,7 @@ pub use crate::{
         plan::BACKENDS,
         probes::{ProbeError, Probes, Setup},
     },
-    model::{Frame, PoolState},
+    model::{Frame, Named, PoolState},
     procs::maps,
     runtimes::{
         Runtimes, blame,

@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Once},
 };
 
-use tracer::testing::{Image, Names, reader};
+use tracer::testing::{Image, Named, Names, reader};
 
 fn use_readers() {
     static ONCE: Once = Once::new();
@@ -37,13 +37,17 @@ fn open(path: &Path) -> (Arc<Image>, u64) {
     (Arc::new(image), address)
 }
 
+fn at(names: &mut Names, image: &Arc<Image>, address: u64) -> Arc<[Named]> {
+    names.at(0, image, address).unwrap()
+}
+
 #[test]
 fn a_reader_names_lines_and_has_nothing_to_lose() {
     use_readers();
     let dir = tempfile::tempdir().unwrap();
     let (image, address) = open(&library(dir.path()));
     let mut names = Names::default();
-    let found = names.at(&image, address);
+    let found = at(&mut names, &image, address);
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].function, "berth");
     assert!(found[0].file.as_ref().unwrap().ends_with("berth.c"));
@@ -92,7 +96,7 @@ fn a_file_that_only_its_owner_may_read_is_named() {
     let path = library(dir.path());
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let (image, address) = open(&path);
-    assert_eq!(Names::default().at(&image, address)[0].line, Some(3));
+    assert_eq!(at(&mut Names::default(), &image, address)[0].line, Some(3));
 }
 
 #[test]
@@ -102,7 +106,7 @@ fn a_reader_that_was_killed_is_replaced_and_costs_one_file_its_lines_at_most() {
     let path = library(dir.path());
     let (image, address) = open(&path);
     let mut names = Names::default();
-    names.at(&image, address);
+    at(&mut names, &image, address);
     let reader = names.reader().unwrap().to_string();
     assert!(
         Command::new("kill")
@@ -111,12 +115,12 @@ fn a_reader_that_was_killed_is_replaced_and_costs_one_file_its_lines_at_most() {
             .unwrap()
             .success()
     );
-    assert_eq!(names.at(&image, address + 1)[0].function, "berth");
+    assert_eq!(at(&mut names, &image, address + 1)[0].function, "berth");
     assert_eq!(names.failures(), 1);
     let other = dir.path().join("other.so");
     fs::copy(&path, &other).unwrap();
     let (other, address) = open(&other);
-    assert_eq!(names.at(&other, address)[0].line, Some(3));
+    assert_eq!(at(&mut names, &other, address)[0].line, Some(3));
     assert_ne!(names.reader().unwrap().to_string(), reader);
 }
 
@@ -134,7 +138,11 @@ fn a_forged_size_costs_lines_and_not_names() {
             .unwrap();
         let (image, _) = open(&path);
         let mut names = Names::default();
-        assert_eq!(names.at(&image, address)[0].function, "berth", "{claimed}");
+        assert_eq!(
+            at(&mut names, &image, address)[0].function,
+            "berth",
+            "{claimed}"
+        );
         assert!(names.refused(&image).is_some());
     }
 }
@@ -147,7 +155,7 @@ fn a_library_that_is_cut_short_while_it_is_read_ends_the_reader_only() {
     let (image, address) = open(&path);
     let mut names = Names::default();
     // The file is mapped by the reader by now.
-    assert_eq!(names.at(&image, address)[0].line, Some(3));
+    assert_eq!(at(&mut names, &image, address)[0].line, Some(3));
     File::options()
         .write(true)
         .open(&path)
@@ -155,10 +163,10 @@ fn a_library_that_is_cut_short_while_it_is_read_ends_the_reader_only() {
         .set_len(0)
         .unwrap();
     for step in 1..4 {
-        let _ = names.at(&image, address + step);
+        let _ = at(&mut names, &image, address + step);
     }
     let again = dir.path().join("again");
     fs::create_dir(&again).unwrap();
     let (image, address) = open(&library(&again));
-    assert_eq!(names.at(&image, address)[0].line, Some(3));
+    assert_eq!(at(&mut names, &image, address)[0].line, Some(3));
 }

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     model::Confidence,
     recording::{Header, Tape},
-    report::{Finding, Report, Verdict},
+    report::{Finding, Report, Verdict, harmless},
     session::{MAX_SOCKETS, Options, Session, SessionError, Target},
 };
 
@@ -76,6 +76,7 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
             None => config.ignore.namespaces.clone(),
         },
         ask_jvms: args.ask_jvms || config.ask_jvms,
+        patient: true,
         examples: !args.room.no_examples && config.examples.unwrap_or(true),
         trace_syscalls: args.attach.trace_syscalls(),
         btf: args.attach.btf.clone(),
@@ -208,7 +209,7 @@ fn finish(
 /// # Errors
 /// [`Failure`] where it can't be written so.
 pub fn json(report: &Report) -> Result<String, Failure> {
-    let mut text = serde_json::to_string_pretty(report).map_err(anyhow::Error::from)?;
+    let mut text = harmless(serde_json::to_string_pretty(report).map_err(anyhow::Error::from)?);
     text.push('\n');
     Ok(text)
 }

@@ -12,7 +12,7 @@ use super::{
     output::clean,
     shorter, units, words,
 };
-use crate::report::CallSite;
+use crate::report::{CallSite, harmless};
 
 /// A value in a cell: rounded with units in tables, exact in base units in CSV.
 #[derive(Debug, Clone, PartialEq)]
@@ -365,7 +365,7 @@ fn known<T>(column: &Column<T>, rows: &[T], now: Timestamp) -> bool {
 }
 
 fn json_line(text: serde_json::Result<String>) -> Result<String, anyhow::Error> {
-    Ok(text? + "\n")
+    Ok(harmless(text?) + "\n")
 }
 
 fn table(laid: &Laid) -> String {
@@ -379,6 +379,16 @@ fn table(laid: &Laid) -> String {
     out
 }
 
+/// A cell that a spreadsheet takes for text, as it is or behind an apostrophe: what a program calls itself
+/// must not be computed.
+fn no_formula(cell: String) -> String {
+    let computed = cell.starts_with(['=', '+', '-', '@']) && cell.parse::<f64>().is_err();
+    match computed {
+        true => format!("'{cell}"),
+        false => cell,
+    }
+}
+
 fn csv<T>(columns: &[Column<T>], rows: &[T], now: Timestamp) -> Result<String, Failure> {
     let failed = |error: csv::Error| Failure::from(anyhow::Error::from(error));
     let mut writer = csv::Writer::from_writer(Vec::new());
@@ -387,7 +397,9 @@ fn csv<T>(columns: &[Column<T>], rows: &[T], now: Timestamp) -> Result<String, F
         .map(|column| column.heading.to_lowercase().replace([' ', '/'], "_"));
     writer.write_record(names).map_err(failed)?;
     for row in rows {
-        let cells = columns.iter().map(|column| (column.cell)(row, now).exact());
+        let cells = columns
+            .iter()
+            .map(|column| no_formula((column.cell)(row, now).exact()));
         writer.write_record(cells).map_err(failed)?;
     }
     let bytes = writer

@@ -16,7 +16,7 @@ use super::{
     output::{Paint, clean},
     replay, words,
 };
-use crate::report::{FindingDetail, TimelinePoint};
+use crate::report::{FindingDetail, TimelinePoint, harmless};
 
 /// Lines of a timeline; more do not help a reader.
 const TIMELINE_LINES: usize = 24;
@@ -46,7 +46,7 @@ pub fn run(args: &Describe) -> Result<u8, Failure> {
     match args.output {
         ReportForm::Json => {
             let json = serde_json::to_string_pretty(&detail).map_err(anyhow::Error::from)?;
-            output::print(&format!("{json}\n"))?;
+            output::print(&format!("{}\n", harmless(json)))?;
         }
         ReportForm::Table => {
             let style = Style {

@@ -9,7 +9,7 @@ use super::{
     output::{Paint, clean, wrap},
 };
 use crate::{
-    report::{Doctor, EventStatus},
+    report::{Doctor, EventStatus, harmless},
     session::{MAX_SOCKETS, Options, Session, Surroundings, Target},
 };
 
@@ -48,7 +48,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
-    let mut text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
+    let mut text = harmless(serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?);
     text.push('\n');
     Ok(text)
 }
@@ -108,6 +108,7 @@ fn local(args: &DoctorArgs) -> Doctor {
         cluster: None,
         opted_out: Vec::new(),
         ask_jvms: false,
+        patient: false,
         examples: false,
         btf: args.attach.btf.clone(),
         pin: None,

@@ -71,6 +71,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             cluster: None,
             opted_out: config.ignore.namespaces.clone(),
             ask_jvms: args.ask_jvms || config.ask_jvms,
+            patient: false,
             examples: !args.room.no_examples && config.examples.unwrap_or(true),
             trace_syscalls: args.attach.trace_syscalls(),
             btf: args.attach.btf.clone(),

@@ -33,17 +33,17 @@ pub fn report(report: &Report, style: Style) -> String {
     if let Some(seen) = &report.coverage {
         // what is not seen makes no leak less certain
         let folded = report.verdict == Verdict::Leak && style.detail == Detail::Short;
-        match folded && seen.degraded.len() > 1 {
-            true => {
-                let mut told = seen.clone();
-                told.degraded = vec![format!(
-                    "{} kinds of events; -v and `tracer doctor` say which, and what that costs",
-                    seen.degraded.len()
-                )];
-                coverage(&mut out, &told, paint, width);
-            }
-            false => coverage(&mut out, seen, paint, width),
+        let mut told = seen.clone();
+        if folded && seen.degraded.len() > 1 {
+            told.degraded = vec![format!(
+                "{} kinds of events; -v and `tracer doctor` say which, and what that costs",
+                seen.degraded.len()
+            )];
         }
+        if style.detail == Detail::Short {
+            told.refused.clear();
+        }
+        coverage(&mut out, &told, paint, width);
     }
     for node in report.nodes.iter().flatten() {
         let _ = writeln!(out, "\n{}", paint.bold(&clean(&node.endpoint)));
@@ -253,6 +253,12 @@ pub fn coverage(out: &mut String, seen: &Coverage, paint: Paint, width: usize) {
     item(out, &line, width);
     for (cause, lost) in seen.losses.iter().filter(|(_, lost)| **lost > 0) {
         item(out, &format!("{}: {lost}", clean(cause)), width);
+    }
+    for refused in &seen.refused {
+        let (what, reason) = (clean(&refused.what), clean(&refused.reason));
+        let times = units::count(refused.count, "time");
+        let line = format!("refused: {what}, {reason}: {times}").replace('_', " ");
+        item(out, &line, width);
     }
     for sentence in &seen.degraded {
         item(out, &format!("not seen: {}", clean(sentence)), width);

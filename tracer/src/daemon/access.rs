@@ -7,6 +7,7 @@
 
 use std::{
     fs, io,
+    io::Read as _,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,6 +22,7 @@ use axum::{
 use thiserror::Error;
 
 use super::{api::problem, page, routes};
+use crate::refused::Refusal;
 
 /// Header for the token where a proxy on the way keeps `Authorization` for itself, as an API server
 /// does.
@@ -74,11 +76,13 @@ pub fn read_tokens(path: &Path) -> Result<Vec<String>, TokenError> {
         path: name(),
         error,
     };
-    let size = fs::metadata(path).map_err(failed)?.len();
-    if size > FILE_BYTES_MAX {
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    // it may be a device without end
+    let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
+    if read.map_err(failed)? as u64 > FILE_BYTES_MAX {
         return Err(failed(io::ErrorKind::FileTooLarge.into()));
     }
-    let text = fs::read_to_string(path).map_err(failed)?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let tokens: Vec<String> = lines.map(str::to_owned).collect();
     if tokens.is_empty() {
@@ -98,7 +102,13 @@ pub(super) async fn guard(
 ) -> Response {
     match access.refuse(request.uri().path(), request.headers()) {
         None => next.run(request).await,
-        Some(refusal) => refusal,
+        Some(refusal) => {
+            match refusal.status() {
+                StatusCode::UNAUTHORIZED => Refusal::ClientToken.count(),
+                _ => Refusal::ClientHost.count(),
+            }
+            refusal
+        }
     }
 }
 

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     findings::profile,
-    report::{FindingDetail, Overview, SCHEMA},
+    refused::Refusal,
+    report::{FindingDetail, Overview, SCHEMA, harmless},
 };
 
 /// Connections listed when the request does not say how many.
@@ -59,7 +60,7 @@ pub(super) fn router(worker: Arc<Handle>, about: About, labels: Labels) -> Route
 }
 
 fn json(value: &impl Serialize) -> Response {
-    match serde_json::to_string(value) {
+    match serde_json::to_string(value).map(harmless) {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
@@ -73,7 +74,7 @@ pub(super) fn problem(status: StatusCode, message: &str) -> Response {
 const JSON: &str = "application/json";
 
 fn text(value: &impl Serialize) -> Result<String, Unmade> {
-    Ok(serde_json::to_string(value)?)
+    Ok(harmless(serde_json::to_string(value)?))
 }
 
 /// Answers with a text that is made once for all who ask within a moment, whoever and however many
@@ -178,6 +179,9 @@ async fn connections(
         Err(error) => return problem(StatusCode::BAD_REQUEST, &error.body_text()),
     };
     let limit = query.limit.unwrap_or(CONNECTIONS_DEFAULT);
+    if limit > CONNECTIONS_MAX {
+        Refusal::ClientLimit.count();
+    }
     let limit = limit.min(CONNECTIONS_MAX);
     cached(&worker, Asked::Connections(limit), JSON, move |jobs| {
         text(&jobs.source.connections(limit)?)

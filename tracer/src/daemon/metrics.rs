@@ -245,6 +245,13 @@ fn own_health(page: &Page, coverage: Option<&Coverage>, health: &Health) -> Resu
             ["cause"],
             losses.map(|(cause, &lost)| ([cause.as_str()], lost as f64)),
         )?;
+        let refused = coverage.refused.iter();
+        page.counter(
+            "refused_total",
+            "What programs and clients put before the tracer and was refused, by what it was and why.",
+            ["what", "reason"],
+            refused.map(|r| ([r.what.as_str(), r.reason.as_str()], r.count as f64)),
+        )?;
         page.gauge(
             "lost_events_unhealed",
             "Events that were lost and could not be made up for.",

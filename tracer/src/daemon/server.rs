@@ -23,6 +23,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::refused::Refusal;
+
 /// Connections at one time, on each listener.
 const CONNECTIONS_MAX: usize = 64;
 /// Connections at one time from one address.
@@ -83,9 +85,11 @@ pub(super) async fn serve(listener: Listener, router: Router, mut stopped: watch
         };
         // Who comes while all places are taken is sent away at once.
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            Refusal::ClientPlaces.count();
             continue;
         };
         let Some(seat) = Peers::seat(&peers, peer) else {
+            Refusal::ClientAddress.count();
             continue;
         };
         connections.spawn(connection(stream, router.clone(), end.clone(), place, seat));
@@ -118,8 +122,17 @@ async fn connection(
             }
         }
     });
-    if let Ok(Err(error)) = ended.await {
-        tracing::debug!(%error, "a client's connection failed");
+    match ended.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            if error.is_timeout() {
+                Refusal::ClientSlow.count();
+            } else if error.is_parse() || error.is_parse_too_large() {
+                Refusal::ClientNonsense.count();
+            }
+            tracing::debug!(%error, "a client's connection failed");
+        }
+        Err(_) => Refusal::ClientLong.count(),
     }
 }
 

@@ -27,6 +27,7 @@ use super::{
 use crate::config::Ignore;
 use crate::{
     procs::clock::{monotonic_ns, thread_cpu_ns},
+    refused::Refusal,
     report::{ConnectionList, Doctor, Report},
     session::{Health, Session, SessionError, StartError},
 };
@@ -243,7 +244,10 @@ impl Handle {
             let _ = sender.send(job(jobs));
         });
         self.jobs.try_send(job).map_err(|error| match error {
-            mpsc::TrySendError::Full(_) => AskError::Busy,
+            mpsc::TrySendError::Full(_) => {
+                Refusal::ClientBusy.count();
+                AskError::Busy
+            }
             mpsc::TrySendError::Disconnected(_) => AskError::Stopping,
         })?;
         self.shared.wake();

@@ -7,6 +7,7 @@ use object::{
 };
 
 use super::Image;
+use crate::refused::Refusal;
 
 /// Bytes that all compressed sections of a file may have when they are unpacked.
 const UNPACKED_MAX: u64 = 256 << 20;
@@ -22,7 +23,7 @@ pub enum DebugInfo {
     /// It may be read.
     Sound,
     /// It must not be unpacked, because of this.
-    Refused(String),
+    Refused(Refusal, String),
 }
 
 impl Image {
@@ -56,26 +57,29 @@ impl Image {
                 continue;
             };
             let Some(unpacked) = unpacked else {
-                return DebugInfo::Refused(format!(
+                let why = format!(
                     "{} has no header of a compression that is known",
                     section.name
-                ));
+                );
+                return DebugInfo::Refused(Refusal::Compression, why);
             };
             if unpacked > section.part.len().saturating_mul(RATIO_MAX) {
-                return DebugInfo::Refused(format!(
+                let why = format!(
                     "{} of {} bytes says that it unpacks to {unpacked}",
                     section.name,
                     section.part.len()
-                ));
+                );
+                return DebugInfo::Refused(Refusal::Compression, why);
             }
             all = all.saturating_add(unpacked);
         }
         if all > UNPACKED_MAX {
-            return DebugInfo::Refused(format!(
+            let why = format!(
                 "its debug information unpacks to {} MiB, more than {}",
                 all >> 20,
                 UNPACKED_MAX >> 20
-            ));
+            );
+            return DebugInfo::Refused(Refusal::DebugInfoSize, why);
         }
         seen
     }

@@ -10,7 +10,7 @@ use std::{
         unix::fs::MetadataExt as _,
     },
     sync::{
-        OnceLock,
+        Mutex, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -26,6 +26,7 @@ use object::{
 };
 
 use super::{Contents, ElfError, frame_index::FrameIndex};
+use crate::refused::Refusal;
 
 /// Program headers of the largest programs are some dozens.
 const SEGMENTS_MAX: u64 = 512;
@@ -75,6 +76,12 @@ impl ImageKey {
             size: meta.size(),
             modified_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
         }
+    }
+
+    /// Bytes of the file.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
     }
 
     /// A key for bytes that are in no file, such as the vdso's; `number` tells them apart.
@@ -144,6 +151,9 @@ pub struct Section {
     pub part: Part,
 }
 
+/// Names of symbols, and where they are.
+pub(super) type LookedFor = (Box<[Box<str>]>, Vec<Option<(u64, u64)>>);
+
 /// A pinned ELF file (64-bit, little-endian).
 pub struct Image {
     key: ImageKey,
@@ -156,6 +166,8 @@ pub struct Image {
     entry: u64,
     position_independent: bool,
     held: [OnceLock<Held>; HELD_PARTS],
+    /// Symbols that were looked for, by their names.
+    pub(super) looked_for: Mutex<Vec<LookedFor>>,
     /// Frame descriptions sorted by address, built when the file has no such table itself.
     pub(crate) index: OnceLock<FrameIndex>,
 }
@@ -249,7 +261,13 @@ impl Image {
             }
         }
         // A section table is for debuggers: a program runs without, and is read without.
-        let sections = sections(&contents, header).unwrap_or_default();
+        let sections = sections(&contents, header).unwrap_or_else(|error| {
+            match error {
+                ElfError::TooMuch { .. } => Refusal::Sections.count(),
+                _ => Refusal::SectionsCutOff.count(),
+            }
+            Vec::new()
+        });
         // Only has to be unique; nothing is ordered by it.
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         Ok(Image {
@@ -262,6 +280,7 @@ impl Image {
             entry: header.e_entry.get(LE),
             position_independent: header.e_type.get(LE) == ET_DYN,
             held: Default::default(),
+            looked_for: Mutex::default(),
             index: OnceLock::new(),
             contents,
         })
@@ -371,11 +390,13 @@ impl Image {
         if HELD.fetch_add(len, Ordering::Relaxed) + len > HELD_MAX {
             HELD.fetch_sub(len, Ordering::Relaxed);
             HELD_REFUSED.fetch_add(1, Ordering::Relaxed);
+            Refusal::FrameTableRoom.count();
             return None;
         }
         let bytes = self.bytes(part);
         if bytes.is_none() {
             HELD.fetch_sub(len, Ordering::Relaxed);
+            Refusal::FrameTable.count();
         }
         bytes
     }
@@ -513,23 +534,33 @@ fn sections(contents: &Contents, header: &Header) -> Result<Vec<Section>, ElfErr
     let entries: &[Entry] = array(&bytes);
     let names = entries
         .get(usize::from(header.e_shstrndx.get(LE).0))
-        .filter(|names| names.sh_size.get(LE) <= NAMES_MAX)
+        .filter(|names| {
+            let fits = names.sh_size.get(LE) <= NAMES_MAX;
+            if !fits {
+                Refusal::SectionNames.count();
+            }
+            fits
+        })
         .and_then(|names| {
             let len = usize::try_from(names.sh_size.get(LE)).ok()?;
             contents.read(names.sh_offset.get(LE), len)
         })
         .unwrap_or_default();
-    let named = |entry: &Entry| -> Option<String> {
+    let mut too_long = false;
+    let mut named = |entry: &Entry| -> Option<String> {
         let rest = names.get(usize::try_from(entry.sh_name.get(LE)).ok()?..)?;
         let most = rest.get(..SECTION_NAME_MAX).unwrap_or(rest);
-        let end = most.iter().position(|b| *b == 0)?;
+        let Some(end) = most.iter().position(|b| *b == 0) else {
+            too_long = true;
+            return None;
+        };
         Some(String::from_utf8_lossy(most.get(..end)?).into_owned())
     };
     let with_bytes = entries
         .iter()
         .zip(0..)
         .filter(|(entry, _)| entry.sh_type.get(LE) != SHT_NOBITS);
-    Ok(with_bytes
+    let sections = with_bytes
         .filter_map(|(entry, number)| {
             let (offset, size) = (entry.sh_offset.get(LE), entry.sh_size.get(LE));
             Some(Section {
@@ -541,7 +572,11 @@ fn sections(contents: &Contents, header: &Header) -> Result<Vec<Section>, ElfErr
                 number,
             })
         })
-        .collect())
+        .collect();
+    if too_long {
+        Refusal::SectionNames.count();
+    }
+    Ok(sections)
 }
 
 /// The GNU build id in a segment of notes (System V ABI, "Note Section").
@@ -556,9 +591,14 @@ fn build_id_in(contents: &Contents, notes: &Part) -> Option<Vec<u8>> {
         let (name_len, len) = (name_len.get(LE) as usize, len.get(LE) as usize);
         let name = after.get(..name_len)?;
         let after = after.get(aligned(name_len)?..)?;
+        let is_build_id = kind.get(LE) == NT_GNU_BUILD_ID.0 && name == b"GNU\0";
+        if is_build_id && len > BUILD_ID_MAX {
+            Refusal::BuildId.count();
+            return None;
+        }
         let description = after.get(..len)?;
-        if kind.get(LE) == NT_GNU_BUILD_ID.0 && name == b"GNU\0" {
-            return (!description.is_empty() && len <= BUILD_ID_MAX).then(|| description.to_vec());
+        if is_build_id {
+            return (!description.is_empty()).then(|| description.to_vec());
         }
         rest = after.get(aligned(len)?..)?;
     }

@@ -10,6 +10,7 @@ use object::{
 };
 
 use super::{Image, Segment, image::array};
+use crate::refused::Refusal;
 
 /// Relative relocations that are read of one file; the largest position-independent Go programs
 /// have a third of it.
@@ -140,6 +141,7 @@ fn read(image: &Image) -> Option<Vec<(u64, u64)>> {
         let entry = size_of::<Rela64<LittleEndian>>() as u64;
         before = before.checked_add(table.part.len())?;
         if before > RELOCATIONS_MAX as u64 * entry {
+            Refusal::Relocations.count();
             return None;
         }
         let step = BLOCK - BLOCK % entry;
@@ -150,6 +152,7 @@ fn read(image: &Image) -> Option<Vec<(u64, u64)>> {
                 let kind = entry.r_type(LittleEndian, false);
                 if kind == R_X86_64_RELATIVE || kind == R_AARCH64_RELATIVE {
                     if relocations.len() >= RELOCATIONS_MAX {
+                        Refusal::Relocations.count();
                         return None;
                     }
                     let value = entry.r_addend.get(LittleEndian) as u64;

@@ -1,20 +1,48 @@
 //! Symbols by name.
 
+use std::{
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
 use object::{
     LittleEndian,
     elf::{SHT_DYNSYM, SHT_SYMTAB, Sym64},
 };
 
-use super::{Image, image::array};
+use super::{
+    Image,
+    image::{LookedFor, array},
+};
+use crate::refused::Refusal;
 
+/// Time for one table: names may be made so that comparing them takes long.
+const TIME_MAX: Duration = Duration::from_secs(3);
+/// Symbols between two looks at the time.
+const TIMED: usize = 4_096;
 /// Largest symbol table, and largest table of names, that are read.
 const TABLE_MAX: u64 = super::contents::RANGE_MAX as u64;
+
+/// Sets of names of which it is remembered where they are: every process that runs the file has it
+/// looked through for the same ones.
+const LOOKED_FOR_MAX: usize = 16;
 
 impl Image {
     /// Address (as linked) and size of symbols by name, from the dynamic symbol table, else the
     /// full one. In a name `*` stands for any text: compilers put numbers into names.
     #[must_use]
     pub fn symbols(&self, names: &[&str]) -> Vec<Option<(u64, u64)>> {
+        let known = |(asked, found): &LookedFor| {
+            let same = asked.iter().map(|name| &**name).eq(names.iter().copied());
+            same.then(|| found.clone())
+        };
+        let mut looked_for = self
+            .looked_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = looked_for.iter().find_map(known) {
+            return found;
+        }
         let mut found = vec![None; names.len()];
         for kind in [SHT_DYNSYM, SHT_SYMTAB] {
             let _ = self.look_in(kind.0, names, &mut found);
@@ -22,6 +50,11 @@ impl Image {
                 break;
             }
         }
+        if looked_for.len() >= LOOKED_FOR_MAX {
+            looked_for.clear();
+        }
+        let asked = names.iter().map(|name| Box::from(*name)).collect();
+        looked_for.push((asked, found.clone()));
         found
     }
 
@@ -29,10 +62,16 @@ impl Image {
         let table = self.sections().iter().find(|s| s.kind == kind)?;
         let strings = self.sections().iter().find(|s| s.number == table.link)?;
         if table.part.len() > TABLE_MAX || strings.part.len() > TABLE_MAX {
+            Refusal::Symbols.count();
             return None;
         }
         let (entries, strings) = (self.bytes(&table.part)?, self.bytes(&strings.part)?);
-        for symbol in array::<Sym64<LittleEndian>>(&entries) {
+        let began = Instant::now();
+        for (number, symbol) in array::<Sym64<LittleEndian>>(&entries).iter().enumerate() {
+            if number % TIMED == TIMED - 1 && began.elapsed() > TIME_MAX {
+                Refusal::SymbolsSlow.count();
+                return None;
+            }
             let (address, size) = (
                 symbol.st_value.get(LittleEndian),
                 symbol.st_size.get(LittleEndian),

@@ -182,7 +182,7 @@ fn a_forged_compression_header_is_seen_before_anybody_unpacks() {
     put(&mut bytes, 408, &(1u64 << 62).to_le_bytes());
     let refused = in_memory(bytes.clone()).unwrap().debug_info();
     assert!(
-        matches!(&refused, DebugInfo::Refused(why) if why.contains(".debug_info")),
+        matches!(&refused, DebugInfo::Refused(_, why) if why.contains(".debug_info")),
         "{refused:?}"
     );
     put(&mut bytes, 408, &4096u64.to_le_bytes());
@@ -193,7 +193,7 @@ fn a_forged_compression_header_is_seen_before_anybody_unpacks() {
     put(&mut bytes, 400, &9u32.to_le_bytes());
     assert!(matches!(
         in_memory(bytes).unwrap().debug_info(),
-        DebugInfo::Refused(_)
+        DebugInfo::Refused(..)
     ));
 }
 

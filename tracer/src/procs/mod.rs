@@ -3,6 +3,7 @@
 //! Processes end at any moment: everything here answers `None` or an empty list for one that is
 //! gone, and never fails. The parsers are in [`parse`] and work on text alone.
 
+pub mod budget;
 pub mod capabilities;
 pub mod cgroup;
 pub mod clock;

@@ -5,15 +5,15 @@
 
 mod comparison;
 mod connections;
+mod coverage;
 mod doctor;
 mod event;
 mod go;
+mod harmless;
 mod naming;
 mod node;
 mod process;
 mod resources;
-
-use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -22,9 +22,11 @@ use crate::model::{Confidence, Family, Frame, Kind, Owner, Role, Site, StackOf, 
 
 pub use comparison::{Comparison, GoneFinding};
 pub use connections::{ConnectionList, ConnectionRow};
+pub use coverage::{Coverage, Refused};
 pub use doctor::{Capability, Doctor, EventStatus, Refusal};
 pub use event::{Change, Event};
 pub use go::GoInfo;
+pub use harmless::harmless;
 pub use naming::{NamedBy, Peer};
 pub use node::{FindingTimeline, Node, Overview};
 pub use process::ProcessInfo;
@@ -120,36 +122,6 @@ pub struct Population {
     pub reused: u64,
     /// Why it is no leak.
     pub healthy_because: String,
-}
-
-/// What could be seen, and what could not.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Coverage {
-    /// The weakest hook backend in use: `syscalls`, `raw_tracepoint`, `tracepoint`, `kprobe` or
-    /// `fentry`.
-    pub backend: String,
-    /// Backend in use per event; `none` where nothing could be attached.
-    pub hooks: BTreeMap<String, String>,
-    /// Attached programs.
-    pub attached: Vec<String>,
-    /// What is not seen, and why, as sentences.
-    pub degraded: Vec<String>,
-    /// Events lost and not healed.
-    pub lost_events: u64,
-    /// Losses by cause since the start, healed or not.
-    #[serde(default)]
-    pub losses: BTreeMap<String, u64>,
-    /// Sockets that came into view.
-    #[serde(default)]
-    pub sockets_seen: u64,
-    /// Sockets folded away at their end.
-    #[serde(default)]
-    pub sockets_folded: u64,
-    /// Live sockets tracked now.
-    pub sockets_tracked: u64,
-    /// Live sockets whose owner or stack is unknown.
-    pub sockets_unattributed: u64,
 }
 
 /// One leak: the same program, call site, role and remote, on however many instances.

@@ -16,6 +16,7 @@ use crate::{
         probes::Probes,
         uprobes::{self, Place, UprobeError},
     },
+    refused::Refusal,
 };
 
 /// Files that are remembered. One that no process in view runs is forgotten when there are more,
@@ -117,13 +118,18 @@ impl ProbedFiles {
                     self.make_room(&of_process);
                 }
                 if self.files.len() >= FILES_MAX {
-                    self.refused.insert(pid);
+                    if self.refused.insert(pid) {
+                        Refusal::LibraryRoom.count();
+                    }
                     continue;
                 }
-                let probed = self.probe(probes, &file.image).map_err(|reason| Unprobed {
-                    path: Arc::clone(&file.path),
-                    lost: self.lost,
-                    reason,
+                let probed = self.probe(probes, &file.image).map_err(|reason| {
+                    Refusal::Library.count();
+                    Unprobed {
+                        path: Arc::clone(&file.path),
+                        lost: self.lost,
+                        reason,
+                    }
                 });
                 self.files.insert(key, probed);
             }

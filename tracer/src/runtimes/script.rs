@@ -9,6 +9,7 @@ use tracer_ebpf::{RUNTIME_FRAMES_MAX, RUNTIME_NONE, RUNTIME_WAY, RuntimePlan};
 use super::view::{Copied, InView, Interleaved, MappedFile};
 use crate::{
     model::Named,
+    refused::Refusal,
     unwind::{space::ModuleId, walk::Stop},
 };
 
@@ -103,7 +104,10 @@ impl<T> Interpreters<T> {
         }
         let now = match find(process, &files) {
             None => Known::Other(mapped),
-            Some(Err(error)) => Known::Refused(error),
+            Some(Err(error)) => {
+                Refusal::Interpreter.count();
+                Known::Refused(error)
+            }
             Some(Ok(interpreter)) => Known::Understood {
                 interpreter,
                 planned: false,

@@ -1,6 +1,12 @@
 //! Call paths: stack copies as they come in, what is known of them, and what the kernel is taught.
 
-use std::{collections::HashSet, io, os::fd::RawFd, sync::Arc};
+use std::{
+    collections::HashSet,
+    io,
+    os::fd::RawFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tracer_ebpf::{
     CopySizeKey, RUNTIME_FRAMES_MAX, RuntimeFrame, STACK_NONE, Shape, StackCopy, WHEN_EXEC,
@@ -14,13 +20,21 @@ use super::{
 use crate::{
     kernel::probes::Probes,
     model::Site,
-    procs::Presence,
+    procs::{
+        Presence,
+        budget::{Budgets, Rate},
+        clock::thread_cpu_ns,
+    },
+    refused::Refusal,
     runtimes::Runtimes,
     unwind::trie::{Learned, shape_index},
 };
 
 /// Processes with a plan at one time: the capacity of the kernel's map.
 const PLANS_MAX: usize = 2_048;
+/// Processor time for the copies of one process: so much at once, and then one part in so many of the
+/// time.
+const TIME_OF_PROCESS: Rate = (Duration::from_secs(15), 2);
 
 /// The stacks of a session, from the ring of copies to names.
 #[derive(Debug)]
@@ -32,6 +46,8 @@ pub struct CallPaths {
     pub pending: PendingStacks,
     /// Processes whose interpreted frames the kernel can find.
     planned: HashSet<u32>,
+    /// Processor time that the copies of each process may take.
+    time: Budgets,
 }
 
 /// What a stack copy was.
@@ -53,6 +69,7 @@ impl CallPaths {
             stacks,
             pending: PendingStacks::default(),
             planned: HashSet::new(),
+            time: Budgets::new(TIME_OF_PROCESS),
         }
     }
 
@@ -80,6 +97,12 @@ impl CallPaths {
         let Some((found, bytes)) = runtime_frames(&copy, rest) else {
             return Came::Nothing;
         };
+        if self.time.left(copy.tgid, Instant::now()).is_zero() {
+            Refusal::StackTime.count();
+            self.pending.redeem(copy.sk, copy.ticket, STACK_NONE);
+            return Came::Nothing;
+        }
+        let began_ns = thread_cpu_ns();
         let taken = match self.plan(copy.tgid, runtimes, probes) {
             true => self.stacks.take_first(runtimes, &copy, bytes),
             false => self.stacks.take(runtimes, &copy, bytes, &found),
@@ -88,6 +111,8 @@ impl CallPaths {
             self.planned.remove(&copy.tgid);
             self.plan(copy.tgid, runtimes, probes);
         }
+        let took = Duration::from_nanos(thread_cpu_ns().saturating_sub(began_ns));
+        self.time.spend(copy.tgid, took, Instant::now());
         self.pending.redeem(copy.sk, copy.ticket, taken.id);
         teach(probes, &taken.learned);
         if let Some(bytes) = taken.want_bytes {
@@ -135,6 +160,7 @@ impl CallPaths {
     /// more.
     pub fn forget(&mut self, pid: u32, runtimes: &mut Runtimes, probes: &Probes) {
         self.planned.remove(&pid);
+        self.time.forget(pid);
         let _ = probes.plans.remove(&pid);
         runtimes.forget(pid);
         let forgotten = self.stacks.forget_process(pid);

@@ -12,6 +12,7 @@ use crate::{
     findings::{Authority, Identity, Place},
     model::{Cohort, CohortId, Family, Owner, Process, Remote, Role, Site, StackOf, StackQuality},
     protocols::{self, Request, Routes},
+    refused::Refusal,
     report::Caller,
 };
 
@@ -237,6 +238,7 @@ impl Cohorts {
         // a leaf and what it is a part of
         if self.entries.len() + 4 > COHORTS_MAX {
             self.refused += 1;
+            Refusal::PopulationRoom.count();
             return None;
         }
         let site = self.number(identity.above(Level::Site), member)?;

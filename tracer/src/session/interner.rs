@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use crate::protocols::{Request, VARIABLE, template};
+use crate::{
+    protocols::{Request, VARIABLE, template},
+    refused::Refusal,
+};
 
 /// Most values kept as they are.
 const INTERNED_MAX: usize = 65_536;
@@ -99,7 +102,10 @@ impl Interner<Request> {
             };
             self.number_within(&shared, INTERNED_WITH_SHARED_MAX)
         });
-        self.refused += u64::from(number.is_none());
+        if number.is_none() {
+            self.refused += 1;
+            Refusal::RequestRoom.count();
+        }
         number
     }
 }

@@ -138,6 +138,9 @@ pub enum SessionError {
 
 /// A running session. All methods are synchronous and are called from one thread.
 ///
+/// Time for stack copies at once.
+const TAKE_NS: u64 = 500_000_000;
+
 /// It conducts: what there is to know is kept by its parts.
 #[derive(Debug)]
 pub struct Session {
@@ -196,7 +199,8 @@ impl Session {
             .map_err(|e| StartError::Unsupported(e.to_string()))?;
         let stacks = Stacks::new(stacks::Limits::default())
             .with_blame(Arc::clone(&blame))
-            .with_debug_directories(options.debug_directories);
+            .with_debug_directories(options.debug_directories)
+            .with_patience(options.patient);
         let annotated = options.cluster.is_some();
         let mut session = Session {
             surroundings,
@@ -383,8 +387,13 @@ impl Session {
 
     /// Unwinds the stack copies that came in, and teaches the kernel their call paths.
     fn take_stacks(&mut self) {
+        // the rest waits in the ring and wakes the session again: whoever asks must not wait for those
+        // who connect without end
+        let until_ns = monotonic_ns() + TAKE_NS;
         // one at a time: what is learned from a copy goes back into the kernel's maps
-        while let Some(record) = self.paths.next() {
+        while monotonic_ns() < until_ns
+            && let Some(record) = self.paths.next()
+        {
             match self.paths.take(&record, &mut self.runtimes, &self.probes) {
                 Came::Nothing => {}
                 Came::Stack => self.saving.learned = true,

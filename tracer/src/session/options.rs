@@ -50,6 +50,8 @@ pub struct Options {
     pub ask_jvms: bool,
     /// Keep requests as examples; else their routes only.
     pub examples: bool,
+    /// Wait longer for names, because there is one report only, at the end; a daemon gives them later.
+    pub patient: bool,
     /// Kernel type information to use in place of `/sys/kernel/btf/vmlinux`.
     pub btf: Option<PathBuf>,
     /// Directory on a BPF file system where maps and links are kept beyond the end of this

@@ -14,7 +14,8 @@ use crate::{
     model::{CohortId, Family, Process, Role, Site},
     procs::{Presence, clock::monotonic_ns},
     recording::{Answer, Named, Shown},
-    report::{ConnectionList, Coverage, Doctor, Finding, Population, Report, SCHEMA},
+    refused::Refusal,
+    report::{ConnectionList, Coverage, Doctor, Finding, Population, Refused, Report, SCHEMA},
 };
 
 /// A watch shorter than this can't tell a leak from work in progress.
@@ -23,6 +24,8 @@ const SHORT_WATCH_SECONDS: f64 = 10.0;
 const BRIEF_MAX: usize = 16;
 /// Fewer sockets without an owner are no reason to doubt the rest.
 const OWNERLESS_MAX: u64 = 5;
+/// Sentences about what is not seen; of more, the number is told.
+const DEGRADED_MAX: usize = 64;
 
 impl Session {
     /// Reconciles with the kernel's own lists and judges.
@@ -392,6 +395,11 @@ impl Session {
         degraded.extend(self.runtimes.degraded());
         degraded.extend(self.paths.stacks.degraded());
         degraded.extend(self.processes.without_names());
+        let more = degraded.len().saturating_sub(DEGRADED_MAX);
+        if more > 0 {
+            degraded.truncate(DEGRADED_MAX);
+            degraded.push(format!("{more} more are not seen, or not all of them"));
+        }
         Coverage {
             backend: weakest.to_owned(),
             hooks: events
@@ -400,6 +408,7 @@ impl Session {
                 .collect(),
             attached: self.probes.attached().to_vec(),
             degraded,
+            refused: refused(),
             lost_events: self.losses.unhealed(&self.probes),
             losses,
             sockets_seen: self.probes.counter(Counter::Seen),
@@ -465,4 +474,14 @@ impl Session {
         doctor.usable = true;
         doctor
     }
+}
+
+/// What was refused since this process began, and how often.
+fn refused() -> Vec<Refused> {
+    let all = Refusal::ALL.iter().map(|refusal| Refused {
+        what: refusal.what().to_owned(),
+        reason: refusal.reason().to_owned(),
+        count: refusal.times(),
+    });
+    all.filter(|refused| refused.count > 0).collect()
 }

@@ -21,6 +21,7 @@ use crate::{
     model::{CohortId, Ended, Process},
     procs::clock::{Clock, monotonic_ns, thread_cpu_ns},
     protocols::{Request, template},
+    refused::Refusal,
 };
 
 /// Changes with every change of meaning that an older or newer reader would get wrong.
@@ -208,10 +209,12 @@ impl Kept<'_> {
             Ok(saved) if saved.format == FORMAT => saved,
             Ok(saved) => {
                 tracing::warn!(saved.format, "what was kept has another format; begun anew");
+                Refusal::SavedState.count();
                 return false;
             }
             Err(error) => {
                 tracing::warn!(%error, "what was kept can't be read; begun anew");
+                Refusal::SavedState.count();
                 return false;
             }
         };

@@ -5,5 +5,6 @@ pub mod helpers;
 mod local;
 pub(crate) mod lookup;
 pub mod naming;
+mod patience;
 pub mod perf_map;
 pub mod symbolize;

@@ -1,7 +1,7 @@
 //! From kept frames to a [`Site`]: names, and the frame to blame.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::Read,
     os::unix::fs::MetadataExt,
@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -23,6 +26,7 @@ use crate::model::{Frame, OwnFrame, Site, StackQuality};
 use crate::procs;
 use crate::{
     elf::{Image, ImageKey, Refusals},
+    refused::Refusal,
     unwind::{cfi::function_start, modules::Modules, walk::RawFrame},
 };
 
@@ -30,6 +34,8 @@ use crate::{
 const PERF_MAP_BYTES_MAX: u64 = 64 << 20;
 /// A perf map is not read again before so many times as long as reading it took have passed.
 const PERF_MAP_REST: u32 = 20;
+/// Memory of all perf maps that are kept.
+const PERF_MAPS_BYTES_MAX: usize = 160 << 20;
 /// Perf maps kept parsed.
 const PERF_MAPS_MAX: usize = 16;
 /// Function tables of language runtimes kept.
@@ -73,6 +79,8 @@ pub(crate) struct Naming {
     tables: HashMap<ImageKey, Table>,
     perf_maps: HashMap<u32, ReadMap>,
     refusals: Refusals,
+    /// Processes with frames whose names have to be asked for later.
+    postponed: HashSet<u32>,
     blame: Arc<Blame>,
     find_table: fn(&Arc<Image>) -> Table,
 }
@@ -85,6 +93,7 @@ impl Naming {
             tables: HashMap::new(),
             perf_maps: HashMap::new(),
             refusals: Refusals::default(),
+            postponed: HashSet::new(),
             blame,
             find_table,
         }
@@ -94,6 +103,10 @@ impl Naming {
         self.names = Names::searching(directories);
     }
 
+    pub(crate) fn be_patient(&mut self) {
+        self.names.be_patient();
+    }
+
     /// Whose debug information is not read, and why, as sentences.
     pub(crate) fn degraded(&self) -> impl Iterator<Item = String> {
         self.refusals.sentences("debug information")
@@ -101,14 +114,27 @@ impl Naming {
 
     pub(crate) fn forget(&mut self, tgid: u32) {
         self.perf_maps.remove(&tgid);
+        self.postponed.remove(&tgid);
+        self.names.forget(tgid);
     }
 
-    /// Whether the process has written into its perf map since it was read.
-    pub(crate) fn has_new_names(&self, tgid: u32) -> bool {
+    /// Whether names of a process's frames have to be asked for later.
+    pub(crate) fn is_postponed(&self, tgid: u32) -> bool {
+        self.postponed.contains(&tgid)
+    }
+
+    /// Whether the process has written into its perf map since it was read, or what was postponed may
+    /// be asked now.
+    pub(crate) fn has_new_names(&mut self, tgid: u32) -> bool {
+        if self.postponed.contains(&tgid) && self.names.may_ask(tgid) {
+            self.postponed.remove(&tgid);
+            return true;
+        }
         let read = self.perf_maps.get(&tgid).map(|read| read.stamp);
         open_perf_map(tgid).is_some_and(|(_, stamp)| Some(stamp) != read)
     }
 
+    /// A stack with names; `None` where they have to be asked for later.
     pub(crate) fn site(
         &mut self,
         tgid: u32,
@@ -116,7 +142,13 @@ impl Naming {
         quality: StackQuality,
         executable: Option<&str>,
         modules: &mut Modules,
-    ) -> Site {
+    ) -> Option<Site> {
+        if !self.names.may_name(tgid) {
+            Refusal::ReaderTime.count();
+            self.postponed.insert(tgid);
+            return None;
+        }
+        let began = Instant::now();
         let mut frames = Vec::new();
         let mut first_lines = Vec::new();
         let mut origins = Vec::new();
@@ -158,14 +190,16 @@ impl Naming {
             }
         }
         let program = Program { executable };
-        site(
+        let site = site(
             frames,
             &first_lines,
             &origins,
             &self.blame,
             program,
             quality,
-        )
+        );
+        self.names.named(tgid, began);
+        Some(site)
     }
 
     fn names(
@@ -181,7 +215,7 @@ impl Naming {
             // address itself.
             let named = self
                 .perf_map(tgid)
-                .and_then(|map| map.name(raw.lookup).map(perf_map::describe));
+                .and_then(|map| map.name(raw.lookup).map(|name| perf_map::describe(&name)));
             let unknown = || Named {
                 function: module.map_or_else(|| JIT.to_owned(), |path| place(path, raw.lookup)),
                 ..Named::default()
@@ -192,7 +226,11 @@ impl Naming {
         if !from_table.is_empty() {
             return from_table;
         }
-        let names = self.names.at(image, raw.lookup);
+        let names = self.names.at(tgid, image, raw.lookup);
+        if names.is_none() {
+            self.postponed.insert(tgid);
+        }
+        let names = names.unwrap_or_default();
         if let (Some(why), Some(module)) = (self.names.refused(image), module) {
             self.refusals.add(module, why);
         }
@@ -233,14 +271,21 @@ impl Naming {
                 return Some(read.map.clone());
             }
             if read.is_recent() {
+                Refusal::PerfMapChanging.count();
                 return None;
             }
         }
         let began = Instant::now();
         let mut text = Vec::new();
         file.take(PERF_MAP_BYTES_MAX).read_to_end(&mut text).ok()?;
-        let map = Arc::new(PerfMap::parse(&text));
-        if self.perf_maps.len() >= PERF_MAPS_MAX {
+        if stamp.0 > PERF_MAP_BYTES_MAX {
+            Refusal::PerfMapSize.count();
+        }
+        let map = Arc::new(PerfMap::parse(text));
+        self.perf_maps.remove(&tgid);
+        let kept: usize = self.perf_maps.values().map(|read| read.map.bytes()).sum();
+        let full = kept + map.bytes() > PERF_MAPS_BYTES_MAX;
+        if full || self.perf_maps.len() >= PERF_MAPS_MAX {
             self.perf_maps.clear();
         }
         let read = ReadMap {
@@ -330,9 +375,16 @@ fn open_perf_map(tgid: u32) -> Option<(File, Stamp)> {
     let directory = procs::tmp(tgid).ok()?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let name = format!("perf-{own_pid}.map");
-    let file = File::from(openat(&directory, name, flags, Mode::empty()).ok()?);
+    let file = openat(&directory, name, flags, Mode::empty());
+    if file.as_ref().err() == Some(&Errno::LOOP) {
+        Refusal::PerfMapForeign.count();
+    }
+    let file = File::from(file.ok()?);
     let meta = file.metadata().ok()?;
     let owned = Some(meta.uid()) == user || meta.uid() == 0;
+    if !meta.is_file() || !owned {
+        Refusal::PerfMapForeign.count();
+    }
     (meta.is_file() && owned).then(|| (file, (meta.len(), meta.mtime(), meta.mtime_nsec())))
 }
 

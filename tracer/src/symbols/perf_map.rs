@@ -2,61 +2,103 @@
 //! (`tools/perf/Documentation/jit-interface.txt` in the kernel's source): one `START SIZE name`
 //! per line, in hexadecimal. Pure.
 
+use std::borrow::Cow;
+
 use crate::symbols::symbolize::Named;
 
 /// Entries kept of one map.
 const ENTRIES_MAX: usize = 1 << 20;
+/// Longest name that is shown.
+const NAME_BYTES_MAX: usize = 4 << 10;
+/// Entries before an address that are looked at for it: they may be made to overlap all.
+const OVERLAPS_MAX: usize = 4 << 10;
 
 /// A parsed perf map.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct PerfMap {
-    /// (start, length, order of writing, name), sorted by start, later ones last.
-    entries: Vec<(u64, u64, usize, String)>,
+    /// What was read; names are places in it.
+    text: Vec<u8>,
+    /// Sorted by start, later ones last.
+    entries: Vec<Entry>,
     /// Length of the longest entry: how far back a search must look.
     longest: u64,
 }
 
+/// One range of code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    start: u64,
+    len: u64,
+    /// Where its line is: a later one counts.
+    at: u32,
+    /// Bytes of the line before the name, and of the name.
+    name: (u16, u16),
+}
+
 impl PerfMap {
     /// Reads a map. JDK 17 writes `0x` before its numbers, Node does not; lines that can't be
-    /// understood are skipped.
+    /// understood are skipped, and so is what is beyond 4 GiB.
     #[must_use]
-    pub fn parse(text: &[u8]) -> PerfMap {
+    pub fn parse(text: impl Into<Vec<u8>>) -> PerfMap {
+        let text = text.into();
         let mut entries = Vec::new();
+        let mut at = 0;
         for line in text.split(|b| *b == b'\n') {
-            let line = String::from_utf8_lossy(line);
-            let mut fields = line.trim_end().splitn(3, ' ');
-            let (Some(start), Some(size), Some(name)) = (
-                fields.next().and_then(hex),
-                fields.next().and_then(hex),
-                fields.next(),
-            ) else {
-                continue;
-            };
-            if size > 0 && start.checked_add(size).is_some() && !name.is_empty() {
-                entries.push((start, size, entries.len(), name.to_owned()));
-            }
+            entries.extend(entry(line, at));
+            at += line.len() + 1;
             if entries.len() == ENTRIES_MAX {
                 break;
             }
         }
         entries.sort_unstable();
-        let longest = entries.iter().map(|e| e.1).max().unwrap_or(0);
-        PerfMap { entries, longest }
+        let longest = entries.iter().map(|e| e.len).max().unwrap_or(0);
+        PerfMap {
+            text,
+            entries,
+            longest,
+        }
+    }
+
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.text.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
     /// The name at an address: of entries that overlap, because code was freed and its place
     /// reused, the one written last.
     #[must_use]
-    pub fn name(&self, address: u64) -> Option<&str> {
-        let end = self.entries.partition_point(|e| e.0 <= address);
-        self.entries[..end]
+    pub fn name(&self, address: u64) -> Option<Cow<'_, str>> {
+        let end = self.entries.partition_point(|e| e.start <= address);
+        let entry = self.entries[..end]
             .iter()
             .rev()
-            .take_while(|e| address - e.0 < self.longest)
-            .filter(|e| address - e.0 < e.1)
-            .max_by_key(|e| e.2)
-            .map(|e| e.3.as_str())
+            .take(OVERLAPS_MAX)
+            .take_while(|e| address - e.start < self.longest)
+            .filter(|e| address - e.start < e.len)
+            .max_by_key(|e| e.at)?;
+        let from = entry.at as usize + usize::from(entry.name.0);
+        let name = self.text.get(from..from + usize::from(entry.name.1))?;
+        Some(String::from_utf8_lossy(name))
     }
+}
+
+fn entry(line: &[u8], at: usize) -> Option<Entry> {
+    let mut fields = line.splitn(3, |b| *b == b' ');
+    let mut number = || hex(str::from_utf8(fields.next()?).ok()?);
+    let (start, len) = (number()?, number()?);
+    let name = fields.next()?.trim_ascii_end();
+    let name = name.get(..NAME_BYTES_MAX).unwrap_or(name);
+    start
+        .checked_add(len)
+        .filter(|_| len > 0 && !name.is_empty())?;
+    let before = line.len() - line.splitn(3, |b| *b == b' ').last()?.len();
+    Some(Entry {
+        start,
+        len,
+        at: u32::try_from(at).ok()?,
+        name: (u16::try_from(before).ok()?, u16::try_from(name.len()).ok()?),
+    })
 }
 
 fn hex(text: &str) -> Option<u64> {
@@ -136,18 +178,21 @@ mod tests {
     #[test]
     fn both_spellings_of_numbers_are_read() {
         let map = PerfMap::parse(b"7f10 20 JS:*go /a.js:3:5\n0x8000 0x10 java.net.Socket::connect\nrubbish\n9000 0 empty\n");
-        assert_eq!(map.name(0x7f2f), Some("JS:*go /a.js:3:5"));
+        assert_eq!(map.name(0x7f2f).as_deref(), Some("JS:*go /a.js:3:5"));
         assert_eq!(map.name(0x7f30), None);
-        assert_eq!(map.name(0x8000), Some("java.net.Socket::connect"));
+        assert_eq!(
+            map.name(0x8000).as_deref(),
+            Some("java.net.Socket::connect")
+        );
         assert_eq!(map.name(0x9000), None);
     }
 
     #[test]
     fn where_code_was_replaced_the_newer_name_counts() {
         let map = PerfMap::parse(b"1000 100 old\n1040 20 new\n1000 8 newest\n");
-        assert_eq!(map.name(0x1050), Some("new"));
-        assert_eq!(map.name(0x1004), Some("newest"));
-        assert_eq!(map.name(0x1080), Some("old"));
+        assert_eq!(map.name(0x1050).as_deref(), Some("new"));
+        assert_eq!(map.name(0x1004).as_deref(), Some("newest"));
+        assert_eq!(map.name(0x1080).as_deref(), Some("old"));
     }
 
     #[test]
@@ -169,16 +214,29 @@ mod tests {
         );
     }
 
+    #[test]
+    fn one_name_and_one_search_have_a_bound() {
+        let text = format!("1000 10 {}\n", "n".repeat(1 << 20));
+        let map = PerfMap::parse(text);
+        assert_eq!(map.name(0x1000).map(|name| name.len()), Some(4 << 10));
+        let all: String = (0..100_000)
+            .map(|n| format!("{n:x} ffffffff f{n}\n"))
+            .collect();
+        let map = PerfMap::parse(all);
+        assert_eq!(map.name(0xffff_0000).as_deref(), Some("f99999"));
+        assert_eq!(map.name(7).as_deref(), Some("f7"));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in any::<Vec<u8>>(), address in any::<u64>()) {
-            let _ = PerfMap::parse(&bytes).name(address);
+            let _ = PerfMap::parse(bytes).name(address);
         }
 
         #[test]
         fn any_lines_are_survived(text in "(0?x?[0-9a-f]{0,17} [0-9a-f]{0,17} .{0,20}\n){0,9}", address in any::<u64>()) {
             let map = PerfMap::parse(text.as_bytes());
-            if let Some(name) = map.name(address) { let _ = describe(name); }
+            if let Some(name) = map.name(address) { let _ = describe(&name); }
         }
 
         #[test]

@@ -12,6 +12,7 @@ use std::{
 use super::{
     blame::Origin,
     local::{self, Local},
+    patience::{Allowed, FREE, FREE_SITE, Patience, WHOLE},
 };
 pub use crate::model::Named;
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
         client::{Failure, Readers},
         protocol::Question,
     },
+    refused::Refusal,
 };
 
 /// A table of functions that a language runtime keeps in its executables, preferred to ELF and
@@ -39,13 +41,8 @@ const ANSWERS_MAX: usize = 32 << 10;
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// Files of which something is remembered.
 const FILES_MAX: usize = 8 << 10;
-/// How long an answer may take at first. The first question to a file has its debug information
-/// parsed, which takes seconds for the largest.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it may take after many were too slow: together they must not hold up a sweep.
-const PATIENCE_LEAST: Duration = Duration::from_millis(500);
-/// After this long without a slow answer there is full patience again.
-const FORGIVEN: Duration = Duration::from_secs(600);
+/// A file that was too slow for less than full patience so many times is believed to be slow.
+const SLOW_MAX: u8 = 3;
 /// Where distributions install split debug information (gdb looks there too).
 const DEBUG_DIRECTORY: &str = "/usr/lib/debug";
 
@@ -61,34 +58,19 @@ enum Trust {
 }
 
 /// Looks names up and remembers them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Names {
     readers: Readers,
     local: Local,
     known: HashMap<(ImageKey, u64), Arc<[Named]>>,
     known_bytes: usize,
     trust: HashMap<ImageKey, Trust>,
-    patience: Duration,
-    slow_at: Option<Instant>,
+    patience: Patience,
+    /// How often files were too slow for the patience that was left.
+    slow: HashMap<ImageKey, u8>,
     failures: u64,
     /// Where else split debug information is, before [`DEBUG_DIRECTORY`].
     debug_directories: Vec<PathBuf>,
-}
-
-impl Default for Names {
-    fn default() -> Names {
-        Names {
-            readers: Readers::default(),
-            local: Local::default(),
-            known: HashMap::new(),
-            known_bytes: 0,
-            trust: HashMap::new(),
-            patience: PATIENCE,
-            slow_at: None,
-            failures: 0,
-            debug_directories: Vec::new(),
-        }
-    }
 }
 
 impl Names {
@@ -101,13 +83,14 @@ impl Names {
     }
 
     /// The functions at an address as linked, innermost (inlined) first; empty when the file has
-    /// no name for it.
-    pub fn at(&mut self, image: &Arc<Image>, address: u64) -> Arc<[Named]> {
+    /// no name for it. `None` when it has to be asked for later, because files of this process, or of
+    /// all, have taken as much time as they may.
+    pub fn at(&mut self, tgid: u32, image: &Arc<Image>, address: u64) -> Option<Arc<[Named]>> {
         let key = (image.key(), address);
         if let Some(known) = self.known.get(&key) {
-            return known.clone();
+            return Some(known.clone());
         }
-        let found: Arc<[Named]> = self.find(image, address).into();
+        let found: Arc<[Named]> = self.find(tgid, image, address)?.into();
         let bytes: usize = found.iter().map(size).sum();
         if self.known.len() >= ANSWERS_MAX || self.known_bytes + bytes > ANSWER_BYTES_MAX {
             self.known.clear();
@@ -115,7 +98,12 @@ impl Names {
         }
         self.known_bytes += bytes;
         self.known.insert(key, found.clone());
-        found
+        Some(found)
+    }
+
+    /// Waits longer than a daemon may.
+    pub(super) fn be_patient(&mut self) {
+        self.patience = Patience::whole();
     }
 
     /// Why a file, or its debug information, is not read.
@@ -139,9 +127,36 @@ impl Names {
         self.readers.pid()
     }
 
-    fn find(&mut self, image: &Arc<Image>, address: u64) -> Vec<Named> {
+    /// Whether files of a process may take as much time again as they would be given.
+    #[must_use]
+    pub fn may_ask(&self, tgid: u32) -> bool {
+        let allowed = self.patience.allow(tgid, Instant::now());
+        allowed.is_some_and(|allowed| allowed.whole)
+    }
+
+    /// Whether names of a process's stacks may be looked up now.
+    #[must_use]
+    pub(super) fn may_name(&self, tgid: u32) -> bool {
+        self.patience.allow(tgid, Instant::now()).is_some()
+    }
+
+    /// Naming a stack of a process has begun then, and is done.
+    pub(super) fn named(&mut self, tgid: u32, began: Instant) {
+        let now = Instant::now();
+        let counted = self.patience.take_spent();
+        let took = (now - began).saturating_sub(counted);
+        self.patience.spend(tgid, took, FREE_SITE, now);
+        self.patience.take_spent();
+    }
+
+    /// The process has ended.
+    pub fn forget(&mut self, tgid: u32) {
+        self.patience.forget(tgid);
+    }
+
+    fn find(&mut self, tgid: u32, image: &Arc<Image>, address: u64) -> Option<Vec<Named>> {
         if image.fd().is_none() {
-            return Vec::new();
+            return Some(Vec::new());
         }
         // With everything, with the symbol table, with nothing.
         for _ in 0..3 {
@@ -151,12 +166,38 @@ impl Names {
                 Trust::SymbolsOnly(_) => (None, true),
                 Trust::Nothing(_) => break,
             };
-            match self.ask(image, split, address, symbols_only) {
-                Ok(names) => return names,
+            let began = Instant::now();
+            let Some(allowed) = self.patience.allow(tgid, began) else {
+                Refusal::ReaderTime.count();
+                return None;
+            };
+            let asked = self.ask(image, split, address, symbols_only, allowed.time);
+            let now = Instant::now();
+            self.patience.spend(tgid, now - began, FREE, now);
+            match asked {
+                Ok(names) => return Some(names),
+                Err(failure @ Failure::Slow(_)) => {
+                    self.patience.slow(tgid, now);
+                    if !self.is_slow(image, allowed) {
+                        Refusal::ReaderTime.count();
+                        return None;
+                    }
+                    self.distrust(image, &trust, &failure);
+                }
                 Err(failure) => self.distrust(image, &trust, &failure),
             }
         }
-        Vec::new()
+        Some(Vec::new())
+    }
+
+    /// Whether a file that was too slow for what was allowed is to blame itself.
+    fn is_slow(&mut self, image: &Image, allowed: Allowed) -> bool {
+        if self.slow.len() >= FILES_MAX {
+            self.slow.clear();
+        }
+        let times = self.slow.entry(image.key()).or_default();
+        *times = times.saturating_add(1);
+        allowed.time >= WHOLE || *times >= SLOW_MAX
     }
 
     fn ask(
@@ -165,11 +206,8 @@ impl Names {
         split: Option<PathBuf>,
         address: u64,
         symbols_only: bool,
+        time: Duration,
     ) -> Result<Vec<Named>, Failure> {
-        if self.slow_at.is_some_and(|at| at.elapsed() > FORGIVEN) {
-            self.slow_at = None;
-            self.patience = PATIENCE;
-        }
         if !client::available() {
             let question = local::Question {
                 image: image.clone(),
@@ -177,7 +215,7 @@ impl Names {
                 address,
                 symbols_only,
             };
-            return self.local.ask(question, self.patience);
+            return self.local.ask(question, time);
         }
         let question = Question {
             file: image.serial(),
@@ -191,7 +229,7 @@ impl Names {
                 .and_then(|path| std::fs::File::open(path).ok());
             file.into_iter().chain(split.map(OwnedFd::from)).collect()
         };
-        self.readers.ask(question, files, self.patience)
+        self.readers.ask(question, files, time)
     }
 
     fn trust(&mut self, image: &Image) -> Trust {
@@ -202,7 +240,10 @@ impl Names {
             self.trust.clear();
         }
         let trust = match image.debug_info() {
-            DebugInfo::Refused(why) => Trust::SymbolsOnly(why),
+            DebugInfo::Refused(refusal, why) => {
+                refusal.count();
+                Trust::SymbolsOnly(why)
+            }
             DebugInfo::None | DebugInfo::Sound => {
                 Trust::Full(debug_file(image, &self.debug_directories))
             }
@@ -214,9 +255,11 @@ impl Names {
     /// What is believed less after a failure: the debug information first, then the file.
     fn distrust(&mut self, image: &Image, before: &Trust, failure: &Failure) {
         self.failures += 1;
-        if matches!(failure, Failure::Slow(_)) {
-            self.slow_at = Some(Instant::now());
-            self.patience = (self.patience / 2).max(PATIENCE_LEAST);
+        match failure {
+            Failure::Start(_) => Refusal::ReaderMissing.count(),
+            Failure::Died(_) => Refusal::ReaderEnded.count(),
+            Failure::Slow(_) => Refusal::ReaderSlow.count(),
+            Failure::Nonsense => Refusal::ReaderNonsense.count(),
         }
         let why = failure.to_string();
         let trust = match before {
@@ -250,7 +293,7 @@ fn debug_file(image: &Image, directories: &[PathBuf]) -> Option<PathBuf> {
             .ok()
             .and_then(|file| Image::open(file).ok());
         debug.is_some_and(|debug| {
-            let sound = !matches!(debug.debug_info(), DebugInfo::Refused(_));
+            let sound = !matches!(debug.debug_info(), DebugInfo::Refused(..));
             sound && debug.build_id() == image.build_id()
         })
     })

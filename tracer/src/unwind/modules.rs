@@ -20,6 +20,7 @@ use super::{
 use crate::{
     elf::{ElfError, Image, ImageKey, Refusals},
     procs::{clock::thread_cpu_ns, maps, maps::Mapping},
+    refused::Refusal,
 };
 
 /// A file as processes know it.
@@ -191,6 +192,7 @@ impl Modules {
     pub fn refresh(&mut self, tgid: u32) -> Option<Arc<Process>> {
         let known = self.processes.get(&tgid).cloned();
         if known.is_some() && self.read.get(&tgid).is_some_and(Read::is_recent) {
+            Refusal::MappingsOften.count();
             return known;
         }
         let began_ns = thread_cpu_ns();
@@ -216,7 +218,11 @@ impl Modules {
         let mut regions: Vec<Region> = Vec::new();
         let mut settled = true;
         let executable = maps::parse(&text).into_iter().filter(|m| m.executable);
-        for mapping in executable.take(REGIONS_MAX) {
+        let mut executable = executable.take(REGIONS_MAX + 1);
+        if text.len() as u64 >= opened::MAPS_BYTES_MAX {
+            Refusal::Mappings.count();
+        }
+        for mapping in executable.by_ref().take(REGIONS_MAX) {
             let same = known.and_then(|p| p.region(&mapping));
             let region = match same {
                 Some(region) => region.clone(),
@@ -230,6 +236,9 @@ impl Modules {
                 },
             };
             regions.push(region);
+        }
+        if executable.next().is_some() {
+            Refusal::Mappings.count();
         }
         regions.sort_by_key(|r| r.mapping.range.start);
         let executable = std::fs::read_link(format!("/proc/{tgid}/exe"))
@@ -337,6 +346,7 @@ impl Modules {
         let of_process = self.numbered.entry(tgid).or_default();
         if self.modules.len() >= MODULES_MAX || *of_process >= MODULES_OF_PROCESS_MAX {
             self.nameless += 1;
+            Refusal::ModuleRoom.count();
             return None;
         }
         *of_process += 1;
@@ -356,15 +366,25 @@ impl Modules {
             *used = now;
             return image.clone();
         }
-        let usable = file
-            .metadata()
-            .is_ok_and(|m| m.is_file() && m.len() <= IMAGE_BYTES_MAX);
+        let too_large = key.size() > IMAGE_BYTES_MAX;
+        let usable = !too_large && file.metadata().is_ok_and(|m| m.is_file());
         let image = match usable.then(|| Image::open(file)) {
             Some(Ok(image)) => Some(Arc::new(image)),
+            None if too_large => {
+                let why = format!("it is larger than {} GiB", IMAGE_BYTES_MAX >> 30);
+                self.refusals.add(path, &why);
+                Refusal::ExecutableSize.count();
+                None
+            }
             // What is mapped as code without being a program, such as a compiler's cache.
             None | Some(Err(ElfError::NotElf | ElfError::Width)) => None,
             Some(Err(error)) => {
                 self.refusals.add(path, &error.to_string());
+                match error {
+                    ElfError::TooMuch { .. } => Refusal::Segments.count(),
+                    ElfError::CutOff(_) => Refusal::ExecutableCutOff.count(),
+                    _ => Refusal::ExecutableUnreadable.count(),
+                }
                 None
             }
         };

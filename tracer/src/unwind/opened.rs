@@ -12,7 +12,7 @@ use std::{
 use crate::procs::{capabilities, is_shortage, maps::Mapping};
 
 /// Longest list of mappings that is read.
-const MAPS_BYTES_MAX: u64 = 32 << 20;
+pub(super) const MAPS_BYTES_MAX: u64 = 32 << 20;
 /// Processes that are named; of more, the number is told.
 const NAMED_MAX: usize = 3;
 /// Processes that are remembered.

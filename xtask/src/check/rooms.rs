@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 /// Rooms from below to above, as the table in ARCHITECTURE.md has them: each may use those before
 /// it. What is on one line may be used by its neighbours, too.
 const ROOMS: &[&[&str]] = &[
-    &["model"],
+    &["model", "refused"],
     &["memory", "wiping", "elf", "protocols", "procs", "cluster"],
     &["report"],
     &["kernel"],

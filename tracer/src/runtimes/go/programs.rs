@@ -24,6 +24,7 @@ use crate::{
     elf::{ElfError, Image, ImageKey, Loaded, returns},
     kernel::uprobes::{self, Place, UprobeError},
     model::OffsetsFrom,
+    refused::Refusal,
 };
 
 /// Identity of a file that is no Go program, with the time that its inode was changed at: an inode
@@ -162,7 +163,10 @@ impl Programs {
                 Ok(binary) => binary,
                 // It may be readable the next time.
                 Err(GoError::Elf(ElfError::Io(error))) => return Err(error),
-                Err(_) => {
+                Err(error) => {
+                    if matches!(error, GoError::NoFunctionTable | GoError::NoModuleData) {
+                        Refusal::GoTables.count();
+                    }
                     if self.foreign.len() >= FOREIGN_MAX {
                         self.foreign.clear();
                     }

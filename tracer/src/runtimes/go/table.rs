@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{GoBinary, callsite};
+use super::{GoBinary, GoError, callsite};
 use crate::{
     elf::Image,
     model::Named,
+    refused::Refusal,
     symbols::{blame::Origin, naming::Table, symbolize::FunctionTable},
 };
 
@@ -36,6 +37,13 @@ impl FunctionTable for GoTable {
 
 /// The table of a Go executable; `None` for other files.
 pub fn find(image: &Arc<Image>) -> Table {
-    let binary = GoBinary::read(image.clone()).ok()?;
+    let binary = GoBinary::read(image.clone());
+    if matches!(
+        binary,
+        Err(GoError::NoFunctionTable | GoError::NoModuleData)
+    ) {
+        Refusal::GoTables.count();
+    }
+    let binary = binary.ok()?;
     Some(Arc::new(GoTable(binary)))
 }

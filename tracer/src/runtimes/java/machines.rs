@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{tables::Refused, walker::HotSpot};
 use crate::{
+    refused::Refusal,
     runtimes::view::{InView, MappedFile},
     unwind::managed::Walker,
 };
@@ -49,6 +50,7 @@ impl Machines {
             Err(Refused::Starting) => return,
             Err(reason) => {
                 tracing::warn!(pid, %reason, "Java frames can't be named");
+                Refusal::Interpreter.count();
                 Machine::Refused(reason)
             }
         };

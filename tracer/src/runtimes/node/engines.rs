@@ -17,6 +17,7 @@ use crate::{
     elf::ImageKey,
     memory::ProcessMemory,
     model::PoolState,
+    refused::Refusal,
     runtimes::{
         thread_local::Library,
         view::{Copied, InView, Interleaved, MappedFile},
@@ -267,6 +268,7 @@ impl Engines {
                 Some(Err(reason)) => {
                     let pid = process.pid();
                     tracing::warn!(pid, %reason, "JavaScript frames can't be named");
+                    Refusal::Interpreter.count();
                     return Engine::Refused(reason);
                 }
                 None => {}

@@ -33,7 +33,7 @@ impl Stacks {
                 record.executable.as_deref(),
                 &mut self.modules,
             );
-            site.frames.len()
+            site.map_or(0, |site| site.frames.len())
         })
     }
 }

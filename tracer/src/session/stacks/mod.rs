@@ -148,6 +148,15 @@ impl Stacks {
         self
     }
 
+    /// Waits longer for names than a daemon may.
+    #[must_use]
+    pub fn with_patience(mut self, patient: bool) -> Stacks {
+        if patient {
+            self.naming.be_patient();
+        }
+        self
+    }
+
     /// Opens the executable files of a process now, while it is there. Worth calling when a
     /// process first comes into view: one that exits before its first copy is read can then
     /// still be unwound and named.
@@ -316,30 +325,24 @@ impl Stacks {
     /// number has a site without frames.
     pub fn site(&mut self, id: StackId) -> Arc<Site> {
         let Some(record) = self.records.get_mut(&id) else {
-            return Arc::new(Site {
-                frames: Vec::new(),
-                owners: Vec::new(),
-                call_site: None,
-                own: false,
-                quality: StackQuality::None,
-                library: false,
-                own_frames: Vec::new(),
-                runs_loop: None,
-                line_in_function: None,
-                again: None,
-            });
+            return Arc::new(unknown());
         };
         if let Some(site) = &record.site {
             return site.clone();
         }
-        let site = Arc::new(self.naming.site(
+        let named = self.naming.site(
             record.tgid,
             &record.frames,
             record.stop.quality(),
             record.executable.as_deref(),
             &mut self.modules,
-        ));
-        record.unnamed = !site.own && site.frames.iter().any(crate::symbols::naming::is_unnamed);
+        );
+        let Some(site) = named.map(Arc::new) else {
+            record.unnamed = true;
+            return Arc::new(unknown());
+        };
+        let unnamed = || site.frames.iter().any(crate::symbols::naming::is_unnamed);
+        record.unnamed = self.naming.is_postponed(record.tgid) || !site.own && unnamed();
         record.site = Some(site.clone());
         site
     }
@@ -420,6 +423,22 @@ impl Stacks {
     #[must_use]
     pub fn pinned(&self) -> usize {
         self.modules.pinned()
+    }
+}
+
+/// A stack of which nothing is known.
+fn unknown() -> Site {
+    Site {
+        frames: Vec::new(),
+        owners: Vec::new(),
+        call_site: None,
+        own: false,
+        quality: StackQuality::None,
+        library: false,
+        own_frames: Vec::new(),
+        runs_loop: None,
+        line_in_function: None,
+        again: None,
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use crate::refused::Refusal;
+
 /// A process may have this part of all stacks, one in so many.
 const SHARE: usize = 2;
 /// Processes of which refusals are remembered by name.
@@ -26,6 +28,7 @@ impl Quota {
             return true;
         }
         self.refused_in_all += 1;
+        Refusal::StackRoom.count();
         if self.refused.len() < NAMED_MAX || self.refused.contains_key(&tgid) {
             *self.refused.entry(tgid).or_default() += 1;
         }

@@ -335,7 +335,7 @@ fn damaged_debug_information_costs_lines_and_not_the_symbol_table() -> Result {
             let file = dir.path().join(format!("damaged{section}{step}"));
             std::fs::write(&file, damaged)?;
             let image = Arc::new(Image::open(std::fs::File::open(&file)?)?);
-            let found = names.at(&image, leaf + 1);
+            let found = names.at(0, &image, leaf + 1).ok_or("no time")?;
             let outer = found.last().ok_or("no name")?;
             // Strings are names, too: what is written there is believed.
             if section != ".debug_str" {

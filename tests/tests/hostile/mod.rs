@@ -1,6 +1,8 @@
 //! Nothing that a watched program puts before tracer ends it, makes it take memory without bound, or
 //! spoils what it says of the program's leak. Every file and program here is made by the test.
 
+mod corpus;
+
 use std::{
     fs,
     fs::File,
@@ -21,7 +23,10 @@ use tracer_tests::{
     wait,
 };
 
+use self::corpus::the_daemon_lives_and_is_right_about_others;
+
 tests![
+    the_daemon_lives_and_is_right_about_others,
     forged_executables,
     files_that_shrink_while_they_are_mapped,
     a_perf_map_that_never_rests,
@@ -343,16 +348,10 @@ fn readers_that_are_killed() -> Result<()> {
 
 /// Kills the processes that a tracer of ours has started.
 pub fn kill_children(tracer: u32) -> Result<()> {
-    for task in fs::read_dir(format!("/proc/{tracer}/task"))? {
-        let children = task?.path().join("children");
-        let children = fs::read_to_string(children).unwrap_or_default();
-        for child in children
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-        {
-            // SAFETY: takes no pointer. The process is a child of one that this test started.
-            unsafe { libc::kill(child, libc::SIGKILL) };
-        }
+    for child in host::children(tracer) {
+        let child = libc::pid_t::try_from(child)?;
+        // SAFETY: takes no pointer. The process is a child of one that this test started.
+        unsafe { libc::kill(child, libc::SIGKILL) };
     }
     Ok(())
 }
