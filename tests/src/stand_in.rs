@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
+    cluster::Cluster,
     host::{self, seconds},
     runner::Skip,
     tracer,
@@ -30,6 +31,8 @@ pub enum Mood {
     Endless,
     /// Nobody is there.
     Dead,
+    /// As an API server that lists daemons' pods and passes requests on to them.
+    Cluster(Arc<Cluster>),
 }
 
 /// What a daemon answers.
@@ -93,7 +96,8 @@ impl Answers {
             .map_or(&[], Vec::as_slice)
     }
 
-    fn to(&self, path: &str) -> (u16, Value) {
+    /// The answer to a request for this path: status and body.
+    pub(crate) fn to(&self, path: &str) -> (u16, Value) {
         let path = path.split('?').next().unwrap_or(path);
         match path {
             "/v1/report" => (200, self.report.clone()),
@@ -189,22 +193,28 @@ fn answer(stream: &TcpStream, mood: &Mood) -> Result<()> {
     }
     let path = head.split(' ').nth(1).context("no path")?;
     let mut out = stream;
+    let answer = match mood {
+        Mood::Answers(answers) => Some(answers.to(path)),
+        Mood::Cluster(cluster) => cluster.to(path, &head),
+        _ => None,
+    };
+    if let Some((status, body)) = answer {
+        let body = body.to_string();
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n");
+        let rest = format!(
+            "Content-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        out.write_all((head + &rest + &body).as_bytes())?;
+        return Ok(());
+    }
     match mood {
-        Mood::Answers(answers) => {
-            let (status, body) = answers.to(path);
-            let body = body.to_string();
-            let length = body.len();
-            let head =
-                format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close");
-            out.write_all(format!("{head}\r\n\r\n{body}").as_bytes())?;
-        }
         Mood::Endless => {
             out.write_all(b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n[")?;
             while out.write_all(&[b' '; 4096]).is_ok() {}
         }
         // until the other side has had enough
-        Mood::Silent => while reader.read_line(&mut head)? > 0 {},
-        Mood::Dead => {}
+        _ => while reader.read_line(&mut head)? > 0 {},
     }
     Ok(())
 }

@@ -1,11 +1,19 @@
 //! One question for a whole fleet: many daemons are asked side by side, what they say is merged, and who
 //! is dead or slow is named.
 
-use std::{fs, sync::Arc, time::Instant};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tracer_tests::{
+    cluster::Cluster,
     host::{self, seconds},
     program::{Ended, Program},
     stand_in::{Answers, Mood, StandIns},
@@ -16,6 +24,8 @@ tests![
     two_hundred_daemons_answer_and_the_dead_and_slow_are_named,
     every_command_asks_the_whole_fleet,
     a_headless_service_is_asked_at_each_address,
+    a_cluster_is_asked_through_its_api_server,
+    kubectl_tracer_asks_the_namespace_that_kubectl_would,
 ];
 
 /// Recordings with a leak that the stand-ins serve in turn, and one without.
@@ -201,6 +211,158 @@ fn a_headless_service_is_asked_at_each_address() -> Result<()> {
         let nodes = report["nodes"].as_array().context("no nodes")?;
         ensure!(nodes.len() == 20, "{name}: {} nodes", nodes.len());
         hold_sums(&report, &moods)?;
+    }
+    Ok(())
+}
+
+/// Starts a cluster of so many daemons, with a kubeconfig for it in a folder.
+fn cluster(folder: &Path, daemons: Vec<Mood>, pending: Vec<usize>) -> Result<PathBuf> {
+    let api = Mood::Cluster(Arc::new(Cluster { daemons, pending }));
+    let server = StandIns::start(&[api])?;
+    let kubeconfig = folder.join("kubeconfig");
+    // JSON is YAML
+    let text = Cluster::kubeconfig(&server.address(0)).to_string();
+    fs::write(&kubeconfig, text)?;
+    Ok(kubeconfig)
+}
+
+fn a_cluster_is_asked_through_its_api_server() -> Result<()> {
+    let recorded = recorded()?;
+    let mut moods: Vec<Mood> = (0..200)
+        .map(|index| Mood::Answers(Arc::clone(&recorded[index % recorded.len()])))
+        .collect();
+    let (dead, pending) = (150, 7);
+    moods[dead] = Mood::Dead;
+    moods[pending] = Mood::Dead;
+    let folder = tempfile::tempdir()?;
+    let kubeconfig = cluster(folder.path(), moods.clone(), vec![pending])?;
+    let kubeconfig = kubeconfig.to_string_lossy();
+    let asks = |words: &[&str]| -> Result<Ended> {
+        let more = ["--kube", "--kubeconfig", &kubeconfig, "--timeout", "60s"];
+        let ended = tracer::run(&[words, &more].concat(), seconds(120))?;
+        ensure!(ended.code() == 0, "{words:?}: {}", ended.stderr);
+        Ok(ended)
+    };
+    let begun = Instant::now();
+    let ended = asks(&["top", "-A", "-o", "json"])?;
+    println!(
+        "fleet: 200 daemons through one API server in {:.2} s",
+        begun.elapsed().as_secs_f64()
+    );
+    let report: Value = serde_json::from_str(&ended.stdout).context(ended.stderr.clone())?;
+    let nodes = report["nodes"].as_array().context("no nodes")?;
+    ensure!(nodes.len() == 200, "{} nodes", nodes.len());
+    for (index, node) in nodes.iter().enumerate() {
+        ensure!(
+            node["endpoint"] == Cluster::node(index).as_str(),
+            "{node:#}"
+        );
+        let error = node["error"].as_str().unwrap_or_default();
+        let expected = match index {
+            _ if index == dead => "error trying to reach service",
+            _ if index == pending => "is Pending",
+            _ => "",
+        };
+        let fine = error.is_empty() == expected.is_empty() && error.contains(expected);
+        ensure!(fine, "{node:#}");
+    }
+    for index in [dead, pending] {
+        let name = Cluster::node(index);
+        ensure!(ended.stderr.contains(&name), "{name}: {}", ended.stderr);
+    }
+    hold_sums(&report, &moods)?;
+
+    let finding = recorded[0].findings().first().context("no finding")?;
+    let id = finding["id"].as_str().context("no id")?;
+    for words in [
+        &["describe", id][..],
+        &["connections", "-A"],
+        &["profile", "-o", "folded"],
+        &["doctor"],
+    ] {
+        ensure!(!asks(words)?.stdout.is_empty(), "{words:?}");
+    }
+
+    // Somebody else's token opens nothing, and that is said.
+    let tokens = folder.path().join("tokens");
+    fs::write(&tokens, "a-token-of-somebody-else\n")?;
+    let refused = tracer::run(
+        &[
+            "top",
+            "--kube",
+            "--kubeconfig",
+            &kubeconfig,
+            "--token-file",
+            &tokens.to_string_lossy(),
+        ],
+        seconds(60),
+    )?;
+    ensure!(
+        refused.code() == 1 && refused.stderr.contains("needs a token"),
+        "{}",
+        refused.stderr
+    );
+    let elsewhere = tracer::run(
+        &[
+            "top",
+            "--kube",
+            "--kubeconfig",
+            &kubeconfig,
+            "--tracer-namespace",
+            "other",
+        ],
+        seconds(60),
+    )?;
+    ensure!(
+        elsewhere.code() == 1 && elsewhere.stderr.contains("namespace other"),
+        "{}",
+        elsewhere.stderr
+    );
+    Ok(())
+}
+
+fn kubectl_tracer_asks_the_namespace_that_kubectl_would() -> Result<()> {
+    let mut shop = Answers::of(RECORDINGS[0])?;
+    for finding in shop.report["findings"].as_array_mut().into_iter().flatten() {
+        finding["process"]["pod"] = "web-0".into();
+        finding["process"]["namespace"] = "shop".into();
+    }
+    let other = Answers::of(RECORDINGS[1])?;
+    let (in_shop, in_all) = (shop.findings().len(), other.findings().len());
+    let in_all = in_shop + in_all;
+    let moods = [shop, other].map(|answers| Mood::Answers(Arc::new(answers)));
+    let folder = tempfile::tempdir()?;
+    let kubeconfig = cluster(folder.path(), moods.into(), Vec::new())?;
+    let plugin = folder.path().join("kubectl-tracer");
+    symlink(fs::canonicalize(tracer::binary()?)?, &plugin)?;
+    let says = |program: &Path, words: &[&str]| -> Result<String> {
+        let mut command = Command::new(program);
+        command.args(words).env("KUBECONFIG", &kubeconfig);
+        let path = format!(
+            "{}:{}",
+            folder.path().display(),
+            host::search_path().display()
+        );
+        let ended = Program::start(command.env("PATH", path))?.end(seconds(60))?;
+        ensure!(ended.code() == 0, "{words:?}: {}", ended.stderr);
+        Ok(ended.stdout)
+    };
+    for (words, count) in [
+        (&["top", "-o", "jsonl"][..], in_shop),
+        (&["top", "-o", "jsonl", "-n", "shop"], in_shop),
+        (&["top", "-o", "jsonl", "-n", "default"], 0),
+        (&["top", "-o", "jsonl", "-A"], in_all),
+        (&["top", "-o", "jsonl", "-A", "--context", "x"], in_all),
+    ] {
+        let shown = says(&plugin, words)?;
+        ensure!(shown.lines().count() == count, "{words:?}: {shown}");
+    }
+    let help = says(&plugin, &["top", "--help"])?;
+    ensure!(help.contains("Usage: kubectl tracer top"), "{help}");
+    // kubectl itself finds it
+    if let Ok(kubectl) = host::tool("kubectl") {
+        let shown = says(&kubectl, &["tracer", "top", "-A", "-o", "jsonl"])?;
+        ensure!(shown.lines().count() == in_all, "{shown}");
     }
     Ok(())
 }

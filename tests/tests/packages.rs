@@ -108,6 +108,12 @@ fn packages_have_what_they_install() -> Result<()> {
     ] {
         ensure!(fs::metadata(at(path))?.len() > 0, "{path}");
     }
+    let plugin = fs::read_link(at("usr/bin/kubectl-tracer"))?;
+    ensure!(
+        plugin == Path::new("/usr/bin/tracer"),
+        "{}",
+        plugin.display()
+    );
 
     // What the unit starts is there, and knows the options.
     let unit = fs::read_to_string(at("usr/lib/systemd/system/tracer.service"))?;

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Asked, Change, NODE, Shared, head};
+use super::{Asked, Change, NODE, Shared, field, head, refused};
 
 /// How often a watch is told how far it has come.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(2);
@@ -27,11 +27,7 @@ pub(super) fn connection(shared: &Shared, stream: &TcpStream) {
 /// Answers one request; whether another may come.
 fn request(shared: &Shared, stream: &TcpStream, head: &str) -> Result<bool> {
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-    let field = |name: &str| {
-        let lines = head.lines().filter_map(|line| line.split_once(": "));
-        let mut named = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));
-        named.next().map(|(_, value)| value.to_owned())
-    };
+    let field = |name: &str| field(head, name);
     let accept = field("accept").unwrap_or_default();
     let token = format!("Bearer {}", shared.pods().token);
     let (place, query) = path.split_once('?').unwrap_or((&path, ""));
@@ -54,11 +50,7 @@ fn request(shared: &Shared, stream: &TcpStream, head: &str) -> Result<bool> {
     shared.pods().asked.push(asked);
     let whole = !accept.contains("as=PartialObjectMetadata");
     if status != 200 {
-        let refused = json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": "refused", "reason": "Refused", "code": status,
-        });
-        return once(stream, status, &refused);
+        return once(stream, status, &refused(status, "refused"));
     }
     if query.get("watch") != Some(&"true") {
         let pods = shared.pods();

@@ -4,6 +4,7 @@
 
 mod account;
 mod answer;
+mod daemons;
 
 use std::{
     fs,
@@ -22,7 +23,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub use self::account::Account;
+pub use self::{account::Account, daemons::Cluster};
 use crate::wait;
 
 /// The node whose pods there are.
@@ -113,14 +114,8 @@ impl ApiServer {
         };
         server.want_token("first")?;
         server.serve(listener);
-        let kubeconfig = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{ "name": "c", "cluster": { "server": format!("http://{}", server.address) } }],
-            "users": [{ "name": "u", "user": { "tokenFile": server.token_file() } }],
-            "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
-            "current-context": "x",
-        });
+        let user = json!({ "tokenFile": server.token_file() });
+        let kubeconfig = kubeconfig(&server.address.to_string(), &user, "default");
         // JSON is YAML
         fs::write(server.kubeconfig(), kubeconfig.to_string())?;
         Ok(server)
@@ -277,6 +272,34 @@ fn head(mut stream: &TcpStream) -> Option<String> {
         head.push(byte[0]);
     }
     String::from_utf8(head).ok()
+}
+
+/// The value of a field of such a head.
+fn field(head: &str, name: &str) -> Option<String> {
+    let lines = head.lines().filter_map(|line| line.split_once(": "));
+    let mut named = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name));
+    named.next().map(|(_, value)| value.to_owned())
+}
+
+/// What the API server says where it does not answer.
+fn refused(code: u16, message: &str) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": "Refused", "code": code,
+    })
+}
+
+/// A kubeconfig for an API server at this address, of which this user's context has this namespace.
+fn kubeconfig(address: &str, user: &Value, namespace: &str) -> Value {
+    let context = json!({ "cluster": "c", "user": "u", "namespace": namespace });
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "c", "cluster": { "server": format!("http://{address}") } }],
+        "users": [{ "name": "u", "user": user }],
+        "contexts": [{ "name": "x", "context": context }],
+        "current-context": "x",
+    })
 }
 
 /// A configuration of the daemon that asks this server, and names containers below `host_root`.

@@ -5,19 +5,23 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint, builder::PossibleValuesParser};
 
 mod daemon;
+mod endpoints;
 mod lists;
+mod plugin;
 mod profile;
 mod recordings;
 mod report;
 
 pub use self::{
     daemon::Daemon,
+    endpoints::{AskArgs, EndpointArgs},
     lists::{ConnectionSort, ConnectionsArgs, ListForm, NamespaceArgs, SortBy, Top},
+    plugin::is_plugin,
     profile::{Profile, ProfileForm},
     recordings::{Record, Replay},
     report::{FrameArgs, ReportArgs},
 };
-use super::{Failure, client::Endpoint, fleet::Fleet, units};
+use super::units;
 use crate::{
     engine::kinds,
     kernel::plan::{BACKENDS, SYSCALLS},
@@ -48,6 +52,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// It runs as kubectl's plugin.
+    #[arg(skip)]
+    pub plugin: bool,
 }
 
 /// The commands.
@@ -219,62 +226,6 @@ pub struct Check {
     pub command: Vec<OsString>,
 }
 
-/// Where the daemons are.
-#[derive(Debug, Default, Args)]
-pub struct EndpointArgs {
-    /// Daemon to ask: a socket path, HOST:PORT or http://HOST:PORT (may be repeated); a name of
-    /// several addresses, such as a headless service, is asked at each, and dns:NAME:PORT says that
-    /// it is one [default: the local socket]
-    #[arg(
-        long,
-        value_name = "ENDPOINT",
-        env = "TRACER_ENDPOINT",
-        value_delimiter = ','
-    )]
-    pub endpoint: Vec<String>,
-    /// How to ask.
-    #[command(flatten)]
-    pub ask: AskArgs,
-}
-
-impl EndpointArgs {
-    /// The daemons to ask.
-    ///
-    /// # Errors
-    /// As [`Endpoint::all`].
-    pub fn fleet(&self) -> Result<Fleet, Failure> {
-        self.ask.fleet(&self.endpoint)
-    }
-}
-
-/// How daemons are asked.
-#[derive(Debug, Default, Args)]
-pub struct AskArgs {
-    /// Ask over TCP with the first token of this file
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "TRACER_TOKEN_FILE",
-        value_hint = ValueHint::FilePath
-    )]
-    pub token_file: Option<PathBuf>,
-    /// Wait so long for each daemon, and six times as long for all [default: 10s; for the slowest of
-    /// many as long again as the others took]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
-    pub timeout: Option<Duration>,
-}
-
-impl AskArgs {
-    /// The daemons to ask.
-    ///
-    /// # Errors
-    /// As [`Endpoint::all`].
-    pub fn fleet(&self, endpoints: &[String]) -> Result<Fleet, Failure> {
-        let endpoints = Endpoint::all(endpoints, self.token_file.as_deref())?;
-        Ok(Fleet::new(endpoints, self.timeout))
-    }
-}
-
 /// Arguments of `describe`.
 #[derive(Debug, Args)]
 pub struct Describe {
@@ -285,7 +236,7 @@ pub struct Describe {
     pub markdown: bool,
     /// Ask this recording, not a daemon
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
-        conflicts_with_all = ["endpoint", "token_file", "timeout"])]
+        conflicts_with_all = ["endpoint", "token_file", "timeout", "kube"])]
     pub from: Option<PathBuf>,
     /// Which frames.
     #[command(flatten)]

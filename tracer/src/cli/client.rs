@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::{Request, StatusCode, client::conn::http1, header};
+use hyper::{Request, Response, StatusCode, body::Body, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use thiserror::Error;
@@ -33,7 +33,7 @@ pub enum Endpoint {
 
 /// What opens a daemon's API over TCP.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub struct Token(pub(super) String);
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,10 +46,17 @@ impl Token {
     ///
     /// # Errors
     /// [`Failure`] (status 2) when there is none.
-    fn read(path: &Path) -> Result<Token, Failure> {
+    pub fn read(path: &Path) -> Result<Token, Failure> {
         let tokens = access::read_tokens(path).map_err(|e| Failure::usage(e.to_string()))?;
         let first = tokens.into_iter().next().unwrap_or_default();
         Ok(Token(first))
+    }
+
+    /// The first token of such a file's text.
+    #[must_use]
+    pub fn first(text: &str) -> Option<Token> {
+        let first = text.lines().map(str::trim).find(|line| !line.is_empty());
+        first.map(|first| Token(first.to_owned()))
     }
 }
 
@@ -183,6 +190,12 @@ pub enum AskError {
     /// The daemon's own words.
     #[error("{1}")]
     Refused(StatusCode, String),
+    /// Its pod does not run.
+    #[error("{0}")]
+    NotRunning(String),
+    /// The cluster does not let it be asked; the API server's words.
+    #[error("{0}")]
+    Cluster(String),
 }
 
 /// Asks one daemon; the answer's body, of at most so many bytes.
@@ -237,6 +250,18 @@ where
         .body(Empty::<Bytes>::new())
         .map_err(AskError::Request)?;
     let response = sender.send_request(request).await.map_err(broken)?;
+    body(response, most).await
+}
+
+/// The body of an answer, of at most so many bytes.
+///
+/// # Errors
+/// [`AskError`] when it breaks off, is too long, or is a refusal.
+pub async fn body<B>(response: Response<B>, most: usize) -> Result<Bytes, AskError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let status = response.status();
     let body = Limited::new(response.into_body(), most).collect().await;
     let body = body.map_err(|error| match error.is::<LengthLimitError>() {
@@ -247,14 +272,19 @@ where
     if status.is_success() {
         return Ok(body);
     }
-    #[derive(Deserialize)]
-    struct Problem {
-        error: String,
-    }
-    Err(serde_json::from_slice(&body).map_or_else(
-        |_| AskError::Foreign(status),
-        |problem: Problem| AskError::Refused(status, problem.error),
-    ))
+    Err(match serde_json::from_slice(&body) {
+        Ok(Problem::Daemons { error }) => AskError::Refused(status, error),
+        Ok(Problem::Kubernetes { message }) => AskError::Cluster(message),
+        Err(_) => AskError::Foreign(status),
+    })
+}
+
+/// A refusal in JSON, by whose it is.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Problem {
+    Daemons { error: String },
+    Kubernetes { message: String },
 }
 
 #[cfg(test)]

@@ -18,9 +18,9 @@ use crate::{
 /// # Errors
 /// [`Failure`] when no daemon answers.
 pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
-    let (found, share) = match args.endpoint.as_slice() {
-        [] => (vec![local(args)], None),
-        _ => remote(args)?,
+    let (found, share) = match args.endpoint.is_empty() && !args.ask.kube.kube {
+        true => (vec![local(args)], None),
+        false => remote(args)?,
     };
     let usable = found.iter().all(|doctor| doctor.usable);
     let text = match (args.output, found.as_slice()) {

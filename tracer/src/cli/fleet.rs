@@ -1,22 +1,25 @@
 //! Asking many daemons side by side: so many at once, each for so long, answers taken as they come, and
 //! who gave none is named.
 
+mod asked;
+
 use std::{net::SocketAddr, time::Duration};
 
-use hyper::StatusCode;
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::{
     net::lookup_host,
+    runtime::Runtime,
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 
+pub use self::asked::{Asked, answered, coverage, some};
 use super::{
     Failure,
     client::{AskError, Endpoint, fetch},
-    output, units,
+    pods::{Cluster, Pod},
 };
-use crate::report::{Coverage, Node};
 
 /// Daemons that are asked at the same time.
 const AT_ONCE: usize = 64;
@@ -32,15 +35,40 @@ const MANY: usize = 10;
 /// Where all but one in so many have answered, the rest have as long again, and at least that.
 const ONE_IN: usize = 10;
 const AS_LONG: Duration = Duration::from_millis(1_500);
-/// Names in a line about those who gave no answer.
-const NAMES: usize = 20;
 
 /// Daemons that are asked together.
-#[derive(Debug)]
 pub struct Fleet {
-    endpoints: Vec<Endpoint>,
+    whom: Whom,
     patience: Patience,
+    /// Kept between questions, as is the connection to a cluster.
+    runtime: Option<Runtime>,
 }
+
+/// Who is asked.
+pub enum Whom {
+    /// These.
+    Endpoints(Vec<Endpoint>),
+    /// Those of a cluster.
+    Cluster(Box<Cluster>),
+}
+
+/// One that is asked.
+enum Target {
+    Endpoint(Endpoint),
+    Pod(Pod),
+}
+
+impl Target {
+    async fn fetch(&self, path: &str, most: usize) -> Result<Bytes, AskError> {
+        match self {
+            Target::Endpoint(endpoint) => fetch(endpoint, path, most).await,
+            Target::Pod(pod) => pod.fetch(path, most).await,
+        }
+    }
+}
+
+/// Somebody by name, and why there can be no answer where that is known already.
+type Named = (String, Result<Target, AskError>);
 
 /// How long is waited.
 #[derive(Debug, Clone, Copy)]
@@ -61,79 +89,97 @@ pub struct Who {
     pub alone: bool,
 }
 
-/// What came of asking.
-#[derive(Debug, Default)]
-pub struct Asked {
-    /// How many were asked.
-    pub daemons: usize,
-    /// Those who gave no answer, in the order of the endpoints, and why.
-    pub silent: Vec<(Who, AskError)>,
-}
-
 impl Fleet {
     /// Daemons that are given this long, or as long as is usual.
-    #[must_use]
-    pub fn new(endpoints: Vec<Endpoint>, each: Option<Duration>) -> Fleet {
-        Fleet {
-            endpoints,
+    ///
+    /// # Errors
+    /// [`Failure`] when the operating system refuses a runtime.
+    pub fn new(whom: Whom, each: Option<Duration>) -> Result<Fleet, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::failed(format!("cannot ask the daemons: {e}")))?;
+        Ok(Fleet {
+            whom,
             patience: Patience {
                 each: each.unwrap_or(EACH),
                 said: each.is_some(),
             },
-        }
+            runtime: Some(runtime),
+        })
     }
 
     /// Asks all of them; `take` is told each answer as it comes.
     ///
     /// # Errors
-    /// [`Failure`] when the operating system refuses a runtime.
+    /// [`Failure`] when a cluster's daemons can't be found.
     pub fn ask<T: DeserializeOwned + Send + 'static>(
         &self,
         path: &str,
         take: impl FnMut(Who, T),
     ) -> Result<Asked, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Failure::failed(format!("cannot ask the daemons: {e}")))?;
-        let asked = runtime.block_on(async {
-            let (targets, silent) = self.targets().await;
-            ask_all(targets, silent, path, self.patience, take).await
-        });
-        // A name that is still being looked up is not waited for.
-        runtime.shutdown_background();
-        Ok(asked)
+        let Some(runtime) = &self.runtime else {
+            return Ok(Asked::default());
+        };
+        runtime.block_on(async {
+            let named = match &self.whom {
+                Whom::Endpoints(endpoints) => self.named(endpoints).await,
+                Whom::Cluster(cluster) => (cluster.daemons(self.patience.each).await?)
+                    .into_iter()
+                    .map(|(node, pod)| (node, pod.map(Target::Pod)))
+                    .collect(),
+            };
+            let (targets, silent) = in_places(named);
+            Ok(ask_all(targets, silent, path, self.patience, take).await)
+        })
     }
 
     /// Who is to be asked: each address of a name that has several. Names without one are silent.
-    async fn targets(&self) -> (Vec<(Who, Endpoint)>, Vec<(Who, AskError)>) {
+    async fn named(&self, endpoints: &[Endpoint]) -> Vec<Named> {
         let mut lookups = JoinSet::new();
-        for (index, endpoint) in self.endpoints.iter().cloned().enumerate() {
+        for (index, endpoint) in endpoints.iter().cloned().enumerate() {
             let each = self.patience.each;
             lookups.spawn(async move { (index, addresses(endpoint, each).await) });
         }
         let mut found = lookups.join_all().await;
         found.sort_by_key(|(index, _)| *index);
-        let (mut targets, mut silent) = (Vec::new(), Vec::new());
         let results = found.into_iter().flat_map(|(_, result)| match result {
             Ok(endpoints) => endpoints.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         });
-        let results: Vec<_> = results.collect();
-        let alone = results.len() == 1;
-        for (place, result) in results.into_iter().enumerate() {
-            let who = |endpoint: &Endpoint| Who {
-                place,
-                name: endpoint.to_string(),
-                alone,
-            };
-            match result {
-                Ok(endpoint) => targets.push((who(&endpoint), endpoint)),
-                Err((endpoint, error)) => silent.push((who(&endpoint), error)),
-            }
-        }
-        (targets, silent)
+        results
+            .map(|result| match result {
+                Ok(endpoint) => (endpoint.to_string(), Ok(Target::Endpoint(endpoint))),
+                Err((endpoint, error)) => (endpoint.to_string(), Err(error)),
+            })
+            .collect()
     }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // A name that is still being looked up is not waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Those who can be asked, and those who can't.
+type Sorted = (Vec<(Who, Target)>, Vec<(Who, AskError)>);
+
+/// Sorts them by that, in the order given.
+fn in_places(named: Vec<Named>) -> Sorted {
+    let alone = named.len() == 1;
+    let (mut targets, mut silent) = (Vec::new(), Vec::new());
+    for (place, (name, result)) in named.into_iter().enumerate() {
+        let who = Who { place, name, alone };
+        match result {
+            Ok(target) => targets.push((who, target)),
+            Err(error) => silent.push((who, error)),
+        }
+    }
+    (targets, silent)
 }
 
 /// The endpoints that one stands for.
@@ -175,7 +221,7 @@ fn one_family(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 }
 
 async fn ask_all<T: DeserializeOwned + Send + 'static>(
-    targets: Vec<(Who, Endpoint)>,
+    targets: Vec<(Who, Target)>,
     silent: Vec<(Who, AskError)>,
     path: &str,
     patience: Patience,
@@ -192,11 +238,11 @@ async fn ask_all<T: DeserializeOwned + Send + 'static>(
     // those who have been asked and have not answered yet
     let mut open: Vec<Who> = Vec::new();
     loop {
-        for (who, endpoint) in waiting.by_ref().take(AT_ONCE - asking.len()) {
+        for (who, target) in waiting.by_ref().take(AT_ONCE - asking.len()) {
             open.push(who.clone());
             let path = path.to_owned();
             asking.spawn(async move {
-                let body = timeout(patience.each, fetch(&endpoint, &path, most)).await;
+                let body = timeout(patience.each, target.fetch(&path, most)).await;
                 let body = body.unwrap_or(Err(AskError::Silent(patience.each)));
                 let result = body.and_then(|body| {
                     serde_json::from_slice(&body).map_err(AskError::NotUnderstood)
@@ -239,139 +285,17 @@ async fn ask_all<T: DeserializeOwned + Send + 'static>(
     asked
 }
 
-impl Asked {
-    /// Whether there was more than one to ask.
-    #[must_use]
-    pub fn several(&self) -> bool {
-        self.daemons > 1
-    }
-
-    /// Counts those as having answered who refused with this status, and says who they are.
-    pub fn pardon(&mut self, known: StatusCode) -> Vec<Who> {
-        let refused =
-            |error: &AskError| matches!(error, AskError::Refused(status, _) if *status == known);
-        let pardoned = self.silent.extract_if(.., |(_, error)| refused(error));
-        pardoned.map(|(who, _)| who).collect()
-    }
-
-    /// Fails when nobody answered; names on stderr those who did not, when others did.
-    ///
-    /// # Errors
-    /// [`Failure`] (status 1) naming each endpoint and its reason.
-    pub fn need_one(&self) -> Result<(), Failure> {
-        let lines = self.trouble();
-        if self.silent.len() < self.daemons {
-            lines.iter().for_each(|line| output::note(line));
-            return Ok(());
-        }
-        match lines.is_empty() {
-            true => Err(Failure::failed("nobody to ask")),
-            false => Err(Failure::failed(lines.join("\ntracer: "))),
-        }
-    }
-
-    /// A line for each reason why there is no answer, with those whose it is.
-    #[must_use]
-    pub fn trouble(&self) -> Vec<String> {
-        let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
-        for (who, error) in &self.silent {
-            let reason = error.to_string();
-            match reasons.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, names)) => names.push(&who.name),
-                None => reasons.push((reason, vec![&who.name])),
-            }
-        }
-        let line = |(reason, names): &(String, Vec<&str>)| format!("{}: {reason}", some(names));
-        reasons.iter().map(line).collect()
-    }
-
-    /// How many of how many answered; nothing to say of one.
-    #[must_use]
-    pub fn share(&self) -> Option<String> {
-        let answered = self.daemons - self.silent.len();
-        self.several().then(|| share(answered, self.daemons))
-    }
-
-    /// Those who did not answer, as a program reads it, with their places.
-    pub fn nodes(&self) -> impl Iterator<Item = (usize, Node)> {
-        self.silent.iter().map(|(who, error)| {
-            let node = Node {
-                endpoint: who.name.clone(),
-                coverage: None,
-                error: Some(error.to_string()),
-            };
-            (who.place, node)
-        })
-    }
-}
-
-/// Names, the first ones.
-#[must_use]
-pub fn some(names: &[&str]) -> String {
-    let shown = names.iter().take(NAMES).copied().collect::<Vec<_>>();
-    match names.len().saturating_sub(NAMES) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
-fn share(answered: usize, daemons: usize) -> String {
-    format!("{answered} of {daemons} daemons answered")
-}
-
-/// How many of how many answered, in a line.
-#[must_use]
-pub fn answered(nodes: &[Node]) -> String {
-    let answered = nodes.iter().filter(|node| node.error.is_none());
-    share(answered.count(), nodes.len())
-}
-
-/// What all of them together could see, in a line.
-#[must_use]
-pub fn coverage(nodes: &[Node]) -> String {
-    let seen = || nodes.iter().filter_map(|node| node.coverage.as_ref());
-    let sum = |of: fn(&Coverage) -> u64| seen().map(of).sum::<u64>();
-    let count = |of: fn(&Coverage) -> bool| seen().filter(|seen| of(seen)).count();
-    let mut line = format!(
-        "{}; {} seen, {} tracked",
-        answered(nodes),
-        units::count(sum(|seen| seen.sockets_seen), "socket"),
-        sum(|seen| seen.sockets_tracked),
-    );
-    line += &match sum(|seen| seen.lost_events) {
-        0 => "; nothing lost".to_owned(),
-        lost => format!(
-            "; {} lost on {}",
-            units::count(lost, "event"),
-            count(|seen| seen.lost_events > 0)
-        ),
-    };
-    if let less @ 1.. = count(|seen| !seen.degraded.is_empty()) {
-        line += &format!("; not everything is seen on {less} (tracer doctor says what)");
-    }
-    line
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::samples;
-
-    fn who(place: usize, name: &str) -> Who {
-        Who {
-            place,
-            name: name.to_owned(),
-            alone: false,
-        }
-    }
 
     #[test]
     fn an_endpoint_that_does_not_answer_is_named() {
         let endpoint = Endpoint::Unix(PathBuf::from("/no/such/tracer.sock"));
-        let fleet = Fleet::new(vec![endpoint], None);
+        let fleet = Fleet::new(Whom::Endpoints(vec![endpoint]), None).unwrap();
         let asked = fleet.ask::<serde_json::Value>("/v1/report", |_, _| {});
         let failure = asked.unwrap().need_one().unwrap_err();
         assert_eq!(failure.status, 1);
@@ -383,32 +307,11 @@ mod tests {
     #[test]
     fn a_name_without_address_is_named() {
         let endpoint = Endpoint::parse("dns:no-such-name.invalid:9464").unwrap();
-        let fleet = Fleet::new(vec![endpoint], Some(Duration::from_secs(5)));
+        let five = Some(Duration::from_secs(5));
+        let fleet = Fleet::new(Whom::Endpoints(vec![endpoint]), five).unwrap();
         let asked = fleet.ask::<serde_json::Value>("/v1/report", |_, _| {});
         let said = asked.unwrap().need_one().unwrap_err().to_string();
         assert!(said.contains("dns:no-such-name.invalid:9464"), "{said}");
-    }
-
-    #[test]
-    fn those_with_one_reason_share_a_line() {
-        let mut silent: Vec<_> = (0..25)
-            .map(|place| (who(place, &format!("n{place}")), AskError::NoSocket))
-            .collect();
-        silent.push((
-            who(25, "n25"),
-            AskError::Refused(StatusCode::NOT_FOUND, "unknown".to_owned()),
-        ));
-        let mut asked = Asked {
-            daemons: 30,
-            silent,
-        };
-        let lines = asked.trouble();
-        assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(lines[0].contains("n19 and 5 more: no daemon"), "{lines:?}");
-        assert_eq!(lines[1], "n25: unknown");
-        assert_eq!(asked.pardon(StatusCode::NOT_FOUND), [who(25, "n25")]);
-        assert_eq!(asked.share().unwrap(), "5 of 30 daemons answered");
-        asked.need_one().unwrap();
     }
 
     #[test]
@@ -424,27 +327,6 @@ mod tests {
         assert_eq!(
             chosen(&["[fd00::1]:1", "[fd00::2]:1", "10.0.0.1:1"]),
             addresses(&["[fd00::1]:1", "[fd00::2]:1"])
-        );
-    }
-
-    #[test]
-    fn coverage_of_all_is_one_line() {
-        let node = |name: &str, coverage| Node {
-            endpoint: name.to_owned(),
-            error: Option::is_none(&coverage).then(|| "gone".to_owned()),
-            coverage,
-        };
-        let mut lossy = samples::report().coverage.unwrap();
-        lossy.lost_events = 2;
-        lossy.degraded.clear();
-        assert_eq!(
-            coverage(&[
-                node("a", samples::report().coverage),
-                node("b", None),
-                node("c", Some(lossy))
-            ]),
-            "2 of 3 daemons answered; 1824 sockets seen, 1664 tracked; 2 events lost on 1; not \
-             everything is seen on 1 (tracer doctor says what)"
         );
     }
 }

@@ -19,6 +19,7 @@ mod live;
 mod man;
 mod merge;
 mod output;
+mod pods;
 mod preflight;
 mod profile;
 mod replay;
@@ -109,9 +110,16 @@ impl From<StartError> for Failure {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = match args::is_plugin() {
+        true => Cli::as_plugin(),
+        false => Cli::parse(),
+    };
     #[cfg(feature = "ebpf-log")]
     output::log_to_stderr("warn,ebpf=debug");
+    if let Err(failure) = cli.prepare() {
+        output::note(&failure.to_string());
+        return ExitCode::from(failure.status);
+    }
     let result = match cli.command {
         Command::Check(args) => check::run(&args, None),
         Command::Record(args) => check::run(&args.check, Some(&args.file)),

@@ -76,6 +76,9 @@ pub struct ConnectionsArgs {
     /// Only sockets of this Kubernetes namespace
     #[arg(short, long, value_name = "NS")]
     pub namespace: Option<String>,
+    /// Sockets of all namespaces, which is the default
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
     /// Only sockets of pods whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub pod: Option<String>,

@@ -11,7 +11,7 @@ use super::EndpointArgs;
 pub struct Profile {
     /// Profile what this recording has, do not ask a daemon
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
-        conflicts_with_all = ["endpoint", "token_file", "timeout"])]
+        conflicts_with_all = ["endpoint", "token_file", "timeout", "kube"])]
     pub from: Option<PathBuf>,
     /// Where the daemons are.
     #[command(flatten)]
