@@ -43,14 +43,16 @@ fn main() -> Result<()> {
         "--cfg=bpf_target_arch=\"{}\"",
         variable("CARGO_CFG_TARGET_ARCH")?
     );
-    let flags = [
+    let places = places(&toolchain, &root.join(".."));
+    let mut flags = vec![
         arch.as_str(),
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
         // else the linker has memory cleared by a function that writes single bytes
         "-Clink-arg=--disable-expand-memcpy-in-order",
-    ]
-    .join("\x1f");
+    ];
+    flags.extend(places.iter().map(String::as_str));
+    let flags = flags.join("\x1f");
     // a folder of its own: cargo holds a lock on the one in use
     let folder = out.join("ebpf");
 
@@ -90,6 +92,25 @@ fn main() -> Result<()> {
     fs::copy(&built, out.join("tracer-probes"))
         .with_context(|| format!("cannot copy {}", built.display()))?;
     Ok(())
+}
+
+/// Where the sources are is not told in the programs, so that the same ones are built everywhere.
+fn places(toolchain: &str, root: &Path) -> Vec<String> {
+    let mut places = Vec::new();
+    let mut add = |from: PathBuf, to| {
+        let from = from.canonicalize().unwrap_or(from);
+        places.push(format!("--remap-path-prefix={}={to}", from.display()));
+    };
+    add(root.to_owned(), "/tracer");
+    if let Some(home) = env::var_os("CARGO_HOME") {
+        add(PathBuf::from(home), "/cargo");
+    }
+    let mut asked = program(toolchain, "rustc");
+    if let Ok(answer) = asked.args(["--print", "sysroot"]).output() {
+        let said = String::from_utf8_lossy(&answer.stdout);
+        add(PathBuf::from(said.trim()), "/rust");
+    }
+    places
 }
 
 /// Hash of what is in the maps and how many there are of it: the records' sources without their

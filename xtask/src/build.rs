@@ -147,10 +147,22 @@ pub fn cargo(ready: &Ready, profile: Profile, words: &[&str]) -> Result<Vec<Exec
         // a target of its own, so that build scripts and macros stay dynamic
         let host = host_triple()?;
         let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", screaming(&host));
+        // and nothing of where it was built
+        let places = [(sh::root(), "/tracer"), (&sh::cargo_home(), "/cargo")];
+        let places = places.map(|(from, to)| format!("{}={to}", from.display()));
+        let remapped = places.iter().map(|to| format!(" --remap-path-prefix={to}"));
+        let mapped = places.iter().map(|to| format!(" -ffile-prefix-map={to}"));
         cargo
             .arg("--target")
             .arg(&host)
-            .env(flags, "-Ctarget-feature=+crt-static");
+            .env("CFLAGS", mapped.collect::<String>())
+            .env(
+                flags,
+                format!(
+                    "-Ctarget-feature=+crt-static{}",
+                    remapped.collect::<String>()
+                ),
+            );
     }
     if let Some(toolchain) = &ready.ebpf_toolchain {
         cargo.env("TRACER_EBPF_TOOLCHAIN", toolchain);

@@ -7,6 +7,7 @@ mod corpus;
 mod demo;
 mod fuzz;
 mod names;
+mod release;
 mod screens;
 mod setup;
 mod sh;
@@ -32,6 +33,7 @@ struct Cli {
 enum Chore {
     Setup(setup::Arguments),
     Build(build::Arguments),
+    Release(release::Arguments),
     Run(build::RunArguments),
     Demo(demo::Arguments),
     Test(suites::Arguments),
@@ -64,6 +66,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match chore {
         Chore::Setup(arguments) => setup::main(arguments, options),
         Chore::Build(arguments) => build::main(arguments, options),
+        Chore::Release(arguments) => release::main(arguments, options),
         Chore::Run(arguments) => build::run(arguments, options),
         Chore::Demo(_) => demo::main(options),
         Chore::Test(arguments) => suites::main(arguments, options),

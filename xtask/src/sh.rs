@@ -47,9 +47,13 @@ pub fn cargo() -> Command {
 /// Where `cargo install` puts programs.
 pub fn cargo_bin() -> PathBuf {
     env::var_os("CARGO_INSTALL_ROOT")
-        .or_else(|| env::var_os("CARGO_HOME"))
-        .map_or_else(|| home().join(".cargo"), PathBuf::from)
+        .map_or_else(cargo_home, PathBuf::from)
         .join("bin")
+}
+
+/// Where cargo keeps what it downloads.
+pub fn cargo_home() -> PathBuf {
+    env::var_os("CARGO_HOME").map_or_else(|| home().join(".cargo"), PathBuf::from)
 }
 
 /// `PATH` with `first` searched before all else.
