@@ -318,7 +318,9 @@ fn hold(groups: &[&'static [Case]]) -> Result<()> {
         Ok(problems.is_empty())
     });
     if settled.is_err() && !problems.is_empty() {
-        bail!("{}", problems.join("\n"));
+        let report: Value = serde_json::from_str(&http::get(&socket, "/v1/report")?.body)?;
+        let losses = &report["coverage"]["losses"];
+        bail!("lost: {losses}\n{}", problems.join("\n"));
     }
     settled
 }
