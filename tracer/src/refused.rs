@@ -58,7 +58,7 @@ refusals! {
     FrameTableRoom: "frame_table", "no_room";
     /// Symbols or their names are larger than what is read of a file.
     Symbols: "symbols", "too_large";
-    /// Symbols whose names take too long to compare.
+    /// Symbols with names that take too long to search.
     SymbolsSlow: "symbols", "too_slow";
     /// More relocations than a program has, or tables that overlap.
     Relocations: "relocations", "too_many";

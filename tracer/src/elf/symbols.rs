@@ -1,9 +1,6 @@
 //! Symbols by name.
 
-use std::{
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::sync::PoisonError;
 
 use object::{
     LittleEndian,
@@ -16,10 +13,9 @@ use super::{
 };
 use crate::refused::Refusal;
 
-/// Time for one table: names may be made so that comparing them takes long.
-const TIME_MAX: Duration = Duration::from_secs(3);
-/// Symbols between two looks at the time.
-const TIMED: usize = 4_096;
+/// Bytes of names in one table that texts are looked for in, a second or two: names may be made so
+/// that it takes long. The largest table with names of common length has half as many.
+const SEARCHED_MAX: usize = 1 << 30;
 /// Largest symbol table, and largest table of names, that are read.
 const TABLE_MAX: u64 = super::contents::RANGE_MAX as u64;
 
@@ -66,9 +62,9 @@ impl Image {
             return None;
         }
         let (entries, strings) = (self.bytes(&table.part)?, self.bytes(&strings.part)?);
-        let began = Instant::now();
-        for (number, symbol) in array::<Sym64<LittleEndian>>(&entries).iter().enumerate() {
-            if number % TIMED == TIMED - 1 && began.elapsed() > TIME_MAX {
+        let mut searched = 0;
+        for symbol in array::<Sym64<LittleEndian>>(&entries) {
+            if searched > SEARCHED_MAX {
                 Refusal::SymbolsSlow.count();
                 return None;
             }
@@ -81,7 +77,7 @@ impl Image {
                 continue;
             };
             for (name, place) in names.iter().zip(found.iter_mut()) {
-                if place.is_none() && begins_as(rest, name) {
+                if place.is_none() && begins_as(rest, name, &mut searched) {
                     *place = Some((address, size));
                 }
             }
@@ -94,8 +90,8 @@ impl Image {
 const NAME_BYTES_MAX: usize = 512;
 
 /// Whether the name that a zero ends at the beginning of `bytes` is this one, in which `*` stands for
-/// any text.
-fn begins_as(bytes: &[u8], name: &str) -> bool {
+/// any text. What had to be searched for that is added to `searched`.
+fn begins_as(bytes: &[u8], name: &str, searched: &mut usize) -> bool {
     let Some((first, others)) = name.split_once('*') else {
         return bytes.starts_with(name.as_bytes()) && bytes.get(name.len()) == Some(&0);
     };
@@ -106,6 +102,7 @@ fn begins_as(bytes: &[u8], name: &str) -> bool {
     let Some(end) = within.iter().position(|&byte| byte == 0) else {
         return false;
     };
+    *searched += end;
     let (rest, last) = match others.rsplit_once('*') {
         Some((between, last)) => match behind_each(&rest[..end], between) {
             Some(rest) => (rest, last),
@@ -132,6 +129,7 @@ mod tests {
 
     #[test]
     fn a_star_is_any_text() {
+        let mut searched = 0;
         let name = b"_ZN67_$LT$rustls..conn..Writer$GT$5write17ha9ffE\0_next\0";
         for pattern in [
             "_ZN67_$LT$rustls..conn..Writer$GT$5write17ha9ffE",
@@ -140,7 +138,7 @@ mod tests {
             "_ZN*E",
             "*",
         ] {
-            assert!(begins_as(name, pattern), "{pattern}");
+            assert!(begins_as(name, pattern, &mut searched), "{pattern}");
         }
         for pattern in [
             "_ZN67",
@@ -150,8 +148,12 @@ mod tests {
             "*_next",
             "",
         ] {
-            assert!(!begins_as(name, pattern), "{pattern}");
+            assert!(!begins_as(name, pattern, &mut searched), "{pattern}");
         }
-        assert!(!begins_as(b"_ZNE", "_ZN*E"), "its end is not there");
+        assert!(
+            !begins_as(b"_ZNE", "_ZN*E", &mut searched),
+            "its end is not there"
+        );
+        assert!(searched < 10 * name.len());
     }
 }
