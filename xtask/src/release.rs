@@ -4,6 +4,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     build::{self, Profile},
     setup, sh,
+    suites::{Outcome, Suite},
 };
 
 /// What a bill of materials is made by.
@@ -28,6 +30,26 @@ pub struct Arguments {
 
 /// `cargo xtask release`.
 pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
+    println!("{}", give(arguments.twice, options)?.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same as a test: built twice.
+pub fn run(options: setup::Options) -> Suite {
+    let started = Instant::now();
+    eprintln!("xtask: release");
+    let mut outcome = Outcome::default();
+    let given = give(true, options).map(drop);
+    outcome.count("two builds of a release have the same bytes", given);
+    Suite {
+        name: "release".to_owned(),
+        outcome,
+        seconds: started.elapsed().as_secs_f64(),
+    }
+}
+
+/// Makes what is given away; the folder that it is in.
+fn give(twice: bool, options: setup::Options) -> Result<PathBuf> {
     let ready = setup::to_build(options)?;
     let given = sh::root().join("target/given");
     fs::create_dir_all(&given).with_context(|| format!("cannot make {}", given.display()))?;
@@ -47,12 +69,11 @@ pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
     )?;
     fs::write(given.join("SHA256SUMS"), &sums)?;
     print!("{sums}");
-    if arguments.twice {
+    if twice {
         again(&program)?;
         println!("another build elsewhere has the same bytes");
     }
-    println!("{}", given.display());
-    Ok(ExitCode::SUCCESS)
+    Ok(given)
 }
 
 /// Leaves out what only a debugger needs, as the image does.

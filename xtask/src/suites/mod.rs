@@ -22,6 +22,7 @@ pub use self::{
 };
 use crate::{
     build::{self, Executable},
+    release,
     setup::{self, Ready},
     sh, vm,
 };
@@ -131,6 +132,9 @@ pub fn main(arguments: Arguments, options: setup::Options) -> Result<ExitCode> {
     }
     if !unit_only && filter.is_empty() {
         suites.push(manifests::run(&programs)?);
+    }
+    if full && filter.is_empty() {
+        suites.push(release::run(options));
     }
     if full || (!unit_only && filter.is_empty()) {
         let time = if full { GUESTS } else { vm::LIMIT };

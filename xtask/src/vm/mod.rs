@@ -134,9 +134,12 @@ fn run(
     Ok(code)
 }
 
+/// What can be asked of single tests, in a guest too.
+const ASKED: [&str; 3] = ["TRACER_CHAOS_SECONDS", "TRACER_CHAOS_SEED", "TRACER_HOSTILE"];
+
 /// The variables that our programs look at in a guest.
 fn surroundings(time: Duration) -> Vec<(String, String)> {
-    [
+    let own = [
         ("TRACER_BIN", "/usr/bin/tracer".to_owned()),
         ("TRACER_FIXTURES", "/fixtures".to_owned()),
         ("TRACER_TEST_GUEST", "1".to_owned()),
@@ -144,9 +147,12 @@ fn surroundings(time: Duration) -> Vec<(String, String)> {
         ("TRACER_TEST_JOBS", JOBS.to_string()),
         ("TRACER_TEST_WITHIN", time.as_secs().to_string()),
         ("RUST_BACKTRACE", "1".to_owned()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .to_vec()
+    ];
+    let asked = ASKED.map(|name| std::env::var(name).ok().map(|value| (name, value)));
+    own.into_iter()
+        .chain(asked.into_iter().flatten())
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// Runs behaviour tests in each kernel, two guests side by side where there are processors for
