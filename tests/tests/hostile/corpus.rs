@@ -208,7 +208,8 @@ fn start(entry: &'static Entry, port: u16, place: &Path) -> Result<Option<Runnin
         }
         Made::PerfMap(_) => {
             let mut command = Command::new(fixtures::path("through")?);
-            command.args([&to, "[jit]"]);
+            // many places, so that there are names to look for again and again
+            command.arg(&to).args(["[jit]"; 40]);
             command
         }
         Made::Program(name) => {

@@ -22,6 +22,8 @@ use crate::{
 /// Files that are remembered. One that no process in view runs is forgotten when there are more,
 /// not before: programs that come and go are not worth a probe each time.
 const FILES_MAX: usize = 64;
+/// Files of one process among them, which brings at most a few: each library may have its own.
+const OF_PROCESS_MAX: usize = 16;
 
 /// A file: probed, or the reason why not.
 type Probed = Result<Vec<UProbeLink>, Unprobed>;
@@ -112,15 +114,17 @@ impl ProbedFiles {
             if !wanted(&file) {
                 continue;
             }
+            if of_process.len() >= OF_PROCESS_MAX {
+                self.refuse(pid);
+                break;
+            }
             let key = file.image.key();
             if !self.files.contains_key(&key) {
                 if self.files.len() >= FILES_MAX {
                     self.make_room(&of_process);
                 }
                 if self.files.len() >= FILES_MAX {
-                    if self.refused.insert(pid) {
-                        Refusal::LibraryRoom.count();
-                    }
+                    self.refuse(pid);
                     continue;
                 }
                 let probed = self.probe(probes, &file.image).map_err(|reason| {
@@ -138,6 +142,13 @@ impl ProbedFiles {
         self.known.insert(pid, of_process);
     }
 
+    /// There is no room for a file of this process.
+    fn refuse(&mut self, pid: u32) {
+        if self.refused.insert(pid) {
+            Refusal::LibraryRoom.count();
+        }
+    }
+
     /// The process has ended, or runs another program now.
     pub fn forget(&mut self, pid: u32) {
         self.known.remove(&pid);
@@ -148,7 +159,8 @@ impl ProbedFiles {
     pub fn degraded(&self) -> impl Iterator<Item = String> {
         let full = (!self.refused.is_empty()).then(|| {
             format!(
-                "more than {FILES_MAX} such files: of the others, {}",
+                "more than {FILES_MAX} such files, or than {OF_PROCESS_MAX} of one process: of the others, \
+                 {}",
                 self.lost
             )
         });
