@@ -135,7 +135,11 @@ fn run(
 }
 
 /// What can be asked of single tests, in a guest too.
-const ASKED: [&str; 3] = ["TRACER_CHAOS_SECONDS", "TRACER_CHAOS_SEED", "TRACER_HOSTILE"];
+const ASKED: [&str; 3] = [
+    "TRACER_CHAOS_SECONDS",
+    "TRACER_CHAOS_SEED",
+    "TRACER_HOSTILE",
+];
 
 /// The variables that our programs look at in a guest.
 fn surroundings(time: Duration) -> Vec<(String, String)> {
