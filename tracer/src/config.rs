@@ -72,6 +72,9 @@ pub struct Kubernetes {
     /// Ask for this node's pods, as `--kube` does.
     #[serde(default)]
     pub pods: bool,
+    /// Ask for names of remote addresses, as `--kube-remotes` does.
+    #[serde(default)]
+    pub remotes: bool,
     /// A kubeconfig to ask with; without, that of the environment (`KUBECONFIG`), or else the service
     /// account of the daemon's pod.
     pub kubeconfig: Option<PathBuf>,

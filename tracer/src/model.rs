@@ -257,6 +257,9 @@ pub struct Remote {
     /// Name, with the port, that the process resolved to the address.
     #[serde(default)]
     pub resolved: Option<String>,
+    /// Name, with the port, that the cluster has for the address, where nothing was resolved.
+    #[serde(default)]
+    pub in_cluster: Option<String>,
 }
 
 /// The process a connection belongs to.

@@ -14,6 +14,19 @@ use super::{Asked, Change, NODE, Shared, field, head, refused};
 
 /// How often a watch is told how far it has come.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(2);
+/// Objects on a page, where pages are asked for: servers may send fewer than were.
+const PAGE: usize = 2;
+
+/// Kinds of objects: the path of all of them, and whose they are.
+const KINDS: &[(&str, &str, &str)] = &[
+    ("/api/v1/pods", "Pod", "v1"),
+    ("/api/v1/services", "Service", "v1"),
+    (
+        "/apis/discovery.k8s.io/v1/endpointslices",
+        "EndpointSlice",
+        "discovery.k8s.io/v1",
+    ),
+];
 
 /// Answers what comes over one connection, one after the other.
 pub(super) fn connection(shared: &Shared, stream: &TcpStream) {
@@ -29,15 +42,20 @@ fn request(shared: &Shared, stream: &TcpStream, head: &str) -> Result<bool> {
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
     let field = |name: &str| field(head, name);
     let accept = field("accept").unwrap_or_default();
-    let token = format!("Bearer {}", shared.pods().token);
+    let token = format!("Bearer {}", shared.objects().token);
     let (place, query) = path.split_once('?').unwrap_or((&path, ""));
     let query: BTreeMap<&str, &str> = query.split('&').filter_map(|p| p.split_once('=')).collect();
     let selected = query.get("fieldSelector").copied();
+    let of_node = format!("spec.nodeName%3D{NODE}");
+    let (_, kind, group) = *KINDS
+        .iter()
+        .find(|of| of.0 == place)
+        .unwrap_or(&("", "", ""));
     let status = if field("authorization") != Some(token) {
         401
-    } else if !head.starts_with("GET ") || place != "/api/v1/pods" {
+    } else if !head.starts_with("GET ") || kind.is_empty() {
         403
-    } else if selected != Some(&format!("spec.nodeName%3D{NODE}")) {
+    } else if selected != (kind == "Pod").then_some(&*of_node) {
         400
     } else {
         200
@@ -47,21 +65,29 @@ fn request(shared: &Shared, stream: &TcpStream, head: &str) -> Result<bool> {
         accept: accept.clone(),
         status,
     };
-    shared.pods().asked.push(asked);
+    shared.objects().asked.push(asked);
     let whole = !accept.contains("as=PartialObjectMetadata");
     if status != 200 {
         return once(stream, status, &refused(status, "refused"));
     }
     if query.get("watch") != Some(&"true") {
-        let pods = shared.pods();
-        let items: Vec<Value> = pods.now.iter().map(|pod| shown(pod, whole)).collect();
+        let objects = shared.objects();
+        let from = query.get("continue").and_then(|from| from.parse().ok());
+        let from: usize = from.unwrap_or(0);
+        let all = objects.now.iter().filter(|object| object["kind"] == kind);
+        let mut items: Vec<Value> = all.skip(from).map(|object| shown(object, whole)).collect();
+        let mut metadata = json!({ "resourceVersion": objects.version.to_string() });
+        drop(objects);
+        if query.contains_key("limit") && items.len() > PAGE {
+            items.truncate(PAGE);
+            metadata["continue"] = json!((from + PAGE).to_string());
+        }
         let list = json!({
-            "kind": if whole { "PodList" } else { "PartialObjectMetadataList" },
-            "apiVersion": if whole { "v1" } else { "meta.k8s.io/v1" },
-            "metadata": { "resourceVersion": pods.version.to_string() },
+            "kind": if whole { format!("{kind}List") } else { "PartialObjectMetadataList".to_owned() },
+            "apiVersion": if whole { group } else { "meta.k8s.io/v1" },
+            "metadata": metadata,
             "items": items,
         });
-        drop(pods);
         return once(stream, 200, &list);
     }
     let since = query
@@ -71,19 +97,27 @@ fn request(shared: &Shared, stream: &TcpStream, head: &str) -> Result<bool> {
         .get("timeoutSeconds")
         .and_then(|seconds| seconds.parse().ok());
     let lasts = Duration::from_secs(lasts.unwrap_or(60));
-    watch(shared, stream, since.unwrap_or(0), lasts, whole)?;
+    let of = Form { kind, group, whole };
+    watch(shared, stream, since.unwrap_or(0), lasts, &of)?;
     Ok(true)
 }
 
-/// What is sent of a pod.
-fn shown(pod: &Value, whole: bool) -> Value {
+/// Which objects, and how much of them.
+struct Form {
+    kind: &'static str,
+    group: &'static str,
+    whole: bool,
+}
+
+/// What is sent of an object.
+fn shown(object: &Value, whole: bool) -> Value {
     if whole {
-        return pod.clone();
+        return object.clone();
     }
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": pod["metadata"],
+        "metadata": object["metadata"],
     })
 }
 
@@ -103,16 +137,17 @@ fn watch(
     mut stream: &TcpStream,
     mut since: u64,
     lasts: Duration,
-    whole: bool,
+    of: &Form,
 ) -> Result<()> {
     let head =
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes())?;
     let (end, mut marked) = (Instant::now() + lasts, Instant::now());
     while Instant::now() < end && !shared.stopped.load(Ordering::SeqCst) {
-        let pods = shared.pods();
+        let objects = shared.objects();
         // changes have numbers without gaps, as long as they are remembered
-        let oldest = pods.changes.first().map_or(pods.version + 1, |c| c.version);
+        let oldest = objects.changes.first();
+        let oldest = oldest.map_or(objects.version + 1, |c| c.version);
         if since + 1 < oldest {
             let gone = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -121,24 +156,30 @@ fn watch(
             chunk(stream, &json!({ "type": "ERROR", "object": gone }))?;
             break;
         }
-        let new: Vec<Change> = (pods.changes.iter())
+        let new: Vec<Change> = (objects.changes.iter())
             .filter(|change| change.version > since)
             .cloned()
             .collect();
         if new.is_empty() {
-            drop(shared.wait(pods));
+            drop(shared.wait(objects));
         } else {
-            drop(pods);
+            drop(objects);
         }
         for change in new {
-            let object = shown(&change.pod, whole);
-            chunk(stream, &json!({ "type": change.sort, "object": object }))?;
             since = change.version;
+            if change.object["kind"] == of.kind {
+                let object = shown(&change.object, of.whole);
+                chunk(stream, &json!({ "type": change.sort, "object": object }))?;
+            }
         }
         if marked.elapsed() >= BOOKMARK_EVERY {
             marked = Instant::now();
             let metadata = json!({ "resourceVersion": since.to_string() });
-            let object = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata });
+            let (kind, group) = match of.whole {
+                true => (of.kind, of.group),
+                false => ("PartialObjectMetadata", "meta.k8s.io/v1"),
+            };
+            let object = json!({ "kind": kind, "apiVersion": group, "metadata": metadata });
             chunk(stream, &json!({ "type": "BOOKMARK", "object": object }))?;
         }
     }

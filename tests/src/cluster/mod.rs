@@ -1,5 +1,5 @@
-//! An API server of Kubernetes, as far as who watches pods is concerned: lists and watches with chunks,
-//! bookmarks, 410 and tokens (Kubernetes' documentation, "Kubernetes API Concepts"). It can be killed,
+//! An API server of Kubernetes, as far as who watches pods, services and slices of endpoints is concerned:
+//! lists, by pages where they are asked for, and watches with chunks, bookmarks, 410 and tokens (Kubernetes' documentation, "Kubernetes API Concepts"). It can be killed,
 //! started again at its address, and be made to forget its history or to want another token.
 
 mod account;
@@ -29,17 +29,18 @@ use crate::wait;
 /// The node whose pods there are.
 pub const NODE: &str = "node-a";
 
-/// A change of a pod.
+/// A change of an object.
 #[derive(Debug, Clone)]
 struct Change {
     version: u64,
     /// `ADDED`, `MODIFIED` or `DELETED`.
     sort: &'static str,
-    pod: Value,
+    object: Value,
 }
 
+/// All objects, of whatever kind.
 #[derive(Debug, Default)]
-struct Pods {
+struct Objects {
     version: u64,
     now: Vec<Value>,
     changes: Vec<Change>,
@@ -49,16 +50,16 @@ struct Pods {
     streams: Vec<TcpStream>,
 }
 
-impl Pods {
-    fn note(&mut self, sort: &'static str, mut pod: Value) -> Value {
+impl Objects {
+    fn note(&mut self, sort: &'static str, mut object: Value) -> Value {
         self.version += 1;
-        pod["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.changes.push(Change {
             version: self.version,
             sort,
-            pod: pod.clone(),
+            object: object.clone(),
         });
-        pod
+        object
     }
 }
 
@@ -75,19 +76,21 @@ pub struct Asked {
 
 #[derive(Debug, Default)]
 struct Shared {
-    pods: Mutex<Pods>,
+    objects: Mutex<Objects>,
     changed: Condvar,
     stopped: AtomicBool,
 }
 
 impl Shared {
-    fn pods(&self) -> MutexGuard<'_, Pods> {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    fn objects(&self) -> MutexGuard<'_, Objects> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a change, for a while.
-    fn wait<'a>(&self, pods: MutexGuard<'a, Pods>) -> MutexGuard<'a, Pods> {
-        let waited = self.changed.wait_timeout(pods, Duration::from_millis(200));
+    fn wait<'a>(&self, objects: MutexGuard<'a, Objects>) -> MutexGuard<'a, Objects> {
+        let waited = self
+            .changed
+            .wait_timeout(objects, Duration::from_millis(200));
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
@@ -101,7 +104,7 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Starts one that has no pods, on a port of its own.
+    /// Starts one that has nothing, on a port of its own.
     ///
     /// # Errors
     /// When there is none.
@@ -137,54 +140,59 @@ impl ApiServer {
     /// When it can't be written.
     pub fn want_token(&self, token: &str) -> Result<()> {
         fs::write(self.token_file(), token).context("the token's file")?;
-        token.clone_into(&mut self.shared.pods().token);
+        token.clone_into(&mut self.shared.objects().token);
         Ok(())
     }
 
     /// A pod is there, or has changed: its metadata, with name, namespace and uid.
     pub fn put(&self, metadata: &Value) {
-        let mut pods = self.shared.pods();
-        let pod = json!({
+        self.put_whole(json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": metadata,
             // what nobody is to ask for
             "spec": { "nodeName": NODE, "containers": [{ "env": [{ "name": "P", "value": "secret" }] }] },
-        });
-        let before = pods.now.iter().position(|known| is(known, &pod));
+        }));
+    }
+
+    /// A pod, service or slice of endpoints is there, or has changed: with its kind, and in its metadata
+    /// name, namespace and uid.
+    pub fn put_whole(&self, object: Value) {
+        let mut objects = self.shared.objects();
+        let before = objects.now.iter().position(|known| is(known, &object));
         let sort = if before.is_some() {
             "MODIFIED"
         } else {
             "ADDED"
         };
-        let pod = pods.note(sort, pod);
+        let object = objects.note(sort, object);
         match before {
-            Some(place) => pods.now[place] = pod,
-            None => pods.now.push(pod),
+            Some(place) => objects.now[place] = object,
+            None => objects.now.push(object),
         }
         self.shared.changed.notify_all();
     }
 
-    /// A pod is gone.
+    /// An object is gone.
     pub fn remove(&self, uid: &str) {
-        let mut pods = self.shared.pods();
-        let place = pods
+        let mut objects = self.shared.objects();
+        let place = objects
             .now
             .iter()
-            .position(|pod| pod["metadata"]["uid"] == uid);
+            .position(|object| object["metadata"]["uid"] == uid);
         if let Some(place) = place {
-            let pod = pods.now.remove(place);
-            pods.note("DELETED", pod);
+            let object = objects.now.remove(place);
+            objects.note("DELETED", object);
         }
         self.shared.changed.notify_all();
     }
 
     /// Forgets what has changed: who asks for changes since gets 410.
     pub fn forget(&self) {
-        let mut pods = self.shared.pods();
-        pods.version += 1_000;
-        pods.changes.clear();
-        end(&mut pods);
+        let mut objects = self.shared.objects();
+        objects.version += 1_000;
+        objects.changes.clear();
+        end(&mut objects);
     }
 
     /// Is killed: all connections break, and nobody listens.
@@ -193,7 +201,7 @@ impl ApiServer {
     /// When it goes on.
     pub fn kill(&self) -> Result<()> {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        end(&mut self.shared.pods());
+        end(&mut self.shared.objects());
         self.shared.changed.notify_all();
         wait::until("an end of the API server", Duration::from_secs(20), || {
             Ok(TcpStream::connect(self.address).is_err())
@@ -206,10 +214,10 @@ impl ApiServer {
     /// When its address is taken.
     pub fn start_again(&mut self) -> Result<()> {
         let listener = TcpListener::bind(self.address).context("its port again")?;
-        let before = std::mem::take(&mut *self.shared.pods());
+        let before = std::mem::take(&mut *self.shared.objects());
         // threads of before keep what they have
         self.shared = Arc::new(Shared {
-            pods: Mutex::new(before),
+            objects: Mutex::new(before),
             ..Shared::default()
         });
         self.serve(listener);
@@ -219,7 +227,7 @@ impl ApiServer {
     /// What was asked so far.
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
-        self.shared.pods().asked.clone()
+        self.shared.objects().asked.clone()
     }
 
     fn serve(&self, listener: TcpListener) {
@@ -233,7 +241,7 @@ impl ApiServer {
                     continue;
                 };
                 let _ = stream.set_nonblocking(false);
-                shared.pods().streams.extend(stream.try_clone());
+                shared.objects().streams.extend(stream.try_clone());
                 let shared = Arc::clone(&shared);
                 // whoever asked may be gone
                 thread::spawn(move || answer::connection(&shared, &stream));
@@ -245,14 +253,14 @@ impl ApiServer {
 impl Drop for ApiServer {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        end(&mut self.shared.pods());
+        end(&mut self.shared.objects());
         self.shared.changed.notify_all();
     }
 }
 
 /// Breaks all connections.
-fn end(pods: &mut Pods) {
-    for stream in pods.streams.drain(..) {
+fn end(objects: &mut Objects) {
+    for stream in objects.streams.drain(..) {
         let _ = stream.shutdown(Shutdown::Both);
     }
 }
@@ -313,5 +321,19 @@ pub fn configuration(server: &ApiServer, host_root: &Path) -> Result<PathBuf> {
         "host_root = {host_root:?}\n[kubernetes]\npods = true\nkubeconfig = {kubeconfig:?}\n"
     );
     fs::write(&file, text)?;
+    Ok(file)
+}
+
+/// The same where nothing but how to ask is said.
+///
+/// # Errors
+/// When it can't be written.
+pub fn how_to_ask(server: &ApiServer, host_root: &Path) -> Result<PathBuf> {
+    let file = host_root.join("how.toml");
+    let kubeconfig = server.kubeconfig();
+    fs::write(
+        &file,
+        format!("[kubernetes]\nkubeconfig = {kubeconfig:?}\n"),
+    )?;
     Ok(file)
 }

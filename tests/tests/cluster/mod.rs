@@ -1,9 +1,10 @@
 //! With `--kube`, what the API server says of this node's pods is said of findings: workload, labels,
-//! names; and who is annotated to be left alone is.
+//! names; and who is annotated to be left alone is. With `--kube-remotes`, what it calls their other end.
 
 mod many;
 mod pod;
 mod real;
+mod remotes;
 
 use std::path::Path;
 
@@ -18,7 +19,10 @@ use tracer_tests::{
     wait,
 };
 
-use self::{many::pods_coming_and_going, pod::Pod, real::a_container_of_runc};
+use self::{
+    many::pods_coming_and_going, pod::Pod, real::a_container_of_runc,
+    remotes::remote_addresses_have_names_of_services,
+};
 use crate::{scenes, targets::Group};
 
 tests![
@@ -26,6 +30,7 @@ tests![
     in_a_pod_its_service_account_asks,
     a_container_of_runc,
     pods_coming_and_going,
+    remote_addresses_have_names_of_services,
 ];
 
 /// A daemon that asks this server about the pods of [`NODE`].
@@ -196,7 +201,8 @@ fn names_come_from_the_api_server_and_come_back() -> Result<()> {
     ensure!(
         asked
             .iter()
-            .all(|a| a.accept.contains("PartialObjectMetadata")),
+            .all(|a| a.accept.contains("PartialObjectMetadata")
+                && a.path.starts_with("/api/v1/pods?")),
         "{asked:?}"
     );
     ensure!(asked.len() < 20, "{asked:?}");

@@ -70,6 +70,7 @@ pub fn run(args: &Check, record: Option<&Path>) -> Result<u8, Failure> {
         debug_directories: config.debug_directories,
         host_root: config.host_root,
         cluster: None,
+        remotes: None,
         // a recording is judged anew by whoever has it
         opted_out: match tape {
             Some(_) => Vec::new(),

@@ -106,6 +106,7 @@ fn local(args: &DoctorArgs) -> Doctor {
         debug_directories: Vec::new(),
         host_root: None,
         cluster: None,
+        remotes: None,
         opted_out: Vec::new(),
         ask_jvms: false,
         patient: false,

@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, path::PathBuf};
 
 use super::{Failure, STATUS_FAILURE, args::Daemon, output, preflight, target};
 use crate::{
-    cluster,
+    cluster::{self, Wanted},
     config::{Config, Listen, parse_listen},
     daemon,
     daemon::{
@@ -53,7 +53,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
     let rules = config.rules();
     let webhook = destination("--webhook", args.webhook.as_ref(), config.webhook.as_ref())?;
     let otlp = destination("--otlp", args.otlp.as_ref(), config.otlp.as_ref())?;
-    let cluster = cluster_access(args, &config)?;
+    let cluster = cluster(args, &config)?;
     let socket = args.socket.clone().or(config.socket);
     Ok(Settings {
         options: Options {
@@ -69,6 +69,7 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
             debug_directories: config.debug_directories,
             host_root: config.host_root,
             cluster: None,
+            remotes: None,
             opted_out: config.ignore.namespaces.clone(),
             ask_jvms: args.ask_jvms || config.ask_jvms,
             patient: false,
@@ -98,22 +99,27 @@ fn settings(args: &Daemon) -> Result<Settings, Failure> {
     })
 }
 
-/// How to ask the cluster about this node's pods, where the command line or the configuration wants it.
-fn cluster_access(args: &Daemon, config: &Config) -> Result<Option<cluster::Access>, Failure> {
-    if !args.kube && !config.kubernetes.pods {
+/// What to ask the cluster, where the command line or the configuration wants something of it.
+fn cluster(args: &Daemon, config: &Config) -> Result<Option<Wanted>, Failure> {
+    let pods = args.kube || config.kubernetes.pods;
+    let remotes = args.kube_remotes || config.kubernetes.remotes;
+    if !pods && !remotes {
         return Ok(None);
     }
-    let named = args.node.clone().filter(|node| !node.is_empty());
-    let Some(node) = named else {
+    let node = args.node.clone().filter(|node| !node.is_empty());
+    if pods && node.is_none() {
         return Err(Failure::usage(
             "--kube asks for the pods of one node: say its name with --node or TRACER_NODE",
         ));
-    };
+    }
     let from_environment = || std::env::var_os("KUBECONFIG").map(PathBuf::from);
     let kubeconfig = config.kubernetes.kubeconfig.clone();
-    Ok(Some(cluster::Access {
-        node,
-        kubeconfig: kubeconfig.or_else(from_environment),
+    Ok(Some(Wanted {
+        access: cluster::Access {
+            kubeconfig: kubeconfig.or_else(from_environment),
+        },
+        pods_of: node.filter(|_| pods),
+        remotes,
     }))
 }
 
@@ -183,6 +189,25 @@ mod tests {
                 "{args:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_cluster_is_asked_for_what_is_wanted_only() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "[kubernetes]\nremotes = true\n").unwrap();
+        let config = file.path().to_str().unwrap();
+        let wanted = |args: &[&str]| settings(&parse(args)).unwrap().cluster;
+        assert_eq!(wanted(&["--node", "n1"]), None);
+        for args in [&["--config", config][..], &["--kube-remotes"]] {
+            let wanted = wanted(args).unwrap();
+            assert_eq!((wanted.pods_of, wanted.remotes), (None, true), "{args:?}");
+        }
+        let both = wanted(&["--kube", "--kube-remotes", "--node", "n1"]).unwrap();
+        assert_eq!((both.pods_of.as_deref(), both.remotes), (Some("n1"), true));
+        let pods = wanted(&["--kube", "--node", "n1"]).unwrap();
+        assert_eq!((pods.pods_of.as_deref(), pods.remotes), (Some("n1"), false));
+        let failure = settings(&parse(&["--kube", "--node", ""])).unwrap_err();
+        assert_eq!(failure.status, 2);
     }
 
     #[test]

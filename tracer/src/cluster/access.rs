@@ -1,4 +1,4 @@
-//! Where the API server is, who asks it, and about which node.
+//! Where the API server is, and who asks it.
 
 use std::path::PathBuf;
 
@@ -11,8 +11,6 @@ use thiserror::Error;
 /// How the API server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
-    /// Name of the node whose pods are asked for.
-    pub node: String,
     /// A kubeconfig; without, what a pod is given: its service account.
     pub kubeconfig: Option<PathBuf>,
 }

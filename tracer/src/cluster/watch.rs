@@ -1,10 +1,10 @@
-//! The watch: a list of the node's pods, then their changes, for as long as the daemon runs.
+//! The watch: a list of what is followed, then its changes, for as long as the daemon runs.
 //!
 //! By the client of `kube`, but not its watcher, which asks again at once where a server ends a watch at
 //! once. Here a watch lasts five minutes, and after one that failed, or ended within [`SOUND`], the next
 //! waits ever longer.
 
-use std::{collections::HashSet, convert::Infallible, pin::pin, time::Duration};
+use std::{convert::Infallible, pin::pin, time::Duration};
 
 use futures_util::TryStreamExt as _;
 use kube::{
@@ -12,28 +12,70 @@ use kube::{
     api::{ListParams, VersionMatch, WatchEvent, WatchParams},
     core::{ObjectList, Request, response::Status},
 };
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{
-    Cluster,
-    access::{Access, AccessError},
-    object::Object,
-};
+use super::access::{Access, AccessError};
 
-const PODS: &str = "/api/v1/pods";
 /// How long the server is to go on with one watch, seconds.
 const WATCH_SECONDS: u32 = 290;
 /// A watch that is silent for longer has lost its other end: the server would have ended it.
 const SILENCE_MAX: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
-/// A list takes no longer.
+/// A list, or a page of it, takes no longer.
 const LIST_MAX: Duration = Duration::from_secs(60);
+/// A list has no more pages.
+const PAGES_MAX: usize = 2_000;
 /// After a first failure.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// After many.
 const PAUSE_MAX: Duration = Duration::from_secs(120);
 /// A watch that lasted so long was none of a row of failures.
 const SOUND: Duration = Duration::from_secs(60);
+
+/// What is followed, and who takes it in.
+pub trait Followed {
+    /// What is read of an object.
+    type Object: DeserializeOwned + Clone;
+    /// Path of all of them.
+    const PATH: &'static str;
+    /// What roles call them.
+    const RESOURCE: &'static str;
+    /// They are asked for whole; else their metadata.
+    const WHOLE: bool;
+    /// Most of them in one answer; without, a list is one answer.
+    const PAGE: Option<u32>;
+
+    /// What is followed, for the log.
+    fn what(&self) -> String;
+
+    /// Which of them, by a selector of fields.
+    fn selector(&self) -> Option<String>;
+
+    /// Up to where a watch has come with an object.
+    fn version(object: &Self::Object) -> Option<&str>;
+
+    /// A list begins: what there is will be put.
+    fn begin(&mut self);
+
+    /// An object is there, or has changed.
+    fn put(&mut self, object: Self::Object);
+
+    /// The list is over: what was not put since it began is gone.
+    fn only(&mut self);
+
+    /// An object is gone.
+    fn gone(&mut self, object: Self::Object);
+
+    /// Up to now all is known.
+    fn heard(&mut self) {}
+
+    /// Whether nothing is told any more.
+    fn is_troubled(&self) -> bool;
+
+    /// Notes why nothing is told any more, or that it is.
+    fn set_trouble(&mut self, trouble: Option<String>);
+}
 
 /// Why the watch ended.
 #[derive(Debug, Error)]
@@ -42,10 +84,12 @@ enum Broken {
     Access(#[from] AccessError),
     #[error("the API server does not answer as it should: {}", causes(.0))]
     Request(#[from] kube::Error),
-    #[error("the API server sent what is no list of pods: {0}")]
+    #[error("the API server sent what is no list of what was asked for: {0}")]
     Answer(#[from] serde_json::Error),
     #[error("the API server did not answer within {} s", LIST_MAX.as_secs())]
     Slow,
+    #[error("the API server's list has more than {PAGES_MAX} pages")]
+    Endless,
     #[error("the API server refused to go on ({}: {})", .0.code, .0.message)]
     Refused(Box<Status>),
     /// What the watch has come to is not known any more: everything is to be listed again.
@@ -53,15 +97,25 @@ enum Broken {
     Gone,
 }
 
+impl Broken {
+    /// The same with what may be done about it.
+    fn told(&self, resource: &str) -> String {
+        match self {
+            Broken::Request(kube::Error::Api(status)) if status.code == 401 => {
+                format!("{self}; the token is not, or no longer, valid")
+            }
+            Broken::Request(kube::Error::Api(status)) if status.code == 403 => {
+                format!("{self}; the service account needs list and watch on {resource}")
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
 /// What went wrong, to its ground.
 fn causes(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
-        let hint = match status.code {
-            401 => "; the token is not, or no longer, valid",
-            403 => "; the service account needs list and watch on pods",
-            _ => "",
-        };
-        return format!("{} {}{hint}", status.code, status.message);
+        return format!("{} {}", status.code, status.message);
     }
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -94,97 +148,105 @@ impl Pause {
     }
 }
 
-/// Follows the pods of a node, and never ends.
-pub async fn keep(cluster: &Cluster, access: &Access) {
+/// Follows, and never ends.
+pub async fn keep<F: Followed>(mut followed: F, access: &Access) {
     let mut pause = Pause { next: PAUSE_FIRST };
     let mut telling = true;
-    cluster
-        .directory()
-        .set_trouble(Some("the API server was not asked yet".to_owned()));
+    followed.set_trouble(Some("the API server was not asked yet".to_owned()));
     loop {
         let began = Instant::now();
-        let Err(broken) = follow(cluster, access, &mut pause).await;
+        let Err(broken) = follow(&mut followed, access, &mut pause).await;
         let wait = pause.after(began.elapsed(), chance());
-        let healthy = cluster.directory().trouble().is_none();
         if matches!(broken, Broken::Gone) {
-            tracing::debug!("{broken}; listing this node's pods again");
+            tracing::debug!("{broken}; listing {} again", followed.what());
         } else {
+            let broken = broken.told(F::RESOURCE);
             // once for each outage
-            if healthy || telling {
-                tracing::warn!("names of pods are not followed for now: {broken}");
+            if telling || !followed.is_troubled() {
+                tracing::warn!("{} are not followed for now: {broken}", followed.what());
             } else {
-                tracing::debug!("still no names of pods: {broken}");
+                tracing::debug!("{} are still not followed: {broken}", followed.what());
             }
             telling = false;
-            cluster.directory().set_trouble(Some(broken.to_string()));
+            followed.set_trouble(Some(broken));
         }
         sleep(wait).await;
     }
 }
 
 /// Lists, and watches until something goes wrong.
-async fn follow(
-    cluster: &Cluster,
+async fn follow<F: Followed>(
+    followed: &mut F,
     access: &Access,
     pause: &mut Pause,
 ) -> Result<Infallible, Broken> {
     let client = access.client().await?;
-    let of_node = format!("spec.nodeName={}", access.node);
-    let mut version = list(cluster, &client, &of_node).await?;
-    if cluster.directory().trouble().is_some() {
-        tracing::info!("following the pods of node {}", access.node);
-        cluster.directory().set_trouble(None);
+    let mut version = list(followed, &client).await?;
+    if followed.is_troubled() {
+        tracing::info!("following {}", followed.what());
+        followed.set_trouble(None);
     }
     loop {
         let began = Instant::now();
-        watch(cluster, &client, &of_node, &mut version).await?;
+        watch(followed, &client, &mut version).await?;
         // when its time is over; or it has gone away, which the next request tells
         sleep(pause.after(began.elapsed(), chance())).await;
     }
 }
 
-/// Takes in all pods of the node, and says up to which version that is.
-async fn list(cluster: &Cluster, client: &Client, of_node: &str) -> Result<String, Broken> {
-    let everything = ListParams {
-        field_selector: Some(of_node.to_owned()),
-        // from the server's cache: what it has missed the watch will bring
+/// Takes in all that there is, and says up to which version that is.
+async fn list<F: Followed>(followed: &mut F, client: &Client) -> Result<String, Broken> {
+    let mut everything = ListParams {
+        field_selector: followed.selector(),
+        limit: F::PAGE,
+        // from the server's cache, where it is not paged: what it has missed the watch will bring
         resource_version: Some("0".to_owned()),
         version_match: Some(VersionMatch::NotOlderThan),
         ..ListParams::default()
     };
-    let request = Request::new(PODS).list_metadata(&everything);
-    let request = request.map_err(kube::Error::BuildRequest)?;
-    let answer = timeout(LIST_MAX, client.request_text(request));
-    let text = answer.await.map_err(|_| Broken::Slow)??;
-    let list: ObjectList<Object> = serde_json::from_str(&text)?;
-    drop(text);
-    let mut directory = cluster.directory();
-    let now = std::time::Instant::now();
-    let mut there = HashSet::new();
-    for (uid, known) in list.items.into_iter().filter_map(Object::known) {
-        there.insert(uid.clone());
-        directory.put(uid, known, now);
+    followed.begin();
+    for _ in 0..PAGES_MAX {
+        let request = Request::new(F::PATH);
+        let request = match F::WHOLE {
+            true => request.list(&everything),
+            false => request.list_metadata(&everything),
+        };
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        let answer = timeout(LIST_MAX, client.request_text(request));
+        let text = answer.await.map_err(|_| Broken::Slow)??;
+        let page: ObjectList<F::Object> = serde_json::from_str(&text)?;
+        drop(text);
+        for object in page.items {
+            followed.put(object);
+        }
+        everything.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if everything.continue_token.is_none() {
+            followed.only();
+            return Ok(page.metadata.resource_version.unwrap_or_default());
+        }
     }
-    directory.only(&there);
-    Ok(list.metadata.resource_version.unwrap_or_default())
+    Err(Broken::Endless)
 }
 
 /// Takes in changes until the server ends the watch.
-async fn watch(
-    cluster: &Cluster,
+async fn watch<F: Followed>(
+    followed: &mut F,
     client: &Client,
-    of_node: &str,
     version: &mut String,
 ) -> Result<(), Broken> {
     let changes = WatchParams {
-        field_selector: Some(of_node.to_owned()),
+        field_selector: followed.selector(),
         timeout: Some(WATCH_SECONDS),
         bookmarks: true,
         ..WatchParams::default()
     };
-    let request = Request::new(PODS).watch_metadata(&changes, version);
+    let request = Request::new(F::PATH);
+    let request = match F::WHOLE {
+        true => request.watch(&changes, version),
+        false => request.watch_metadata(&changes, version),
+    };
     let request = request.map_err(kube::Error::BuildRequest)?;
-    let answer = timeout(LIST_MAX, client.request_events::<Object>(request));
+    let answer = timeout(LIST_MAX, client.request_events::<F::Object>(request));
     let events = match answer.await.map_err(|_| Broken::Slow)? {
         Err(kube::Error::Api(status)) if status.code == 410 => return Err(Broken::Gone),
         events => events?,
@@ -192,26 +254,28 @@ async fn watch(
     let mut events = pin!(events);
     while let Ok(event) = timeout(SILENCE_MAX, events.try_next()).await {
         let (object, ended) = match event? {
-            None => break,
+            None => {
+                followed.heard();
+                break;
+            }
             Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => (object, false),
             Some(WatchEvent::Deleted(object)) => (object, true),
             Some(WatchEvent::Bookmark(bookmark)) => {
                 *version = bookmark.metadata.resource_version;
+                followed.heard();
                 continue;
             }
             Some(WatchEvent::Error(status)) if status.code == 410 => return Err(Broken::Gone),
             Some(WatchEvent::Error(status)) => return Err(Broken::Refused(status)),
         };
-        if let Some(come_to) = object.version() {
+        if let Some(come_to) = F::version(&object) {
             come_to.clone_into(version);
         }
-        if let Some((uid, known)) = object.known() {
-            let mut directory = cluster.directory();
-            directory.put(uid.clone(), known, std::time::Instant::now());
-            if ended {
-                directory.end(&uid);
-            }
+        match ended {
+            true => followed.gone(object),
+            false => followed.put(object),
         }
+        followed.heard();
     }
     Ok(())
 }

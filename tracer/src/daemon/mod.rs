@@ -40,7 +40,7 @@ use self::{
     socket::BoundSocket,
     worker::{Telling, Worker},
 };
-use crate::cluster::{Access as ClusterAccess, Cluster};
+use crate::cluster::{Cluster, Remotes, Wanted};
 use crate::config::Ignore;
 use crate::procs::{privileges, system_calls};
 use crate::session::{Options, Session, SessionError, StartError};
@@ -61,8 +61,8 @@ pub struct Settings {
     pub listen: Option<SocketAddr>,
     /// Who may ask what over TCP.
     pub access: Access,
-    /// How to ask the cluster about this node's pods, where that is wanted.
-    pub cluster: Option<ClusterAccess>,
+    /// What to ask the cluster, where something of it is wanted.
+    pub cluster: Option<Wanted>,
     /// Findings to hide.
     pub ignore: Ignore,
     /// Labels of the metrics.
@@ -140,10 +140,17 @@ pub fn run(settings: Settings) -> Result<(), Error> {
         destinations: settings.destinations,
     };
     let mut options = settings.options;
-    if let Some(access) = settings.cluster {
-        let cluster = Cluster::default();
-        options.cluster = Some(cluster.clone());
-        runtime.spawn(cluster.keep(access));
+    if let Some(wanted) = settings.cluster {
+        if let Some(node) = wanted.pods_of {
+            let cluster = Cluster::default();
+            options.cluster = Some(cluster.clone());
+            runtime.spawn(cluster.keep(node, wanted.access.clone()));
+        }
+        if wanted.remotes {
+            let remotes = Remotes::default();
+            options.remotes = Some(remotes.clone());
+            runtime.spawn(remotes.keep(wanted.access));
+        }
     }
     let result = runtime.block_on(async {
         // Before the probes: a signal from here on leads to a clean end.

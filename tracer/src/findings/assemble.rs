@@ -390,7 +390,7 @@ fn remote(cohort: &Cohort, examples: Vec<String>) -> RemoteInfo {
     RemoteInfo {
         family: remote.family,
         address: remote.address.clone(),
-        host: (remote.host.clone()).or_else(|| remote.resolved.clone()),
+        host: naming::host(remote),
         path: unix.then(|| remote.address.clone()),
         url: remote.url.clone(),
         named_by,

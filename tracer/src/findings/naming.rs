@@ -97,9 +97,10 @@ pub fn of_remote(remote: &Remote, role: Role) -> Rung {
         let because = "The connections have no URL in common.";
         return (NamedBy::Host, Some(because.to_owned()));
     }
-    let rung = match remote.resolved {
-        Some(_) => NamedBy::Dns,
-        None => NamedBy::Address,
+    let rung = match (&remote.resolved, &remote.in_cluster) {
+        (Some(_), _) => NamedBy::Dns,
+        (None, Some(_)) => NamedBy::Cluster,
+        (None, None) => NamedBy::Address,
     };
     let because = match role {
         Role::Server => "The peers are many; named is the address where they were accepted.",
@@ -108,7 +109,24 @@ pub fn of_remote(remote: &Remote, role: Role) -> Rung {
              name or a message of a known protocol, or they have none in common."
         }
     };
-    (rung, Some(because.to_owned()))
+    let because = match rung {
+        NamedBy::Cluster => not_resolved(because),
+        _ => because.to_owned(),
+    };
+    (rung, Some(because))
+}
+
+/// Why a name of the cluster is not one that was resolved, after why it is none that is higher.
+#[must_use]
+pub fn not_resolved(because: &str) -> String {
+    format!("{because} That its process resolved a name to the address was not seen.")
+}
+
+/// The host of a remote, as far as it has one.
+#[must_use]
+pub fn host(remote: &Remote) -> Option<String> {
+    let names = [&remote.host, &remote.resolved, &remote.in_cluster];
+    names.into_iter().flatten().next().cloned()
 }
 
 #[cfg(test)]
@@ -160,9 +178,18 @@ mod tests {
             url: None,
             peer: None,
             resolved: None,
+            in_cluster: None,
         };
         let rung = |remote: &Remote| of_remote(remote, Role::Client).0;
         assert_eq!(rung(&remote), NamedBy::Address);
+        remote.in_cluster = Some("web.shop.svc:5000".to_owned());
+        let (named_by, because) = of_remote(&remote, Role::Client);
+        assert_eq!(named_by, NamedBy::Cluster);
+        assert!(because.unwrap().ends_with("was not seen."));
+        assert_eq!(host(&remote).as_deref(), Some("web.shop.svc:5000"));
+        remote.resolved = Some("web.test:5000".to_owned());
+        assert_eq!(rung(&remote), NamedBy::Dns);
+        assert_eq!(host(&remote).as_deref(), Some("web.test:5000"));
         remote.family = Family::Unix;
         remote.address = "/run/docker.sock".to_owned();
         assert_eq!(rung(&remote), NamedBy::UnixPath);

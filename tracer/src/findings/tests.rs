@@ -85,6 +85,7 @@ fn suspect(pid: u32, line: u32, confidence: Confidence) -> Suspect {
                 url: Some("http://api/v2/{}".to_owned()),
                 peer: None,
                 resolved: None,
+                in_cluster: None,
             }),
             role: Role::Client,
         },

@@ -64,6 +64,7 @@ fn cohort() -> (Cohort, Identity) {
         url: Some("http://10.0.0.1/a/{}".to_owned()),
         peer: None,
         resolved: None,
+        in_cluster: None,
     };
     let cohort = Cohort {
         process: Arc::new(process),

@@ -51,7 +51,8 @@ pub struct ConnectionRow {
     /// Who listens at the other end of a UNIX socket.
     #[serde(default)]
     pub peer: Option<Peer>,
-    /// The name, with the port, that the process resolved to the address, where nothing better names it.
+    /// The name, with the port, that the process resolved to the address, or else that the cluster has for
+    /// it, where nothing better names it.
     #[serde(default)]
     pub host: Option<String>,
     /// When it was opened.

@@ -400,7 +400,8 @@ pub struct RemoteInfo {
     pub family: Family,
     /// Address and port, or `unix` with `path`.
     pub address: String,
-    /// Host the requests name; else, where `named_by` is `dns`, the name that was resolved, with the port.
+    /// Host the requests name; else, with the port, the name that was resolved (`named_by` is `dns`), or
+    /// that the cluster has for the address (`cluster`).
     pub host: Option<String>,
     /// UNIX path.
     pub path: Option<String>,

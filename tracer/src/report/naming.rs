@@ -17,6 +17,8 @@ pub enum NamedBy {
     Protocol,
     /// A name that the process resolved to the address.
     Dns,
+    /// A name that the cluster has for the address: of a service, or of a pod.
+    Cluster,
     /// The process behind a UNIX socket, beside its path.
     UnixPeer,
     /// The path or abstract name of a UNIX socket.
@@ -38,6 +40,7 @@ impl NamedBy {
             NamedBy::Sni => "sni",
             NamedBy::Protocol => "protocol",
             NamedBy::Dns => "dns",
+            NamedBy::Cluster => "cluster",
             NamedBy::UnixPeer => "unix-peer",
             NamedBy::UnixPath => "unix-path",
             NamedBy::Pair => "pair",

@@ -497,6 +497,7 @@ mod tests {
             url: None,
             peer: None,
             resolved: None,
+            in_cluster: None,
         })
     }
 

@@ -208,7 +208,12 @@ impl Session {
             watch: Watch::new(target),
             paths: CallPaths::new(rings.stacks, stacks),
             processes: Processes::below(options.host_root, options.cluster),
-            requests: Requests::new(options.examples, rings.greetings, rings.resolved),
+            requests: Requests::new(
+                options.examples,
+                rings.greetings,
+                rings.resolved,
+                options.remotes,
+            ),
             streams: rings.streams,
             sockets: Sockets::default(),
             runtimes,

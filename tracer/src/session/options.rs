@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::{cluster::Cluster, recording::Tape, symbols::blame::Rule};
+use crate::{
+    cluster::{Cluster, Remotes},
+    recording::Tape,
+    symbols::blame::Rule,
+};
 
 /// Most sockets tracked at one time where nothing else is said; about 45 MB of kernel memory when
 /// all are in use.
@@ -44,6 +48,8 @@ pub struct Options {
     pub host_root: Option<PathBuf>,
     /// What the API server tells of this node's pods, where it is asked.
     pub cluster: Option<Cluster>,
+    /// What it tells of remote addresses, where it is asked.
+    pub remotes: Option<Remotes>,
     /// Namespaces whose pods are left alone.
     pub opted_out: Vec<String>,
     /// Ask Java programs for the names of their compiled code.

@@ -395,6 +395,7 @@ impl Session {
         degraded.extend(self.runtimes.degraded());
         degraded.extend(self.paths.stacks.degraded());
         degraded.extend(self.processes.without_names());
+        degraded.extend(self.requests.without_names());
         let more = degraded.len().saturating_sub(DEGRADED_MAX);
         if more > 0 {
             degraded.truncate(DEGRADED_MAX);

@@ -11,6 +11,7 @@ use super::{
     resolved::Resolved,
 };
 use crate::{
+    cluster::Remotes,
     kernel::probes::Probes,
     model::{Family, Remote},
     protocols::{Request, Scheme, example, origin, sniff, template, url},
@@ -31,17 +32,25 @@ pub struct Requests {
     greetings: Option<Greetings>,
     /// Names that processes resolved.
     resolved: Option<Resolved>,
+    /// Names that the cluster has for addresses, where it is asked.
+    remotes: Option<Remotes>,
 }
 
 impl Requests {
     /// None yet; of those to come, `examples` are kept, or their routes only.
-    pub fn new(examples: bool, greetings: Greetings, resolved: Resolved) -> Requests {
+    pub fn new(
+        examples: bool,
+        greetings: Greetings,
+        resolved: Resolved,
+        remotes: Option<Remotes>,
+    ) -> Requests {
         if !examples {
             wiping::begin();
         }
         let mut requests = Requests {
             greetings: Some(greetings),
             resolved: Some(resolved),
+            remotes,
             ..Requests::default()
         };
         requests.interner.routes_only = !examples;
@@ -118,6 +127,16 @@ impl Requests {
         Some(format!("{name}:{port}"))
     }
 
+    /// The name, with the port, that the cluster had for an address when it was connected to.
+    pub fn in_cluster(&self, address: &str, opened_ns: u64) -> Option<String> {
+        self.remotes.as_ref()?.name(address, opened_ns)
+    }
+
+    /// Why the cluster has no names for addresses, where it is to have them.
+    pub fn without_names(&self) -> Option<String> {
+        self.remotes.as_ref()?.degraded()
+    }
+
     /// What the request of a number says.
     pub fn value(&self, number: u32) -> Option<&Request> {
         self.interner.value(number)
@@ -188,6 +207,7 @@ pub fn client_remote(family: Family, address: &str, request: Option<&Request>) -
         }),
         peer: None,
         resolved: None,
+        in_cluster: None,
     })
 }
 

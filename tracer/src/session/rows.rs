@@ -6,7 +6,7 @@ use tracer_ebpf::{HEADS_HTTP, HEADS_TLS, SOCK_PREEXISTING, Sock};
 
 use super::{beside::Beside, facts, records, requests, responses, sockets::Scan};
 use crate::{
-    findings::naming::{self, Rung},
+    findings::naming,
     model::{Family, Holder, Role, Site},
     procs::{Clock, clock::monotonic_ns},
     report::{CallSite, ConnectionRow, NamedBy, Peer},
@@ -66,20 +66,25 @@ pub fn row(
         .flatten()
         .map(|(pid, comm)| Peer { pid, comm });
     let resolves = url.is_none() && family != Family::Unix && role == Role::Client;
-    let host = resolves
-        .then(|| {
-            let requests = &beside.requests;
-            requests.resolved(sock.tgid, &remote, sock.opened_ns)
-        })
+    let requests = &beside.requests;
+    let resolved = resolves
+        .then(|| requests.resolved(sock.tgid, &remote, sock.opened_ns))
+        .flatten();
+    let in_cluster = (resolves && resolved.is_none())
+        .then(|| requests.in_cluster(&remote, sock.opened_ns))
         .flatten();
     let (named_by, not_higher_because) = match (&url, family) {
         (Some(url), _) => naming::of_example(url, role),
         (None, Family::Unix) => Some(naming::of_unix(&remote, peer.is_some())),
         (None, _) => None,
     }
-    .unwrap_or_else(|| match (of_address(sock, role), &host) {
-        ((_, because), Some(_)) => (NamedBy::Dns, because),
-        (rung, None) => rung,
+    .unwrap_or_else(|| {
+        let because = of_address(sock, role);
+        match (&resolved, &in_cluster) {
+            (Some(_), _) => (NamedBy::Dns, Some(because.to_owned())),
+            (None, Some(_)) => (NamedBy::Cluster, Some(naming::not_resolved(because))),
+            (None, None) => (NamedBy::Address, Some(because.to_owned())),
+        }
     });
     let last = sock
         .at_ns(sock.sent_ticks.max(sock.received_ticks))
@@ -105,7 +110,7 @@ pub fn row(
         named_by,
         not_higher_because,
         peer,
-        host,
+        host: resolved.or(in_cluster),
         opened_at: clock.date(sock.opened_ns),
         preexisting: sock.flags & SOCK_PREEXISTING != 0,
         age_seconds: seconds_between(sock.opened_ns, now_ns),
@@ -119,8 +124,8 @@ pub fn row(
 }
 
 /// Why a connection has no better name than its address.
-fn of_address(sock: &Sock, role: Role) -> Rung {
-    let because = if role == Role::Server && sock.heads & HEADS_TLS != 0 {
+fn of_address(sock: &Sock, role: Role) -> &'static str {
+    if role == Role::Server && sock.heads & HEADS_TLS != 0 {
         "It was accepted, and the TLS handshake that was received names no server in the clear, or was not \
          seen."
     } else if role == Role::Server {
@@ -135,8 +140,7 @@ fn of_address(sock: &Sock, role: Role) -> Rung {
         "Nothing was sent on it."
     } else {
         "What it sent first is neither a request nor a message of a known protocol."
-    };
-    (NamedBy::Address, Some(because.to_owned()))
+    }
 }
 
 fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {

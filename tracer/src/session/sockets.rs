@@ -480,6 +480,7 @@ impl Sockets {
                 url: None,
                 peer: None,
                 resolved: None,
+                in_cluster: None,
             }),
         };
         let opener = beside.site(open_stack);

@@ -82,6 +82,9 @@ impl Names<'_> {
             let opened_ns = judgement.first_seen_ns;
             let requests = &self.beside.requests;
             remote.resolved = requests.resolved(pid, &remote.address, opened_ns);
+            if remote.resolved.is_none() {
+                remote.in_cluster = requests.in_cluster(&remote.address, opened_ns);
+            }
         }
         cohort.remote = Arc::new(remote);
         let pod = self.beside.processes.pod(&cohort.process);

@@ -25,11 +25,15 @@ OVERLAYS = {
     "capabilities": "daemonset-capabilities.yaml",
     "kube": "daemonset-kube.yaml",
 }
-# The chart's values, each held against the schemas; the first three are the overlays.
+# Overlays that are not rendered into a file.
+FURTHER = ["kube-remotes"]
+# The chart's values, each held against the schemas; the first four are the overlays.
 CHOICES = {
     "privileged": {},
     "capabilities": {"privileged": False},
     "kube": {"kube": {"enabled": True}},
+    "kube-remotes": {"kube": {"enabled": True, "remotes": True}},
+    "remotes alone": {"kube": {"remotes": True}},
     "everything": {
         "image": {"digest": "sha256:" + "0a" * 32},
         "imagePullSecrets": [{"name": "registry"}],
@@ -37,7 +41,7 @@ CHOICES = {
         "examples": False,
         "config": '[ignore]\nnamespaces = ["kube-system"]\n',
         "tokens": {"secret": "tracer-tokens"},
-        "kube": {"enabled": True},
+        "kube": {"enabled": True, "remotes": True},
         "webhook": "http://hooks.shop.svc:8080/tracer",
         "otlp": "http://$(NODE_IP):4318",
         "extraEnv": [
@@ -81,6 +85,7 @@ REFUSED = [
     {"podMonitor": {"interval": "soon"}},
     {"tokens": {"key": "../x"}},
     {"kube": {"enabled": "yes"}},
+    {"kube": {"remotes": "yes"}},
     {"webhook": "https://hooks.shop.svc/"},
     {"dashboards": {"enable": True}},
 ]
@@ -206,6 +211,17 @@ def same(overlay, chart):
         hold(left[kind] == right[kind], f"{kind}: {left[kind]} and {right[kind]}")
 
 
+def alone(documents):
+    """With `kube.remotes` only, the role and the arguments are for that, and the token is mounted."""
+    of = {document["kind"]: document for document in documents}
+    resources = [rule["resources"] for rule in of["ClusterRole"]["rules"]]
+    hold(resources == [["services"], ["endpointslices"]], resources)
+    spec = of["DaemonSet"]["spec"]["template"]["spec"]
+    arguments = spec["containers"][0]["args"]
+    hold("--kube-remotes" in arguments and "--kube" not in arguments, arguments)
+    hold(spec["automountServiceAccountToken"] is True, "no token")
+
+
 def refuses(chart, values):
     try:
         charted(chart, values)
@@ -297,6 +313,9 @@ def main():
         )
         told(f"overlay {overlay} is valid", lambda: validate(overlays[overlay]))
         told(f"overlay {overlay} has this version", lambda: images(root, overlays[overlay]))
+    for overlay in FURTHER:
+        overlays[overlay] = documents(kustomized(root, kubectl, overlay))
+        told(f"overlay {overlay} is valid", lambda: validate(overlays[overlay]))
     daemonset = next(d for d in overlays["privileged"] if d["kind"] == "DaemonSet")
     told("a misspelt field is refused", lambda: refused(daemonset, misspell))
 
@@ -319,11 +338,12 @@ def main():
                 validate(charts[choice])
 
             told(f"the chart's {choice} is valid", render)
-        for overlay in OVERLAYS:
+        for overlay in overlays:
             told(
                 f"the chart's {overlay} is the overlay's",
                 lambda: same(overlays[overlay], charts[overlay]),
             )
+        told("remotes alone ask for no pods", lambda: alone(charts["remotes alone"]))
         monitor = next(d for d in charts["everything"] if d["kind"] == "PodMonitor")
         told("a misspelt field of a monitor is refused", lambda: refused(monitor, misspell_path))
         told("the chart's alerts are the shipped ones", lambda: alerts(root, charts["everything"]))

@@ -29,6 +29,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ .Values.serviceAccount.name | default (ternary (include "tracer.name" .) "default" .Values.serviceAccount.create) }}
 {{- end }}
 
+{{- /* Not empty where the API server is asked for something. */ -}}
+{{- define "tracer.asksCluster" -}}
+{{- if or .Values.kube.enabled .Values.kube.remotes -}}
+true
+{{- end -}}
+{{- end }}
+
 {{- define "tracer.image" -}}
 {{- with .Values.image -}}
 {{- if .digest -}}

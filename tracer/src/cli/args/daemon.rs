@@ -53,6 +53,11 @@ pub struct Daemon {
     /// annotated to be left alone. One watch, of metadata only
     #[arg(long)]
     pub kube: bool,
+    /// Ask the Kubernetes API server for the names of remote addresses: of services, and of the pods behind
+    /// them. Each daemon follows all services and endpoint slices of the cluster. Needs no --node, and goes
+    /// with or without --kube
+    #[arg(long)]
+    pub kube_remotes: bool,
     /// Name of the cluster's node: told with each change, and whose pods --kube asks for
     #[arg(long, value_name = "NAME", env = "TRACER_NODE")]
     pub node: Option<String>,

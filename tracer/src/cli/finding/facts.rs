@@ -84,7 +84,9 @@ pub fn remote(finding: &Finding) -> String {
                 peer.pid
             ),
             None => match (&remote.host, remote.named_by) {
-                (Some(name), NamedBy::Dns) => format!("{} ({})", clean(name), clean(address)),
+                (Some(name), NamedBy::Dns | NamedBy::Cluster) => {
+                    format!("{} ({})", clean(name), clean(address))
+                }
                 _ => clean(address).into_owned(),
             },
         },
