@@ -118,14 +118,17 @@ impl Names {
     pub fn put(&mut self, source: Source, id: String, says: Vec<Claim>, now_ns: u64) {
         let told = self.told_mut(source);
         let from_ns = if told.listed { now_ns } else { 0 };
+        let mut until_ns = now_ns;
         if let Some(there) = &mut told.there {
             there.insert(id.clone());
+            // nobody knows since when it does not say it any more
+            until_ns = told.heard_ns;
         }
         let key = (source, id);
         let before = self.objects.remove(&key).unwrap_or_default();
         let mut says: HashSet<Claim> = says.into_iter().map(Claim::canonical).collect();
         for claim in before.difference(&says) {
-            self.release(source, claim, now_ns);
+            self.release(source, claim, until_ns);
         }
         says.retain(|claim| before.contains(claim) || self.hold(source, claim, from_ns));
         if !says.is_empty() {

@@ -107,16 +107,20 @@ fn what_went_unseen_was_there_for_as_long_as_all_was_known() {
     let mut names = listed(&[
         ("a", claim(AT, "web", "web-0")),
         ("b", claim("10.0.0.8:1", "b", "")),
+        ("changes", claim("10.0.0.9:1", "d", "")),
     ]);
     names.heard(Source::Slices, 200 * S);
     names.begin(Source::Slices);
     put(&mut names, "b", claim("10.0.0.8:1", "b", ""), 400);
     put(&mut names, "c", claim(AT, "shop", ""), 400);
+    put(&mut names, "changes", claim("10.0.0.10:1", "d", ""), 400);
     names.only(Source::Slices, 400 * S);
     assert_eq!(name(&names, AT, 199).as_deref(), Some("web"));
     assert_eq!(name(&names, AT, 300), None, "whose it was, nobody knows");
     assert_eq!(name(&names, AT, 380).as_deref(), Some("shop"));
     assert_eq!(name(&names, "10.0.0.8:1", 300).as_deref(), Some("b"));
+    assert_eq!(name(&names, "10.0.0.9:1", 199).as_deref(), Some("d"));
+    assert_eq!(name(&names, "10.0.0.9:1", 300), None);
     // a list of the other source changes nothing
     names.begin(Source::Services);
     names.only(Source::Services, 500 * S);
