@@ -151,6 +151,7 @@ pub fn report() -> Report {
             comm: "app".to_owned(),
             pod: None,
             namespace: None,
+            workload: None,
             fds_open: 752,
             fds_limit: 1024,
             exhausted_in_seconds: Some(5100),

@@ -132,6 +132,12 @@ fn names_come_from_the_api_server_and_come_back() -> Result<()> {
     );
     let metrics = daemon.metrics()?;
     ensure!(metrics.contains("workload=\"web\""), "{metrics}");
+    let (rows, _) = daemon.connections(1000)?;
+    let row = rows.iter().find(|row| row["pid"] == web.pid());
+    ensure!(
+        row.is_some_and(|row| row["workload"] == process["workload"]),
+        "{rows:?}"
+    );
 
     wait::until("the suspicion that is passed over", seconds(60), || {
         Ok(daemon.report()?.0["ignored"] == 1)

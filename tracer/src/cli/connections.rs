@@ -54,6 +54,10 @@ const COLUMNS: &[Column<ConnectionRow>] = &[
     .elastic(20),
     Column::<ConnectionRow>::new("NAMESPACE", |c, _| Cell::text(c.namespace.as_deref()))
         .where_known(),
+    Column::<ConnectionRow>::new("WORKLOAD", |c, _| {
+        Cell::text(c.workload.as_ref().map(|of| of.name.as_str()))
+    })
+    .where_known(),
     Column::<ConnectionRow>::new("POD", |c, _| Cell::text(c.pod.as_deref())).where_known(),
     Column::<ConnectionRow>::new("NAMED BY", |c, _| Cell::Text(c.named_by.name().to_owned()))
         .wide(),
@@ -265,6 +269,7 @@ mod tests {
             container: None,
             pod: (pid == 3).then(|| "web-1".to_owned()),
             namespace: (pid == 3).then(|| "shop".to_owned()),
+            workload: None,
             holder_pid: (pid == 2).then_some(9),
             fd: Some(5),
             role: Role::Client,

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::report::{EphemeralPorts, Resources};
+use crate::{
+    model::Pod,
+    report::{EphemeralPorts, Resources},
+};
 
 /// Ephemeral ports in use towards one destination.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +29,8 @@ pub struct ProcessUse {
     pub pid: u32,
     /// Its name.
     pub comm: String,
-    /// Its pod's name and namespace.
-    pub pod: Option<(String, String)>,
+    /// Its pod.
+    pub pod: Option<Pod>,
     /// Open descriptors of any sort.
     pub fds_open: u64,
     /// Soft limit (`RLIMIT_NOFILE`).
@@ -43,12 +46,14 @@ pub struct ProcessUse {
 /// The report's entry for one process.
 #[must_use]
 pub fn resources(usage: &ProcessUse) -> Resources {
+    let pod = usage.pod.as_ref();
     Resources {
         node: None,
         pid: usage.pid,
         comm: usage.comm.clone(),
-        pod: usage.pod.as_ref().map(|(name, _)| name.clone()),
-        namespace: usage.pod.as_ref().map(|(_, namespace)| namespace.clone()),
+        pod: pod.map(|pod| pod.name.clone()),
+        namespace: pod.map(|pod| pod.namespace.clone()),
+        workload: pod.and_then(|pod| pod.workload.clone()),
         fds_open: usage.fds_open,
         fds_limit: usage.fds_limit,
         exhausted_in_seconds: exhausted_in(
@@ -133,6 +138,7 @@ pub fn errno_name(errno: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Workload;
 
     #[test]
     fn time_to_exhaustion() {
@@ -146,6 +152,10 @@ mod tests {
 
     #[test]
     fn ports_and_errors() {
+        let web = Workload {
+            kind: "Deployment".to_owned(),
+            name: "web".to_owned(),
+        };
         let usage = ProcessUse {
             pid: 1,
             fds_open: 10,
@@ -158,9 +168,17 @@ mod tests {
                 growth_per_minute: 5.0,
             }],
             connect_errors: BTreeMap::from([(99, 16), (111, 0), (999, 1)]),
+            pod: Some(Pod {
+                namespace: "shop".to_owned(),
+                name: "web-5d4-x2".to_owned(),
+                workload: Some(web.clone()),
+                ..Pod::default()
+            }),
             ..ProcessUse::default()
         };
         let r = resources(&usage);
+        assert_eq!(r.pod.as_deref(), Some("web-5d4-x2"));
+        assert_eq!(r.workload, Some(web));
         assert_eq!(r.ephemeral_ports[0].available, 28_232);
         assert_eq!(r.ephemeral_ports[0].exhausted_in_seconds, Some(0));
         assert_eq!(

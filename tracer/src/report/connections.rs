@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{CallSite, NamedBy, Node, Peer};
-use crate::model::{Family, Role, Transaction};
+use crate::model::{Family, Role, Transaction, Workload};
 
 /// One open socket, as `tracer connections -o json` lists it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct ConnectionRow {
     /// Kubernetes namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// What the pod was made for, where the daemon asks the API server (`--kube`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
     /// Process that holds the descriptor now, where it is another.
     pub holder_pid: Option<u32>,
     /// Descriptor number in its holder.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, Instance};
+use crate::model::Workload;
 
 /// Limits of one process.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct Resources {
     /// Kubernetes namespace.
     #[serde(default)]
     pub namespace: Option<String>,
+    /// What the pod was made for, where the daemon asks the API server (`--kube`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
     /// Open descriptors.
     pub fds_open: u64,
     /// Soft limit.

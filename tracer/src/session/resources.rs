@@ -74,7 +74,7 @@ pub fn resources(
             ProcessUse {
                 pid,
                 comm: process.comm.clone(),
-                pod: processes.pod(&process).map(|pod| (pod.name, pod.namespace)),
+                pod: processes.pod(&process),
                 fds_open,
                 fds_limit,
                 fds_growth_per_minute: growth_per_minute,

@@ -95,6 +95,7 @@ pub fn row(
         comm: process.comm.clone(),
         container: pod.as_ref().and_then(|pod| pod.container.clone()),
         pod: pod.as_ref().map(|pod| pod.name.clone()),
+        workload: pod.as_ref().and_then(|pod| pod.workload.clone()),
         namespace: pod.map(|pod| pod.namespace),
         holder_pid: match scan.holder(sock) {
             Holder::Other(pid) => Some(pid),
