@@ -8,10 +8,12 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{self, Command},
+    thread,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use tracer_tests::{
+    daemon::Daemon,
     fixtures,
     host::{self, seconds},
     program::Program,
@@ -28,6 +30,7 @@ tests![
     several_pids,
     cgroup_v2,
     cgroup_v1,
+    a_group_that_is_empty_for_a_while,
     container_by_its_id,
     pod_by_its_cgroup,
     pid_namespace,
@@ -182,6 +185,28 @@ fn cgroup_v1() -> Result<()> {
     in_group(&group, "--cgroup", &group.0.to_string_lossy())
 }
 
+/// Before its first process, and between two.
+fn a_group_that_is_empty_for_a_while() -> Result<()> {
+    host::require_root()?;
+    let group = Group::make("cgroup2", "", &format!("tracer-test-{}-e", process::id()))?;
+    let daemon = Daemon::start(&[], &["--cgroup", &group.0.to_string_lossy()])?;
+    for (mode, function) in [("fetch", "fetch_price"), ("idle", "open_session")] {
+        let empty = fs::read_to_string(group.0.join("cgroup.procs"))?.is_empty();
+        ensure!(empty, "somebody is in it");
+        // longer than a sweep is apart from the next
+        thread::sleep(seconds(3));
+        let scene = leaky(mode)?;
+        group.take(scene.pid())?;
+        wait::until("the leak of who came", seconds(60), || {
+            let report = daemon.report()?;
+            let found = report.findings();
+            let here = found.iter().find(|f| f["process"]["pid"] == scene.pid());
+            Ok(here.is_some_and(|finding| finding["call_site"]["function"] == function))
+        })?;
+    }
+    Ok(())
+}
+
 fn container_by_its_id() -> Result<()> {
     let id = format!("{:064x}", 0xace0_0000_u64 + u64::from(process::id()));
     // Ids of containers are random; these digits come first for none but ours.
@@ -220,7 +245,7 @@ fn pod_by_its_cgroup() -> Result<()> {
     fs::write(&apart, names + namespaces)?;
     let pid = inside.pid().to_string();
     let check = |config: &Path| check(&["--pid", &pid, "--config", &config.to_string_lossy()]);
-    let (report, left_alone) = std::thread::scope(|scope| {
+    let (report, left_alone) = thread::scope(|scope| {
         let left_alone = scope.spawn(|| check(&apart));
         (check(&config), left_alone.join())
     });

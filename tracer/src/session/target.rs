@@ -29,7 +29,8 @@ pub struct Watch {
     watched: Watched,
     /// Processes of the target that are alive; none where it is the host.
     alive: Vec<u32>,
-    /// When the last process of the target ended: what was seen until then is kept as it was.
+    /// When the last process of the target ended, while there is none: what was seen until then is kept
+    /// as it was.
     frozen_ns: Option<u64>,
 }
 
@@ -53,7 +54,7 @@ impl Watch {
         &self.alive
     }
 
-    /// When the last process of the target ended, monotonic nanoseconds.
+    /// When the last process of the target ended, while there is none, monotonic nanoseconds.
     pub fn frozen_ns(&self) -> Option<u64> {
         self.frozen_ns
     }
@@ -62,7 +63,10 @@ impl Watch {
     pub fn refresh(&mut self, probes: &Probes) {
         self.watched.refresh(probes);
         self.alive = self.watched.alive(probes);
-        if self.alive.is_empty() && !self.watched.is_host() {
+        if self.watched.is_host() || !self.alive.is_empty() {
+            // a group can be without processes for a while: before a service starts, and between two runs
+            self.frozen_ns = None;
+        } else {
             self.frozen_ns.get_or_insert_with(monotonic_ns);
         }
     }
