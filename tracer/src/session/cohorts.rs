@@ -20,6 +20,8 @@ use crate::{
 const COHORTS_MAX: usize = 16_384;
 /// Examples of requests kept per leaf.
 const EXAMPLES_MAX: usize = 5;
+/// Who has seen no more requests than this may not know yet which words of their targets vary.
+const FEW_TARGETS: u64 = 8;
 /// Callers kept per leaf.
 const CALLERS_MAX: usize = 8;
 /// Authorities of one call site that are told apart; all others are one leaf. No judgement depends
@@ -150,7 +152,7 @@ fn host_name(remote: &Remote) -> Option<String> {
 
 /// The remote end with the route that most requests ask for in place of the first one's; without any
 /// where none was learned, as of what populations are parts of.
-fn kept_remote(entry: &Entry) -> Remote {
+fn kept_remote(entry: &Entry, route: Option<&str>) -> Remote {
     let mut remote = entry.cohort.remote.as_ref().clone();
     if let Some(url) = &remote.url {
         let scheme = protocols::Scheme::of_url(url);
@@ -158,8 +160,8 @@ fn kept_remote(entry: &Entry) -> Remote {
             return remote;
         }
         let (family, address, host) = (remote.family, &remote.address, remote.host.as_deref());
-        remote.url = Some(match entry.routes.main() {
-            Some(route) => protocols::url(scheme, family, address, host, &route),
+        remote.url = Some(match route {
+            Some(route) => protocols::url(scheme, family, address, host, route),
             None => protocols::origin(scheme, family, address, host),
         });
     }
@@ -403,16 +405,43 @@ impl Cohorts {
     pub fn save(&self, id: CohortId) -> Option<SavedCohort> {
         let entry = self.entries.get(&id)?;
         let cohort = &entry.cohort;
+        let routes = self.kept_routes(entry);
         Some(SavedCohort {
             process: cohort.process.as_ref().clone(),
             identity: entry.identity.clone(),
             site: cohort.site.as_deref().cloned(),
             site_of: cohort.site_of,
             opener: cohort.opener.as_deref().cloned(),
-            remote: kept_remote(entry),
+            remote: kept_remote(entry, routes.first().map(|(route, _)| route.as_str())),
             callers: entry.callers.clone(),
-            routes: entry.routes.all(),
+            routes,
         })
+    }
+
+    /// The routes of a population. One that has seen few targets takes words of theirs for names: its
+    /// routes are as that population of the same process and address says them that says least.
+    fn kept_routes(&self, entry: &Entry) -> Vec<(String, u64)> {
+        let mut routes = entry.routes.all();
+        if routes.iter().map(|(_, count)| count).sum::<u64>() > FEW_TARGETS {
+            return routes;
+        }
+        let cohort = &entry.cohort;
+        let beside: Vec<&Routes> = (self.entries.values())
+            .filter(|other| {
+                other.cohort.process.pid == cohort.process.pid
+                    && other.cohort.remote.address == cohort.remote.address
+            })
+            .map(|other| &other.routes)
+            .collect();
+        for (route, _) in &mut routes {
+            let said = beside.iter().filter_map(|routes| routes.path_of(route));
+            let least = said.max_by_key(|(_, variables)| *variables);
+            if let Some((path, 1..)) = least {
+                let query = route.find('?').map_or("", |at| &route[at..]);
+                *route = format!("{path}{query}");
+            }
+        }
+        routes
     }
 
     /// Takes over saved ones under the numbers they had.
