@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::runner::Skip;
 
@@ -372,4 +372,16 @@ pub fn children(pid: u32) -> impl Iterator<Item = u32> {
             .filter_map(|pid| pid.parse().ok())
             .collect::<Vec<u32>>()
     })
+}
+
+/// Copies an executable, by a process of its own: a descriptor for writing that a test beside us takes into
+/// its child keeps the copy from being started (`ETXTBSY`, execve(2)).
+///
+/// # Errors
+/// When it can't be copied.
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    let status = Command::new("cp").args([from, to]).status()?;
+    ensure!(status.success(), "cannot copy {}", from.display());
+    Ok(())
 }

@@ -149,7 +149,7 @@ fn public_binary() -> Result<(tempfile::TempDir, std::path::PathBuf)> {
         .tempdir_in("/tmp")?;
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
     let path = directory.path().join("tracer");
-    fs::copy(tracer::binary()?, &path)?;
+    host::copy_program(tracer::binary()?, &path)?;
     Ok((directory, path))
 }
 

@@ -32,7 +32,7 @@ fn executables_that_moved_and_processes_that_left() -> Result<()> {
     let decoy = fixtures::path("scenarios")?;
     let at = |name: &str| directory.path().join(name);
 
-    fs::copy(&client, at("deleted"))?;
+    host::copy_program(&client, at("deleted"))?;
     let (deleted, _) = Program::ready(at("deleted"), &arguments)?;
     fs::remove_file(at("deleted"))?;
 

@@ -39,7 +39,7 @@ impl Public {
             .tempdir_in("/tmp")?;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         let binary = directory.path().join("tracer");
-        fs::copy(tracer::binary()?, &binary)?;
+        host::copy_program(tracer::binary()?, &binary)?;
         Ok(Public { directory, binary })
     }
 

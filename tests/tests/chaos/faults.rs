@@ -66,7 +66,7 @@ pub const FAULTS: &[Fault] = &[
 /// A program whose files nobody has read yet makes the daemon start a reader.
 fn readers_are_killed(world: &mut World) -> Result<()> {
     let path = world.directory.path().join("newcomer");
-    fs::copy(fixtures::path("client")?, &path)?;
+    host::copy_program(fixtures::path("client")?, &path)?;
     let (_server, address) = scenes::server("http", "127.0.0.1:0")?;
     let (newcomer, _) = Program::ready(&path, &["unread", &address, "8", "100", "leak"])?;
     world.group.take(newcomer.pid())?;
