@@ -7,6 +7,8 @@ use std::{
 
 use anyhow::Result;
 
+/// `SHT_SYMTAB`
+pub const SYMTAB: u32 = 2;
 /// Where the code is: it calls the function in its first argument.
 pub const CODE: u64 = 4_096;
 /// Where the first section begins.

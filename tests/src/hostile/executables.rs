@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::{
-    Entry, Made, Shows,
-    elf::{Elf, Section, symbols},
-    noise,
+    Entry, Shows,
+    elf::{Elf, SYMTAB, Section, symbols},
+    file, noise,
 };
 
 /// `SHF_COMPRESSED`
@@ -17,21 +17,6 @@ const ALLOC: u64 = 2;
 const NOTE: u32 = 4;
 const LOAD: u32 = 1;
 const EH_FRAME: u32 = 0x6474_e550;
-const SYMTAB: u32 = 2;
-
-const fn file(
-    name: &'static str,
-    items: &'static [u8],
-    shows: Shows,
-    made: fn(&Path) -> Result<Vec<PathBuf>>,
-) -> Entry {
-    Entry {
-        name,
-        items,
-        made: Made::Files(made),
-        shows,
-    }
-}
 
 const fn refused(what: &'static str, reason: &'static str) -> Shows {
     Shows::Refused(what, reason)

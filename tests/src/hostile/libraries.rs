@@ -6,29 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::{
-    Entry, Made, Shows,
-    elf::{Elf, Section, symbols},
+    Entry, Shows,
+    elf::{Elf, SYMTAB, Section, symbols},
     executables::one,
-    noise,
+    file, noise,
 };
 
-const SYMTAB: u32 = 2;
 /// Addresses at which there is noise in every one of these files.
 const NOISE: u64 = 1 << 20;
-
-const fn file(
-    name: &'static str,
-    items: &'static [u8],
-    shows: Shows,
-    made: fn(&Path) -> Result<Vec<PathBuf>>,
-) -> Entry {
-    Entry {
-        name,
-        items,
-        made: Made::Files(made),
-        shows,
-    }
-}
 
 const INTERPRETER: Shows = Shows::Refused("interpreter", "not_understood");
 

@@ -77,6 +77,21 @@ pub fn all() -> impl Iterator<Item = &'static Entry> {
     .flatten()
 }
 
+/// Files that a program maps as code.
+const fn file(
+    name: &'static str,
+    items: &'static [u8],
+    shows: Shows,
+    made: fn(&Path) -> Result<Vec<PathBuf>>,
+) -> Entry {
+    Entry {
+        name,
+        items,
+        made: Made::Files(made),
+        shows,
+    }
+}
+
 const fn elsewhere(name: &'static str, items: &'static [u8]) -> Entry {
     Entry {
         name,

@@ -136,11 +136,11 @@ pub enum SessionError {
     Reconcile(io::Error),
 }
 
-/// A running session. All methods are synchronous and are called from one thread.
-///
 /// Time for stack copies at once.
 const TAKE_NS: u64 = 500_000_000;
 
+/// A running session. All methods are synchronous and are called from one thread.
+///
 /// It conducts: what there is to know is kept by its parts.
 #[derive(Debug)]
 pub struct Session {
